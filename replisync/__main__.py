@@ -1,0 +1,5 @@
+"""`python -m replisync`."""
+
+from replisync.cli import main
+
+main()

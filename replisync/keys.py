@@ -1,0 +1,129 @@
+"""What devpi's keys mean to a replica: which of them carry files, and where those files lie.
+
+Source: `devpi_server/model.py` (`add_keys`) and `devpi_server/filestore.py`. Unknown kinds of keys, such
+as those of plugins, are replicated like all others; nothing here has to know them.
+
+No I/O here.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# releases, doc zips and tox results; files of mirror links without a digest
+FILE_KEYNAMES = frozenset({"STAGEFILE", "PYPIFILE_NOMD5"})
+
+USER_KEYNAME = "USER"
+
+# The kinds of keys that replication looks into; the values of all others are only passed on.
+READ_KEYNAMES = FILE_KEYNAMES | {USER_KEYNAME}
+
+# Those whose digests have a length of their own.
+_ALGORITHMS = frozenset(name for name in hashlib.algorithms_guaranteed if not name.startswith("shake_"))
+
+# The longest name, and the longest path, that the usual file systems take, in bytes.
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 3500
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A digest that a file must have.
+
+    algorithm: a name that hashlib knows.
+    hexdigest: lower case.
+    """
+
+    algorithm: str
+    hexdigest: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}={self.hexdigest}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Digest | None":
+        """Return the digest that `algorithm=hexdigest` names, or None where it names none that we know."""
+        algorithm, _, hexdigest = text.partition("=")
+        if algorithm not in _ALGORITHMS or not hexdigest:
+            return None
+        return cls(algorithm, hexdigest.lower())
+
+
+def is_live_file(value: Any) -> bool:
+    """Tell whether the value of a file key says that its file exists on the primary.
+
+    devpi's own test: a link of a mirror that was never fetched has no `last_modified`.
+    """
+    return isinstance(value, Mapping) and bool(value.get("last_modified"))
+
+
+def index_of(relpath: str) -> str:
+    """Return the `user/index` that a relpath lies in."""
+    return "/".join(relpath.split("/", 2)[:2])
+
+
+def user_key(index: str) -> str:
+    """Return the relpath of the key that holds the settings of the index `user/index`."""
+    return f"{index.partition('/')[0]}/.config"
+
+
+def index_type(user_value: Any, index: str) -> str | None:
+    """Return the type of the index `user/index` by its user's value, or None where there is no such index."""
+    if not isinstance(user_value, Mapping):
+        return None
+    indexes = user_value.get("indexes")
+    settings = indexes.get(index.partition("/")[2]) if isinstance(indexes, Mapping) else None
+    return str(settings.get("type", "stage")) if isinstance(settings, Mapping) else None
+
+
+def expected_digest(relpath: str, value: Mapping[str, Any]) -> Digest | None:
+    """Return the digest that the file of a live file key must have, or None where none can be demanded.
+
+    As devpi does it: where `hashes` contradicts `hash_spec` only `hash_spec` counts; sha256 is preferred,
+    then md5, then what there is. None for mirror links without a digest, and for the tox results of
+    devpi-server 6.5.0 to 6.8.x, which carry the digest of the file that was tested.
+    """
+    spec = value.get("hash_spec")
+    spec = spec if isinstance(spec, str) else ""
+    if _is_misfiled_tox_result(relpath, spec):
+        return None
+    kind, _, hexdigest = spec.partition("=")
+    hashes = value.get("hashes")
+    hashes = hashes if isinstance(hashes, Mapping) else {}
+    if kind and hashes.get(kind) != hexdigest:
+        return Digest.parse(spec)
+    for algorithm in ("sha256", "md5", *sorted(map(str, hashes))):
+        if algorithm in hashes:
+            found = Digest.parse(f"{algorithm}={hashes[algorithm]}")
+            if found is not None:
+                return found
+    return None
+
+
+def _is_misfiled_tox_result(relpath: str, spec: str) -> bool:
+    parts = relpath.split("/")
+    return ".toxresult-" in parts[-1] and spec.partition("=")[2][:16] == "".join(parts[-3:-1])
+
+
+def path_problem(relpath: str) -> str:
+    """Return why a relpath cannot name a file below the files' folder, or "" where it can.
+
+    Changelogs come from outside: no relpath may lead out of the folder, or be read in two ways.
+    """
+    if "\0" in relpath:
+        return "a NUL character in its name"
+    if any(part in ("", ".", "..") for part in relpath.split("/")):
+        return "a path that is not plain"
+    return ""
+
+
+def fetch_problem(relpath: str) -> str:
+    """Return why a file can never be had over HTTP or held on disk, or "" where it can."""
+    if "#" in relpath:
+        return "its name has a '#', at which devpi-server cuts every request"
+    if len(relpath.encode()) > MAX_PATH_BYTES:
+        return f"its path has more than {MAX_PATH_BYTES} bytes"
+    if max(len(part.encode()) for part in relpath.split("/")) > MAX_NAME_BYTES:
+        return f"a part of its name has more than {MAX_NAME_BYTES} bytes"
+    return ""

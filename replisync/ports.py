@@ -1,0 +1,120 @@
+"""What the loop needs of the parts that do I/O, as protocols: the only thing that it knows of them."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from replisync.keys import Digest
+
+
+class ChunkSource(Protocol):
+    """An answer to the request of a file; see primary.Download."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def length(self) -> int | None: ...
+    @property
+    def chunks(self) -> Iterator[bytes]: ...
+
+
+class FileSource(Protocol):
+    """Where files come from."""
+
+    def download(self, relpath: str) -> AbstractContextManager[ChunkSource]:
+        """Ask for a file."""
+        ...
+
+
+class Arrived(Protocol):
+    """A file in the staging folder; see filestore.disk.Received."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class FileStore(Protocol):
+    """Where files go; see filestore.disk.DiskFiles."""
+
+    def receive(
+        self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
+    ) -> Arrived:
+        """Take and check what arrives, under no name yet; durable by `hold` or `place` at the latest."""
+        ...
+
+    def hold(self, name: str) -> None:
+        """Make what arrived survive a crash under no name."""
+        ...
+
+    def place(self, relpath: str, name: str) -> None:
+        """Give what arrived its name, durably."""
+        ...
+
+    def sync(self, relpath: str) -> None:
+        """Make a file that somebody else put in place durable."""
+        ...
+
+    def size_of(self, relpath: str) -> int | None:
+        """Return the size of a file in place."""
+        ...
+
+    def digest_of(self, relpath: str, algorithm: str) -> str | None:
+        """Return the digest of a file in place."""
+        ...
+
+    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+        """Retain a file that a serial drops or replaces."""
+        ...
+
+    def remove(self, relpath: str) -> None:
+        """Remove a file from its place."""
+        ...
+
+    def staged(self, name: str) -> bool:
+        """Tell whether what arrived is still under no name."""
+        ...
+
+    def clean_staging(self, keep: Iterable[str]) -> None:
+        """Remove what interrupted runs left."""
+        ...
+
+    def forget_aside(self, names: Iterable[str]) -> None:
+        """Remove what was retained."""
+        ...
+
+
+class Progress(Protocol):
+    """Who shows how far a long piece of work is."""
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Begin a stage of work; its total where it is known."""
+        ...
+
+    def advance(self, done: int, size: int = 0) -> None:
+        """Report that so many more units, of so many bytes, are done."""
+        ...
+
+
+class Log(Protocol):
+    """A structured log, as structlog's bound loggers are."""
+
+    def debug(self, event: str, **values: Any) -> Any: ...
+    def info(self, event: str, **values: Any) -> Any: ...
+    def warning(self, event: str, **values: Any) -> Any: ...
+    def error(self, event: str, **values: Any) -> Any: ...
+
+
+class StopFlag(Protocol):
+    """Tells whether somebody asked us to end; a threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Tell whether to stop."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until told to stop, or for so many seconds; tell whether to stop."""
+        ...
