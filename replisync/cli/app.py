@@ -1,0 +1,143 @@
+"""The entry: configuration, logging, and the translation of errors into a line and an exit code."""
+
+import contextlib
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from replisync import __version__
+from replisync.cli import commands, operator
+from replisync.cli.options import WANTS_JSON
+from replisync.errors import ReplisyncError, UsageError
+from replisync.logs import FORMATS, LEVELS, make_logger
+
+LOGGER = "replisync.logger"
+
+
+@click.group(context_settings={"auto_envvar_prefix": "REPLISYNC", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="replisync")
+@click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(FORMATS), help="Default: console on a terminal, else json.")
+@click.option(
+    "-c", "--configfile", type=click.Path(path_type=Path), metavar="FILE", help="TOML, a table per command."
+)
+@click.pass_context
+def app(context: click.Context, log_level: str, log_format: str | None, configfile: Path | None) -> None:
+    """Keep an always-current, promotable standby of a devpi-server."""
+    context.default_map = _read_config(configfile) if configfile else {}
+    context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
+
+
+for command in (*commands.ALL, *operator.ALL):
+    app.add_command(command)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Return the defaults that a TOML file gives, by command and option.
+
+    Raises UsageError where it cannot be read, or names what does not exist.
+    """
+    attempted = f"reading of the configuration {path}"
+    try:
+        tables = tomllib.loads(path.read_text())
+    except OSError as err:
+        raise UsageError(attempted, err.strerror or str(err)) from err
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise UsageError(attempted, str(err)) from err
+    return _defaults(app, tables, attempted, "")
+
+
+def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within: str) -> dict[str, Any]:
+    """Return click's defaults for the commands of a group; an option of the group goes to all of them."""
+    defaults: dict[str, Any] = {name: {} for name in group.commands}
+    for name, table in tables.items():
+        command = group.commands.get(name)
+        if command is None or not isinstance(table, dict):
+            takers = [known for known in group.commands if within and _option(group.commands[known], name)]
+            if not takers:
+                what = f"`{within.strip()}` has no command or option" if within else "there is no command"
+                raise UsageError(attempted, f"{what} {name!r}")
+            for known in takers:
+                option = _option(group.commands[known], name)
+                defaults[known].setdefault(option, _plain(table, name, attempted))
+        elif isinstance(command, click.Group):
+            defaults[name] = _defaults(command, table, attempted, f"{within}{name} ")
+        else:
+            for option, value in table.items():
+                parameter = _option(command, option)
+                if parameter is None:
+                    raise UsageError(attempted, f"`{within}{name}` has no option {option!r}")
+                defaults[name][parameter] = _plain(value, option, attempted)
+    return defaults
+
+
+def _option(command: click.Command, name: str) -> str | None:
+    return next((p.name for p in command.params if f"--{name}" in p.opts), None)
+
+
+def _plain(value: Any, option: str, attempted: str) -> Any:
+    """Return an option's value; a list is what devpi's options write with commas."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, str | int | float):
+        return value
+    raise UsageError(attempted, f"the value of {option!r} is none that an option can have")
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    with _closed_pipes():
+        sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code."""
+    meta: dict[str, Any] = {WANTS_JSON: "--json" in arguments}
+    try:
+        with app.make_context("replisync", list(arguments)) as context:
+            try:
+                app.invoke(context)
+            finally:
+                meta.update(context.meta)
+    except click.exceptions.Exit as err:
+        return err.exit_code
+    except click.exceptions.NoArgsIsHelpError as err:
+        click.echo(err.format_message(), err=True)
+        return UsageError.exit_code
+    except click.ClickException as err:
+        return _fail(err.format_message(), UsageError.exit_code, UsageError.default_hint, meta)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 1, "", meta)
+    except ReplisyncError as err:
+        return _fail(str(err), err.exit_code, err.hint, {**meta, "details": err.details})
+    except BrokenPipeError:
+        raise
+    except Exception as err:  # noqa: BLE001 - the last resort: a line, a code, and the details in the log
+        meta.get(LOGGER, make_logger("info", None)).error("bug", exc_info=err)
+        return _fail(f"{type(err).__name__}: {err}", 1, ReplisyncError.default_hint, meta)
+    return 0
+
+
+def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
+    line = " ".join(message.split())
+    click.echo(f"replisync: {line}", err=True)
+    if meta[WANTS_JSON]:
+        fields = {**meta.get("details", {}), "error": line, "code": code, "hint": hint}
+        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+    return code
+
+
+@contextlib.contextmanager
+def _closed_pipes() -> Iterator[None]:
+    """End quietly where the reader of our output has gone, as in `replisync status | head -1`."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,139 @@
+"""The commands that copy: clone, catchup, follow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replisync.cli.options import (
+    file_options,
+    patience_option,
+    secret_options,
+    serverdir_option,
+    settings,
+    storage_option,
+    target,
+)
+from replisync.errors import Stopped
+from replisync.follow import run_catchup, run_follow
+from replisync.progress import shown
+from replisync.seed.changelog import clone as run_clone
+from replisync.standby import Context
+from replisync.stop import Stop
+
+
+@contextmanager
+def _watched(log: Any) -> Iterator[Context]:
+    stop = Stop()
+    with shown(log) as progress, stop.on_signals():
+        yield Context(stop, log, progress)
+
+
+@click.command()
+@serverdir_option
+@click.option("--primary-url", metavar="URL", required=True, help="Where the primary is.")
+@secret_options
+@click.option(
+    "--storage",
+    default="sqlite",
+    show_default=True,
+    metavar="SPEC",
+    help="devpi-server's storage for the target.",
+)
+@file_options
+@patience_option
+@click.pass_obj
+def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values: Any) -> None:
+    """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
+    with _watched(log) as context:
+        done = run_clone(target(serverdir, storage), primary_url, settings(values), context)
+    click.echo(
+        f"{serverdir} is a standby at serial {done.serial}, with {done.files.total - done.files.missing} of "
+        f"{done.files.total} files"
+        + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
+    )
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
+@secret_options
+@click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Apply nothing beyond serial N.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End after so many seconds, wherever it is: exit 9, or 3 where the primary failed until then.",
+)
+@file_options
+@patience_option
+@click.pass_obj
+def catchup(
+    log: Any,
+    /,
+    serverdir: Path,
+    primary_url: str | None,
+    storage: str | None,
+    to_serial: int | None,
+    timeout: float | None,
+    **values: Any,
+) -> None:
+    """Apply everything up to the primary's serial as of now, then end."""
+    with _watched(log) as context:
+        done = run_catchup(
+            target(serverdir, storage),
+            settings(values),
+            context,
+            primary_url=primary_url,
+            to_serial=to_serial,
+            timeout=timeout,
+        )
+    if done.serial == done.from_serial:
+        click.echo(f"{serverdir} is at serial {done.serial} already")
+    else:
+        click.echo(
+            f"{serverdir} went from serial {done.from_serial} to {done.serial}, with {done.files} files "
+            f"({done.bytes} bytes)"
+        )
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
+@secret_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Bear failures that may pass for so many seconds; without it, for ever.",
+)
+@file_options
+@click.pass_obj
+def follow(
+    log: Any,
+    /,
+    serverdir: Path,
+    primary_url: str | None,
+    storage: str | None,
+    timeout: float | None,
+    **values: Any,
+) -> None:
+    """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
+    with _watched(log) as context:
+        try:
+            run_follow(
+                target(serverdir, storage),
+                settings(values),
+                context,
+                primary_url=primary_url,
+                timeout=timeout,
+            )
+        except Stopped:
+            log.info("stopped")
+
+
+ALL = (clone, catchup, follow)

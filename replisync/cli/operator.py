@@ -1,0 +1,183 @@
+"""The commands of an operator: status, promote, faults, derive-key."""
+
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replisync.auth import derive_key as derive
+from replisync.cli.options import (
+    cost_options,
+    dry_run_option,
+    json_option,
+    key_cost,
+    secretfile_option,
+    serverdir_option,
+    storage_option,
+    target,
+)
+from replisync.errors import ConditionFailed, UsageError
+from replisync.faults import clear_faults, list_faults, retry_faults, skip_fault
+from replisync.promote import promote as run_promote
+from replisync.secretfiles import read_secret, write_key
+from replisync.status import check_lag
+from replisync.status import status as run_status
+
+
+def _print(value: Any) -> None:
+    click.echo(jsonlib.dumps(value, indent=2, ensure_ascii=False))
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@json_option
+@click.option("--offline", is_flag=True, help="Do not ask the primary.")
+@click.option("--max-lag-serials", type=click.IntRange(0), metavar="N", help="Exit 9 beyond so many serials.")
+@click.option(
+    "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 beyond so many seconds."
+)
+def status(
+    serverdir: Path,
+    storage: str | None,
+    json: bool,
+    offline: bool,
+    max_lag_serials: int | None,
+    max_lag_seconds: float | None,
+) -> None:
+    """Say where the standby stands."""
+    fields = run_status(target(serverdir, storage), offline=offline)
+    if not json:
+        click.echo("\n".join(_status_lines(fields)))
+    try:
+        check_lag(fields, max_lag_serials, max_lag_seconds)
+    except ConditionFailed as err:
+        err.details = fields
+        raise
+    if json:
+        _print(fields)
+
+
+def _status_lines(fields: dict[str, Any]) -> list[str]:
+    def known(value: Any, unit: str = "") -> str:
+        return "unknown" if value is None else f"{value}{unit}"
+
+    seed, run = fields["seed"], fields["last_run"]
+    present = fields["files_total"] - fields["files_missing"]
+    lines = [
+        f"{fields['serverdir']}: {fields['state']}",
+        f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, "
+        f"behind by {known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}",
+        f"  primary     {fields['primary_url']} ({fields['primary_uuid']})",
+        f"  last heard  {known(fields['last_contact'])}",
+        f"  files       {present} of {fields['files_total']} here, {fields['faults']} faults",
+        f"  seed        {seed['kind']} at serial {known(seed['serial'])}, finished {known(seed['finished'])}",
+        f"  replisync   {'running' if fields['running'] else 'not running'}",
+    ]
+    if run:
+        lines.append(
+            f"  last run    {run['command']}: {run['outcome']}, serial {run['from_serial']} to "
+            f"{known(run['to_serial'])}, {run['files']} files, finished {known(run['finished'])}"
+        )
+    if fields["error"]:
+        lines.append(f"  error       {fields['error']}")
+    return lines
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option(
+    "--accept-loss", is_flag=True, help="Go on although the primary has more, or files are missing."
+)
+@click.option(
+    "--keep-identity", is_flag=True, help="Take the primary's UUID: its other replicas then go on here."
+)
+@click.option(
+    "--replay-events", is_flag=True, help="Let devpi-server's plugins see all of the history again."
+)
+@dry_run_option
+@json_option
+def promote(serverdir: Path, storage: str | None, json: bool, **choices: bool) -> None:
+    """Make the standby startable as primary, after checking that it is complete."""
+    done = run_promote(target(serverdir, storage), **choices)
+    if json:
+        _print(asdict(done))
+        return
+    would = "would be" if done.dry_run else "is"
+    click.echo(f"{done.serverdir} {would} a primary at serial {done.serial}, with UUID {done.uuid}")
+    if done.lost_serials or done.missing_files:
+        click.echo(f"given up: {done.lost_serials} serials, {done.missing_files} files")
+    if done.reachable:
+        click.echo("the old primary still answers: see to it that nobody writes to it any more")
+    if not done.dry_run:
+        spec = "" if done.storage == "sqlite" else f" --storage {done.storage},password=.."
+        click.echo(f"start it: devpi-server --serverdir {done.serverdir} --role primary --secretfile F{spec}")
+
+
+@click.group()
+def faults() -> None:
+    """Files that could not be had: list them, try again, or go on without."""
+
+
+@faults.command("list")
+@serverdir_option
+@storage_option
+@json_option
+def faults_list(serverdir: Path, storage: str | None, json: bool) -> None:
+    """List the files that could not be had, and why."""
+    found = list_faults(target(serverdir, storage))
+    if json:
+        _print([asdict(fault) for fault in found])
+        return
+    for fault in found:
+        again = f", next try {fault.next_try}" if fault.next_try else ""
+        click.echo(
+            f"{fault.relpath}  serial {fault.serial}, {fault.kind}, "
+            f"{fault.tries} tries{again}: {fault.reason}"
+        )
+
+
+@faults.command("retry")
+@serverdir_option
+@storage_option
+def faults_retry(serverdir: Path, storage: str | None) -> None:
+    """Have the next catchup, or a running follow, ask for all of them again."""
+    click.echo(f"{retry_faults(target(serverdir, storage))} files will be asked for again")
+
+
+@faults.command("skip")
+@serverdir_option
+@storage_option
+@click.argument("relpath")
+def faults_skip(serverdir: Path, storage: str | None, relpath: str) -> None:
+    """Let the standby go on without RELPATH, which holds its serial back."""
+    skip_fault(target(serverdir, storage), relpath)
+    click.echo(f"{relpath} no longer holds the serial back")
+
+
+@faults.command("clear")
+@serverdir_option
+@storage_option
+def faults_clear(serverdir: Path, storage: str | None) -> None:
+    """Forget the list; what is still missing comes back with its next try."""
+    click.echo(f"{clear_faults(target(serverdir, storage))} faults forgotten")
+
+
+@click.command("derive-key")
+@secretfile_option
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, metavar="F", help="Where to write it (0600)."
+)
+@cost_options
+def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
+    """Write the key that only replication needs, derived from the server's secret."""
+    if secretfile is None:
+        raise UsageError("reading of the secret", "--secretfile is not given")
+    write_key(output, derive(read_secret(secretfile), key_cost(values)))
+    click.echo(f"{output} opens the changelog of servers with this secret, and nothing else")
+
+
+ALL = (status, promote, faults, derive_key)

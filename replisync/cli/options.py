@@ -1,0 +1,147 @@
+"""Options that several commands have, named as devpi-server names them where it has them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from replisync.auth import KeyCost
+from replisync.serverdir import Serverdir
+from replisync.standby import Settings
+from replisync.storage import Storage
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PATH = click.Path(path_type=Path)
+
+
+def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+serverdir_option = click.option(
+    "--serverdir", type=_PATH, required=True, metavar="DIR", help="The standby's folder."
+)
+storage_option = click.option(
+    "--storage",
+    metavar="SPEC",
+    help="The database's password, as pg8000:password=.., unless PGPASSWORD has it; or its new address.",
+)
+
+
+def target(serverdir: Path, storage: str | None) -> Serverdir:
+    """Return the target that a command is about.
+
+    Raises UsageError where `storage` is not devpi-server's spelling of one.
+    """
+    given = Storage.parse(storage) if storage else None
+    # PGPASSWORD is what PostgreSQL's own programs take too.
+    return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
+
+
+# Errors are printed as JSON too where this is set, whether by flag, environment or file.
+WANTS_JSON = "replisync.json"
+
+
+def _note_json(context: click.Context, _param: click.Parameter, value: bool) -> bool:
+    context.meta[WANTS_JSON] = value
+    return value
+
+
+json_option = click.option(
+    "--json", "json", is_flag=True, callback=_note_json, help="Print the result as JSON."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+
+# For servers that were started with devpi-server's own hidden options of these names.
+cost_options = _compose(
+    click.option("--argon2-memory-cost", type=int, default=KeyCost().memory, hidden=True),
+    click.option("--argon2-parallelism", type=int, default=KeyCost().parallelism, hidden=True),
+    click.option("--argon2-time-cost", type=int, default=KeyCost().time, hidden=True),
+)
+
+secretfile_option = click.option(
+    "--secretfile", type=_PATH, metavar="F", help="The primary's secret file, mode 0600."
+)
+
+secret_options = _compose(
+    secretfile_option,
+    click.option(
+        "--replica-keyfile",
+        type=_PATH,
+        metavar="F",
+        help="A file that `derive-key` wrote: quicker than --secretfile, and opens the changelog alone.",
+    ),
+    cost_options,
+)
+
+patience_option = click.option(
+    "--patience",
+    type=click.FloatRange(0, min_open=True),
+    default=Settings().patience,
+    show_default=True,
+    metavar="SECONDS",
+    help="Bear failures that may pass for so many seconds without any progress.",
+)
+
+file_options = _compose(
+    click.option(
+        "--file-replication-threads",
+        type=click.IntRange(1, 64),
+        default=Settings().threads,
+        show_default=True,
+        metavar="N",
+        help="Downloads at a time.",
+    ),
+    click.option(
+        "--file-replication-skip-indexes",
+        default="",
+        metavar="NAMES",
+        help="Comma-separated indexes, types of indexes, or 'all', whose files are not fetched.",
+    ),
+    click.option(
+        "--retention",
+        type=click.FloatRange(0),
+        default=Settings().retention_days,
+        show_default=True,
+        metavar="DAYS",
+        help="How long files that the primary deletes or replaces are kept aside; 0 keeps none.",
+    ),
+    click.option(
+        "--request-timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=Settings().silence,
+        show_default=True,
+        metavar="SECONDS",
+        help="Give a request up after so many seconds without a byte.",
+    ),
+)
+
+
+def settings(values: dict[str, Any]) -> Settings:
+    """Take the values of the options above out of a command's values, as settings."""
+    names = values.pop("file_replication_skip_indexes", "")
+    return Settings(
+        secretfile=values.pop("secretfile", None),
+        keyfile=values.pop("replica_keyfile", None),
+        cost=key_cost(values),
+        threads=values.pop("file_replication_threads", Settings().threads),
+        skip_indexes=frozenset(name.strip() for name in names.split(",") if name.strip()),
+        retention_days=values.pop("retention", Settings().retention_days),
+        patience=values.pop("patience", Settings().patience),
+        silence=values.pop("request_timeout", Settings().silence),
+    )
+
+
+def key_cost(values: dict[str, Any]) -> KeyCost:
+    """Take the cost of the key derivation out of a command's values."""
+    return KeyCost(
+        values.pop("argon2_memory_cost"), values.pop("argon2_parallelism"), values.pop("argon2_time_cost")
+    )

@@ -1,0 +1,23 @@
+"""Wall time as the tables and the output have it."""
+
+from datetime import UTC, datetime, timedelta
+
+
+def now() -> str:
+    """Return the time, RFC 3339 in UTC, to the millisecond: it sorts as text."""
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> str:
+    """Return a moment as RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def later(seconds: float) -> str:
+    """Return the time in so many seconds."""
+    return stamp(datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+def seconds_since(moment: str) -> float:
+    """Return how many seconds ago a moment was; never negative."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())

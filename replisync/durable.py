@@ -1,0 +1,72 @@
+"""Writes that are on disk when they return, and what the system's errors mean to an operator."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from replisync.errors import LocalFailure
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: make room, then run the command again",
+    errno.EDQUOT: "the quota is used up: make room, then run the command again",
+    errno.EROFS: "the file system is read-only: remount it, then run the command again",
+    errno.EACCES: "run replisync as the owner of the serverdir",
+    errno.EPERM: "run replisync as the owner of the serverdir",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n), or use fewer threads",
+    errno.ENFILE: "the system's file table is full: raise fs.file-max",
+    errno.EIO: "the disk reports errors: look at the kernel's log",
+}
+
+
+@contextmanager
+def local_errors(attempted: str) -> Iterator[None]:
+    """Translate the system's errors into LocalFailure with a hint."""
+    try:
+        yield
+    except OSError as err:
+        why = err.strerror or str(err)
+        raise LocalFailure(attempted, why, hint=_HINTS.get(err.errno or 0, "")) from err
+
+
+def fsync_folder(folder: Path | str) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path | str) -> None:
+    """Make a folder and its parents, durably: each new name is synced in its parent."""
+    parent = os.path.dirname(folder)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_folder(parent)
+        with suppress(FileExistsError):
+            os.mkdir(folder)
+    fsync_folder(parent)
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file's content in one step: a reader, or a crash, sees the old content or the new.
+
+    Raises OSError; then the old content is untouched and no temporary file is left.
+    """
+    temporary = path.with_name(f".{path.name.lstrip('.')}.replisync-tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)

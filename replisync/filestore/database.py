@@ -1,0 +1,216 @@
+"""Files in PostgreSQL, as devpi-server's storage `pg8000` has them: rows of the table `files`.
+
+What is small goes from memory into its row. What is big waits in the staging folder until its digest is
+known to be right and goes into its row piece by piece, so it is never whole in memory. Each row is a
+transaction of its own, committed before the serial that needs it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from replisync.durable import fsync_folder, local_errors, write_file
+from replisync.errors import TargetUnusable
+from replisync.filestore.disk import DiskFiles, Received, check_content
+from replisync.keys import Digest
+from replisync.storage import Storage
+from replisync.store.pgwire import COPY_BYTES, copy_file, copy_in, literal, translated
+from replisync.store.postgres import DEVPI_LOCK
+
+# Below this a file is kept in memory between its arrival and its row.
+_SMALL_BYTES = 256 * 1024
+
+# What is read of a row at a time. PostgreSQL sends it as text of twice the size.
+_READ_BYTES = 2 * 1024 * 1024
+
+# PostgreSQL's own bound for one value, less what the row needs beside it.
+_MOST_BYTES = 1024**3 - 64 * 1024
+
+# Digests that PostgreSQL computes itself, without sending the content.
+_SERVER_DIGESTS = {
+    "md5": "md5(data)",
+    **{name: f"encode({name}(data), 'hex')" for name in ("sha224", "sha256", "sha384", "sha512")},
+}
+
+# All in one text, which is one transaction and one message each way; with parameters it is eight.
+_DELETE = "DELETE FROM files WHERE path = {path}"
+_PUT = (
+    "INSERT INTO files (path, size, data) VALUES ({path}, {size}, '\\x{data}') "
+    "ON CONFLICT (path) DO UPDATE SET size = EXCLUDED.size, data = EXCLUDED.data"
+)
+
+
+class DatabaseFiles:
+    """The files of one target.
+
+    engine: connected to the database, each statement a transaction of its own; a thread takes a connection
+        for as long as it needs one.
+    staging: a folder for what is not complete.
+    retained: a folder on the same file system, for what deltas put aside.
+    shared: whether a devpi-server of the hot standby may store files meanwhile; then its lock is taken.
+    """
+
+    def __init__(
+        self, engine: Engine, storage: Storage, staging: Path, retained: Path, *, shared: bool = True
+    ) -> None:
+        self._engine = engine
+        self._storage = storage
+        self._staging = os.fspath(staging.absolute())
+        self._retained = os.fspath(retained.absolute())
+        # The folders are ours alone: no file of devpi's lies on disk.
+        self._disk = DiskFiles(staging, staging, retained)
+        self._shared = shared
+        self._small: dict[str, bytes] = {}
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with translated(self._storage), self._engine.connect() as connection:
+            yield connection
+
+    def _write(self, statement: str) -> None:
+        """Run a statement in a transaction of its own."""
+        lock = f"{DEVPI_LOCK}; " if self._shared else ""
+        with self._reading() as connection:
+            connection.exec_driver_sql(lock + statement)
+
+    def receive(
+        self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
+    ) -> Received:
+        """Take what arrives and check it; it is not durable before `place` or `hold`.
+
+        Raises WrongContent where length or digest are not right, LocalFailure where it cannot be kept.
+        """
+        held: list[bytes] = []
+        size = 0
+        rest = iter(chunks)
+        for chunk in rest:
+            held.append(chunk)
+            size += len(chunk)
+            if size > _SMALL_BYTES:
+                return self._disk.receive(relpath, chain(held, rest), digest, length, durable=False)
+        data = b"".join(held)
+        check_content(relpath, data, length, digest)
+        name = hashlib.sha256(relpath.encode()).hexdigest()
+        self._small[name] = data
+        return Received(name, size, hashlib.sha256(data).hexdigest())
+
+    def hold(self, name: str) -> None:
+        """Make what arrived durable under no name."""
+        data = self._small.pop(name, None)
+        path = Path(self._staging, name)
+        with local_errors(f"writing of {path}"):
+            if data is not None:
+                write_file(path, data)
+        self._disk.hold(name)
+
+    def place(self, relpath: str, name: str) -> None:
+        """Make what arrived the content of a file, durably. What the file was is replaced."""
+        data = self._small.get(name)
+        if data is not None:
+            self._write(_PUT.format(path=literal(relpath), size=len(data), data=data.hex()))
+            del self._small[name]
+            return
+        path = f"{self._staging}/{name}"
+        with local_errors(f"reading of {path}"):
+            size = os.stat(path).st_size
+        if size > _MOST_BYTES:
+            raise TargetUnusable(
+                f"placing of {relpath}", f"PostgreSQL holds no file of {size} bytes", hint="use sqlite"
+            )
+        with self._reading() as connection:
+            connection.exec_driver_sql(f"BEGIN; {DEVPI_LOCK}; {_DELETE.format(path=literal(relpath))}")
+            row = copy_file(relpath, size, _blocks(path, size))
+            copy_in(connection, "COPY files (path, size, data) FROM STDIN WITH (FORMAT binary)", row)
+            connection.exec_driver_sql("COMMIT")
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def sync(self, relpath: str) -> None:
+        """Do nothing: a row that can be seen is durable."""
+
+    def staged(self, name: str) -> bool:
+        """Tell whether what arrived is still under no name."""
+        return name in self._small or self._disk.staged(name)
+
+    def clean_staging(self, keep: Iterable[str]) -> None:
+        """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
+        self._disk.clean_staging(keep)
+
+    def size_of(self, relpath: str) -> int | None:
+        """Return the size in bytes of a file in place, or None where there is none."""
+        found: int | None = self._scalar("size", relpath)
+        return found
+
+    def digest_of(self, relpath: str, algorithm: str) -> str | None:
+        """Return the digest of a file in place, or None where there is none."""
+        if algorithm in _SERVER_DIGESTS:
+            found: str | None = self._scalar(_SERVER_DIGESTS[algorithm], relpath)
+            return found
+        size = self.size_of(relpath)
+        if size is None:
+            return None
+        digest = hashlib.new(algorithm)
+        for block in self._read(relpath, size):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def _scalar(self, expression: str, relpath: str) -> Any:
+        query = f"SELECT {expression} FROM files WHERE path = {literal(relpath)}"  # noqa: S608
+        with self._reading() as connection:
+            return connection.exec_driver_sql(query).scalar()
+
+    def _read(self, relpath: str, size: int) -> Iterator[bytes]:
+        for start in range(1, size + 1, _READ_BYTES):
+            yield bytes(self._scalar(f"substring(data FROM {start} FOR {_READ_BYTES})", relpath) or b"")
+
+    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+        """Move a file to the retained folder; return its name there, or None where there was none.
+
+        serial: the serial that dropped or replaced it.
+        keep: leave its row, for what replaces it.
+        """
+        name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
+        aside = f"{self._retained}/{name}"
+        size = self.size_of(relpath)
+        if size is not None and not os.path.exists(aside):
+            self._write_out(relpath, size, aside)
+        if size is not None and not keep:
+            self.remove(relpath)
+        return name if os.path.isfile(aside) else None
+
+    def _write_out(self, relpath: str, size: int, aside: str) -> None:
+        temporary = f"{self._staging}/{os.path.basename(aside)}"
+        with local_errors(f"putting aside of {relpath}"):
+            with open(temporary, "wb") as file:
+                for block in self._read(relpath, size):
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, aside)
+            fsync_folder(self._retained)
+
+    def remove(self, relpath: str) -> None:
+        """Remove a file from its place, durably."""
+        self._write(_DELETE.format(path=literal(relpath)))
+
+    def forget_aside(self, names: Iterable[str]) -> None:
+        """Remove files from the retained folder."""
+        self._disk.forget_aside(names)
+
+
+def _blocks(path: str, size: int) -> Iterator[bytes]:
+    """Yield a file's content, exactly as many bytes as were announced."""
+    with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
+        left = size
+        while left:
+            block = file.read(min(left, COPY_BYTES))
+            if not block:
+                raise OSError(f"it ended {left} bytes early")
+            left -= len(block)
+            yield block

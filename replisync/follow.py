@@ -1,0 +1,126 @@
+"""Bringing a standby up to date: once, or for as long as we are let."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from replisync.loop import Patience, catch_up, follow
+from replisync.origin import normalized_url
+from replisync.pipeline import Pipeline
+from replisync.primary import Primary
+from replisync.serverdir import Serverdir, plain_url
+from replisync.settle import expire_retained
+from replisync.standby import Context, Settings, existing_standby, pipeline, recorded, signer, target_files
+from replisync.store.base import Store
+
+# Files that a follower asks for again in one go, while changes wait.
+_CHORE_FILES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """What a catchup ended with."""
+
+    from_serial: int
+    serial: int
+    files: int
+    bytes: int
+    faults: int
+
+
+@contextmanager
+def _connected(
+    serverdir: Serverdir, primary_url: str | None, settings: Settings, context: Context, patience: Patience
+) -> Iterator[tuple[Store, Pipeline]]:
+    """Hold a standby that is connected to its primary, with everything finished that was interrupted."""
+    with ExitStack() as stack:
+        store, source = stack.enter_context(existing_standby(serverdir))
+        url = normalized_url(primary_url) if primary_url else source.primary_url
+        primary = stack.enter_context(
+            Primary(
+                url,
+                signer(settings),
+                uuid=source.uuid,
+                expected=source.primary_uuid,
+                connections=settings.threads,
+                silence=settings.silence,
+            )
+        )
+        work = pipeline(serverdir, store, primary, settings, context)
+        work.recover()
+        _expire(serverdir, store, settings)
+        if url != source.primary_url:
+            # Only after the server behind the new URL has shown that it is the same one.
+            patience.call(work.check_identity)
+            # The row is last: where it is there, `.nodeinfo` is right.
+            info = serverdir.nodeinfo() or {}
+            serverdir.write_nodeinfo({**info, "masterurl": plain_url(url)})
+            store.put_source(replace(source, primary_url=url))
+        yield store, work
+
+
+def _expire(serverdir: Serverdir, store: Store, settings: Settings) -> None:
+    expire_retained(store, target_files(serverdir, store, settings.threads), settings.retention_days)
+
+
+def run_catchup(
+    serverdir: Serverdir,
+    settings: Settings,
+    context: Context,
+    *,
+    primary_url: str | None = None,
+    to_serial: int | None = None,
+    timeout: float | None = None,
+) -> CaughtUp:
+    """Apply everything up to the primary's serial as of now, or up to `to_serial`.
+
+    timeout: seconds after which the run ends, wherever it is.
+    Raises ConditionFailed where the timeout passed or `to_serial` cannot be reached, and whatever the
+    primary or the disk may do; the standby stays at its last complete serial.
+    """
+    if timeout is not None:
+        context.stop.limit(timeout)
+        settings = replace(settings, silence=min(settings.silence, timeout))
+    patience = Patience(context.stop, context.log, seconds=settings.patience)
+    with _connected(serverdir, primary_url, settings, context, patience) as (store, work):
+        first = store.last_serial()
+        with recorded(store, "catchup", work):
+            context.progress.stage("changes", None, "serials")
+            catch_up(work, store.last_serial, patience, to_serial=to_serial)
+            patience.call(work.retry_faults)
+        return CaughtUp(first, store.last_serial(), work.tally.files, work.tally.bytes, len(store.faults()))
+
+
+def run_follow(
+    serverdir: Serverdir,
+    settings: Settings,
+    context: Context,
+    *,
+    primary_url: str | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Apply each change as it is committed until told to stop.
+
+    timeout: seconds for which failures that may pass are borne; None for ever.
+    Raises Stopped when told to stop, and errors that do not pass.
+    """
+    patience = Patience(context.stop, context.log, seconds=timeout, local=timeout is None)
+    with (
+        _connected(serverdir, primary_url, settings, context, patience) as (store, work),
+        recorded(store, "follow", work),
+    ):
+        context.log.info("following", serial=store.last_serial())
+        reported = store.last_serial()
+
+        def report() -> None:
+            nonlocal reported
+            serial = store.last_serial()
+            if serial != reported:
+                context.log.info("applied", serial=serial, entries=serial - reported)
+                reported = serial
+
+        def chores() -> None:
+            work.retry_faults(_CHORE_FILES)
+            _expire(serverdir, store, settings)
+
+        follow(work, store.last_serial, patience, on_step=report, chores=chores)

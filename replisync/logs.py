@@ -1,0 +1,34 @@
+"""Logging: for people on a terminal, as JSON elsewhere; always on stderr."""
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("console", "json")
+
+
+def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> Any:
+    """Return the logger of this process.
+
+    level: one of LEVELS.
+    form: one of FORMATS; None chooses by whether the stream is a terminal.
+    """
+    stream = stream or sys.stderr
+    form = form or ("console" if stream.isatty() else "json")
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any
+    if form == "json":
+        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    return structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+    )

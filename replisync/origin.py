@@ -1,0 +1,376 @@
+"""One server over HTTP: requests that carry our token, and what its answers mean whatever was asked.
+
+All of httpx's errors are translated here, and nothing else in replisync sees one.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote
+
+import httpx
+
+from replisync.auth import TokenSigner
+from replisync.errors import (
+    BrokenStream,
+    LocalFailure,
+    PrimaryRefused,
+    PrimaryTimeout,
+    PrimaryUnreachable,
+    ReplisyncError,
+    UsageError,
+    WrongHistory,
+)
+
+# The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
+POLL_SECONDS = 37.5
+_CONNECT_SECONDS = 10.0
+
+_SERIAL = re.compile("-?[0-9]{1,10}")
+
+# How much of an answer that is no success is looked at.
+_TEXT_BYTES = 16384
+
+_USER_AGENT = "replisync"
+
+_NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the headers of any answer say about the server.
+
+    serial: its last serial.
+    before_6_13: it does not know the word primary yet.
+    """
+
+    uuid: str
+    serial: int
+    before_6_13: bool
+
+
+class Origin:
+    """One server, as one replica sees it.
+
+    url: of the server's root.
+    signer: makes the tokens; None where no changelog is to be read.
+    uuid: the replica's.
+    expected: the UUID that the server must have; "" where it is not known yet.
+    connections: how many downloads go on at a time.
+    silence: seconds without a byte after which the server is given up; a poll is always given as long as
+        the protocol allows.
+    transport: httpx's own where it is None.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        signer: TokenSigner | None,
+        *,
+        uuid: str,
+        expected: str,
+        connections: int,
+        silence: float,
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self.url = normalized_url(url)
+        self.uuid = uuid
+        self.expected = expected
+        self.last_seen = -1  # the server's serial by its last answer
+        self.before_6_13 = False  # by its last answer too
+        self._signer = signer
+        self._connections: deque[object] = deque(maxlen=8)  # those that answered since the last error
+        self._timeout = httpx.Timeout(silence, connect=min(silence, _CONNECT_SECONDS))
+        # A transport of our own leaves httpx's environment (proxies, .netrc) out: it must not decide to
+        # whom the token goes.
+        self._transport = transport or httpx.HTTPTransport(
+            limits=httpx.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2)
+        )
+        self._client = httpx.Client(
+            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+            timeout=self._timeout,
+            follow_redirects=False,
+            transport=self._transport,
+            trust_env=False,
+        )
+        self._root = httpx.URL(self.url)
+        self._file_headers: tuple[str, httpx.Headers] = ("", httpx.Headers())
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._client.close()
+
+    def is_new(self, response: httpx.Response) -> bool:
+        """Tell whether an answer came over a connection that has not answered since the last error."""
+        stream = response.extensions.get("network_stream")
+        known = any(stream is one for one in self._connections)
+        if not known:
+            self._connections.append(stream)
+        return stream is None or not known
+
+    def distrust(self) -> None:
+        """Take every connection for new from now on."""
+        self._connections.clear()
+
+    # Requests.
+
+    @contextmanager
+    def get(
+        self, path: str, attempted: str, headers: dict[str, str], *, poll: bool = False
+    ) -> Iterator[httpx.Response]:
+        """Ask without a token; hold the answer until the context ends.
+
+        path: relative to the root.
+        poll: whether the answer may take as long as a poll.
+        Raises what `translated` makes of httpx's errors.
+        """
+        # The stack is unwound outside of the translation of the opening, so that errors of the caller
+        # who reads the answer pass as they are.
+        with ExitStack() as stack:
+            with self._translated(attempted):
+                timeout = httpx.Timeout(POLL_SECONDS, connect=_CONNECT_SECONDS) if poll else self._timeout
+                answer = self._client.stream("GET", self.url + path, headers=headers, timeout=timeout)
+                response = stack.enter_context(answer)
+            yield response
+
+    @contextmanager
+    def signed(
+        self, path: str, attempted: str, headers: dict[str, str] | None = None, *, poll: bool = False
+    ) -> Iterator[httpx.Response]:
+        """Ask with a token; where the primary calls it expired, ask once more by the primary's clock."""
+        for last in (False, True):
+            with self.get(path, attempted, {**self._identity(), **(headers or {})}, poll=poll) as response:
+                if last or not self._expired(response, attempted):
+                    yield response
+                    return
+
+    def _identity(self) -> dict[str, str]:
+        headers = {
+            "X-DEVPI-REPLICA-UUID": self.uuid,
+            "X-DEVPI-EXPECTED-PRIMARY-ID": self.expected,
+            "X-DEVPI-EXPECTED-MASTER-ID": self.expected,
+        }
+        if self._signer is not None:
+            headers["Authorization"] = f"Bearer {self._signer.token(self.uuid)}"
+        return headers
+
+    def _expired(self, response: httpx.Response, attempted: str) -> bool:
+        if response.status_code != 403 or self._signer is None:
+            return False
+        if "expired" not in self._text(response, attempted):
+            return False
+        try:
+            sent = parsedate_to_datetime(response.headers["date"])
+        except (KeyError, ValueError):
+            return False
+        self._signer.learn(sent.timestamp())
+        return True
+
+    def hello(self, response: httpx.Response, attempted: str, serial: int | None = None) -> Hello:
+        """Return who answers.
+
+        Raises WrongHistory where it is not the server that we follow, and what its status means where
+        the headers of a devpi-server are missing.
+        """
+        uuid = response.headers.get("x-devpi-primary-uuid") or response.headers.get("x-devpi-master-uuid")
+        position = response.headers.get("x-devpi-serial", "")
+        if not uuid or not _SERIAL.fullmatch(position):
+            self.refuse(response, attempted, serial)
+            raise PrimaryRefused(
+                attempted,
+                "the answer has no X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL",
+                hint="check that the URL is the root of a devpi-server, and that no proxy removes headers",
+            )
+        if self.expected and uuid != self.expected:
+            raise WrongHistory(
+                attempted,
+                f"it is another server: its UUID is {uuid}, and we follow {self.expected}",
+                serial=serial,
+                hint="nothing was written; check --primary-url, or clone into another serverdir",
+            )
+        self.last_seen = int(position)
+        self.before_6_13 = "x-devpi-primary-uuid" not in response.headers
+        return Hello(uuid, self.last_seen, self.before_6_13)
+
+    def refuse(self, response: httpx.Response, attempted: str, serial: int | None) -> None:
+        """Raise what a status means that is no success.
+
+        Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
+        """
+        status = response.status_code
+        if status in (200, 202):
+            return
+        text = self._text(response, attempted)
+        if status >= 500 or status in (408, 425, 429):
+            raise PrimaryUnreachable(
+                attempted, f"it answered {status} {response.reason_phrase}", serial=serial
+            )
+        if status == 400 and "as primary_uuid" in text:
+            raise WrongHistory(attempted, "it is another server than the one that we follow", serial=serial)
+        if 300 <= status < 400:
+            why, hint = (
+                f"it redirects ({status})",
+                "give the final URL as --primary-url: redirects are not followed",
+            )
+        else:
+            why, hint = self._refusal(status, text)
+        raise PrimaryRefused(attempted, why, serial=serial, hint=hint)
+
+    def _refusal(self, status: int, text: str) -> tuple[str, str]:
+        for word, (why, hint) in _REFUSALS.items():
+            if word in text:
+                return why, hint
+        return f"it answered {status}", _NO_ROUTE_HINT
+
+    def _text(self, response: httpx.Response, attempted: str) -> str:
+        # What an error page says is at its beginning; the rest may be endless. It can be read once.
+        if "replisync.text" not in response.extensions:
+            with self._translated(attempted):
+                beginning = next(response.iter_raw(_TEXT_BYTES), b"")
+            response.extensions["replisync.text"] = beginning.decode(errors="replace")
+        return str(response.extensions["replisync.text"])
+
+    def body(self, response: httpx.Response, attempted: str, limit: int) -> bytes:
+        """Return all of an answer.
+
+        Raises PrimaryRefused where it has more than `limit` bytes.
+        """
+        parts = []
+        size = 0
+        for chunk in self.chunks(response, attempted):
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                raise PrimaryRefused(attempted, f"an answer of more than {limit} bytes")
+        return b"".join(parts)
+
+    def chunks(self, response: httpx.Response, attempted: str) -> Iterator[bytes]:
+        """Yield an answer as it arrives.
+
+        Raises PrimaryRefused where it is compressed, and what `translated` makes of httpx's errors.
+        """
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise PrimaryRefused(
+                attempted,
+                "something between the primary and us compresses answers that asked not to be",
+                hint="switch compression off in the proxy for this route",
+            )
+        with self._translated(attempted):
+            yield from response.iter_raw()
+
+    @contextmanager
+    def _translated(self, attempted: str) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPError as err:
+            raise translated(err, attempted) from err
+        except httpx.StreamError as err:
+            raise BrokenStream(attempted, str(err)) from err
+        except httpx.InvalidURL as err:
+            raise UsageError(attempted, f"it is no URL: {err}") from err
+
+    @contextmanager
+    def file(self, relpath: str, attempted: str) -> Iterator[httpx.Response]:
+        """Ask for a file with a token; hold the answer until the context ends.
+
+        Raises what `translated` makes of httpx's errors.
+        """
+        for last in (False, True):
+            with self._translated(attempted):
+                response = self._transport.handle_request(self._file_request(relpath))
+            try:
+                if last or not self._expired(response, attempted):
+                    yield response
+                    return
+            finally:
+                response.close()
+
+    def _file_request(self, relpath: str) -> httpx.Request:
+        """Return the request of a file, for the transport.
+
+        A client's own way to a request (cookies, redirects, hooks, a URL parsed each time) costs as much
+        as all the rest of a small download, and none of it is wanted here.
+        """
+        token = self._signer.token(self.uuid) if self._signer else ""
+        if self._file_headers[0] != token:
+            headers = {
+                "Host": self._root.netloc.decode(),
+                "User-Agent": _USER_AGENT,
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "X-DEVPI-REPLICA-FILEREPL": "YES",
+                **self._identity(),
+            }
+            self._file_headers = (token, httpx.Headers(headers))
+        target = self._root.raw_path + quote(relpath).encode()
+        extensions = {"target": target, "timeout": self._timeout.as_dict()}
+        return httpx.Request("GET", self._root, headers=self._file_headers[1], extensions=extensions)
+
+
+# What the primary's 403 and 400 say (devpi_server/replica.py), what it means and what helps.
+_REFUSALS = {
+    "Replication protocol disabled": (
+        "its role is not primary",
+        "start it with `devpi-server --role primary`",
+    ),
+    "Authorization malformed": (
+        "it does not accept our secret",
+        "use the very secret file (or a key derived from it) that the primary was started with",
+    ),
+    "Authorization expired": (
+        "it calls our token expired: its clock and ours differ, or it was started with another secret",
+        "set both clocks (NTP)",
+    ),
+    "Wrong authorization value": ("it does not accept our identity", "check for proxies that change headers"),
+    "requires a replica identity": (
+        "our token did not reach it",
+        "let the proxy before the primary pass on the Authorization header",
+    ),
+}
+
+
+def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
+    """Return our error for one of httpx's."""
+    why = str(err) or type(err).__name__
+    if isinstance(err, httpx.TimeoutException):
+        return PrimaryTimeout(attempted, f"no answer in time ({type(err).__name__})")
+    if isinstance(err, httpx.UnsupportedProtocol):
+        return UsageError(attempted, why, hint="give --primary-url as http://… or https://…")
+    if isinstance(err, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in why:
+        return PrimaryRefused(
+            attempted,
+            "its TLS certificate cannot be verified",
+            hint="name a bundle with its CA in SSL_CERT_FILE, as in /etc/ssl/certs/ca-certificates.crt",
+        )
+    if isinstance(err, httpx.ConnectError) and "Too many open files" in why:
+        return LocalFailure(attempted, why, hint="raise the limit (ulimit -n), or use fewer threads")
+    if isinstance(err, httpx.RemoteProtocolError | httpx.ReadError):
+        return BrokenStream(attempted, why)
+    return PrimaryUnreachable(attempted, why)
+
+
+def normalized_url(url: str) -> str:
+    """Return the URL of a server's root, with a slash at its end.
+
+    Raises UsageError for what is no URL of a server, and for one that carries a password.
+    """
+    attempted = "reading of --primary-url"
+    if "@" in url:
+        raise UsageError(
+            attempted, "it carries a user or password, which would end up in logs and process lists"
+        )
+    try:
+        parsed = httpx.URL(url)
+        host = parsed.host
+    except (httpx.InvalidURL, ValueError) as err:
+        raise UsageError(attempted, str(err)) from err
+    if parsed.scheme not in ("http", "https") or not host:
+        raise UsageError(attempted, "it is no http:// or https:// URL")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise UsageError(attempted, f"{parsed.port} is no port")
+    if parsed.query or parsed.fragment:
+        raise UsageError(attempted, "it has a query or a fragment")
+    return str(parsed).rstrip("/") + "/"

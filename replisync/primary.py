@@ -1,0 +1,304 @@
+"""The primary, over HTTP: who it is, what it has, and what each of its answers means.
+
+Endpoints, headers and answers: `devpi_server/replica.py` (PrimaryChangelogRequest) and
+`devpi_server/views.py`; what older servers do differently is said where it matters. Nothing here knows
+how entries are stored.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from replisync.auth import TokenSigner
+from replisync.changelog import ChangelogEntry, StreamParser, parse_batch, parse_stored
+from replisync.errors import CorruptEntry, PrimaryUnreachable, WrongHistory
+from replisync.keys import READ_KEYNAMES
+from replisync.origin import POLL_SECONDS, Hello, Origin
+from replisync.wire import Limits
+
+STREAM_TYPE = "application/x-devpi-replica-changes"
+# A server prefers its stream only where the older type is wanted less.
+_ACCEPT = f"{STREAM_TYPE}, application/octet-stream; q=0.9"
+
+# After so many failures at the same serial, entries are asked for one by one.
+_STUMBLES = 2
+
+_LENGTH = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """An answer with changes.
+
+    hello: who answers. Its serial is the one that the answer goes up to.
+    groups: the entries as they arrive; empty where there is nothing new.
+    new_connection: the answer did not come over the connection of the one before, so another server, or
+        the same one with other data, may be behind the address now.
+    """
+
+    hello: Hello
+    groups: Iterator[list[ChangelogEntry]]
+    new_connection: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """An answer to the request of a file.
+
+    status: of HTTP.
+    length: the bytes that it announces; None where it does not.
+    chunks: the content.
+    """
+
+    status: int
+    length: int | None
+    chunks: Iterator[bytes]
+
+
+class Primary:
+    """One primary, as one replica sees it.
+
+    url: of the server's root.
+    signer: makes the tokens; None where no changelog is to be read.
+    uuid: the replica's.
+    expected: the UUID that the primary must have; "" where it is not known yet.
+    connections: how many downloads go on at a time.
+    silence: seconds without a byte after which the primary is given up; a poll is always given as long as
+        the protocol allows.
+    transport: httpx's own by default; tests hand in others.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        signer: TokenSigner | None,
+        *,
+        uuid: str,
+        expected: str = "",
+        limits: Limits | None = None,
+        connections: int = 8,
+        silence: float = POLL_SECONDS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._origin = Origin(
+            url,
+            signer,
+            uuid=uuid,
+            expected=expected,
+            connections=connections,
+            silence=silence,
+            transport=transport,
+        )
+        self._limits = limits or Limits()
+        self._batches = True
+        self._stumbled = (-1, 0)  # where answers broke off, and how often in a row
+        self._singly_until = -1  # up to which serial entries are asked for one by one
+
+    @property
+    def url(self) -> str:
+        """The URL of the server's root."""
+        return self._origin.url
+
+    @property
+    def uuid(self) -> str:
+        """The UUID that we show as a replica."""
+        return self._origin.uuid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._origin.close()
+
+    def expect(self, uuid: str) -> None:
+        """Accept answers of the server `uuid` only, from now on."""
+        self._origin.expected = uuid
+
+    # The changelog.
+
+    def hello(self) -> Hello:
+        """Ask the server who and where it is; this needs no secret.
+
+        Raises PrimaryUnreachable, WrongHistory or PrimaryRefused.
+        """
+        attempted = f"asking of {self.url} for its serial"
+        with self._origin.get("+api", attempted, {"Accept": "application/json"}) as response:
+            return self._origin.hello(response, attempted)
+
+    def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
+        """Return who answers, and its entry at a serial; None where it does not have one.
+
+        Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry.
+        """
+        attempted = f"reading of the changelog of {self.url}"
+        params = "?initial_fetch"
+        with self._origin.signed(f"+changelog/{serial}{params}", attempted) as response:
+            hello = self._origin.hello(response, attempted, serial)
+            self._origin.is_new(response)
+            if response.status_code == 202 or (response.status_code == 404 and hello.serial < serial):
+                return hello, None
+            self._origin.refuse(response, attempted, serial)
+            return hello, parse_stored(
+                serial, self._origin.body(response, attempted, self._limits.entry_bytes), self._limits
+            )
+
+    @contextmanager
+    def changes(self, first: int, *, poll: bool) -> Iterator[Changes]:
+        """Ask for the changes from serial `first` on.
+
+        poll: wait up to 30 seconds for the next one where there is none; else up to one.
+        Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry; so do the groups, while
+        they are read.
+        """
+        # A primary in whose changelog a row is missing breaks off every longer answer; entry by entry it
+        # still gives those before it, and shows which one is missing.
+        singly = not self._batches or first <= self._singly_until
+        with ExitStack() as stack:
+            try:
+                answer = self._singly(first, poll=poll) if singly else self._many(first, poll=poll)
+                changes = stack.enter_context(answer)
+            except PrimaryUnreachable:
+                self._stumble(first)
+                raise
+            yield replace(changes, groups=self._watched(changes.groups, first))
+
+    def _watched(self, groups: Iterator[list[ChangelogEntry]], first: int) -> Iterator[list[ChangelogEntry]]:
+        try:
+            yield from groups
+        except PrimaryUnreachable:
+            self._stumble(first)
+            raise
+
+    def _stumble(self, first: int) -> None:
+        where, times = self._stumbled
+        self._stumbled = (first, times + 1 if where == first else 1)
+        if self._stumbled[1] >= _STUMBLES:
+            self._singly_until = self._origin.last_seen
+        self._origin.distrust()
+
+    @contextmanager
+    def _many(self, first: int, *, poll: bool) -> Iterator[Changes]:
+        attempted = f"reading of the changelog of {self.url}"
+        wait = "" if poll else "?initial_fetch"
+        with self._origin.signed(
+            f"+changelog/{first}-{wait}", attempted, {"Accept": _ACCEPT}, poll=poll
+        ) as response:
+            if self._lacks_batches(response, attempted, first):
+                # Sure by a 404; a 500 may pass, and is asked about again.
+                self._batches = response.status_code == 500
+            else:
+                hello = self._origin.hello(response, attempted, first)
+                self._check_position(hello, attempted, first)
+                self._origin.refuse(response, attempted, first)
+                yield Changes(hello, self._groups(response, attempted, first), self._origin.is_new(response))
+                return
+        with self._singly(first, poll=poll) as changes:
+            yield changes
+
+    def _lacks_batches(self, response: httpx.Response, attempted: str, first: int) -> bool:
+        """Tell whether this is how a server before 4.9.0 answers, which has the endpoint for one entry only.
+
+        It takes the "-" for a part of the number: a 404, or, where it tries to remember the replica, a 500.
+        """
+        if response.status_code == 500:
+            return self._origin.before_6_13
+        return (
+            response.status_code == 404 and first <= self._origin.hello(response, attempted, first).serial + 1
+        )
+
+    def _groups(self, response: httpx.Response, attempted: str, first: int) -> Iterator[list[ChangelogEntry]]:
+        if response.status_code == 202:
+            return
+        if response.headers.get("content-type", "").startswith(STREAM_TYPE):
+            parser = StreamParser(first, self._limits, READ_KEYNAMES)
+            for chunk in self._origin.chunks(response, attempted):
+                entries = parser.feed(chunk)
+                if entries:
+                    yield entries
+            parser.finish()
+        else:
+            yield from _good_first(
+                parse_batch(
+                    self._origin.body(response, attempted, self._limits.entry_bytes), first, self._limits
+                )
+            )
+
+    @contextmanager
+    def _singly(self, first: int, *, poll: bool) -> Iterator[Changes]:
+        attempted = f"reading of the changelog of {self.url}"
+        wait = "" if poll else "?initial_fetch"
+
+        def one(serial: int, response: httpx.Response) -> list[ChangelogEntry]:
+            return [
+                parse_stored(
+                    serial, self._origin.body(response, attempted, self._limits.entry_bytes), self._limits
+                )
+            ]
+
+        def groups(response: httpx.Response, last: int) -> Iterator[list[ChangelogEntry]]:
+            if response.status_code == 202:
+                return
+            yield one(first, response)
+            for serial in range(first + 1, last + 1):
+                with self._origin.signed(f"+changelog/{serial}", attempted) as following:
+                    if self._origin.is_new(following):
+                        self._origin.distrust()
+                        return  # whoever is there now is to be asked who it is first
+                    self._origin.hello(following, attempted, serial)
+                    self._origin.refuse(following, attempted, serial)
+                    yield one(serial, following)
+
+        with self._origin.signed(f"+changelog/{first}{wait}", attempted, poll=poll) as response:
+            hello = self._origin.hello(response, attempted, first)
+            self._check_position(hello, attempted, first)
+            self._origin.refuse(response, attempted, first)
+            yield Changes(hello, groups(response, hello.serial), self._origin.is_new(response))
+
+    def _check_position(self, hello: Hello, attempted: str, first: int) -> None:
+        if hello.serial < first - 1:
+            raise WrongHistory(
+                attempted,
+                f"the primary is at serial {hello.serial}, behind ours, as after a restore from a backup",
+                serial=first - 1,
+            )
+
+    # Files.
+
+    @contextmanager
+    def download(self, relpath: str) -> Iterator[Download]:
+        """Ask for a file.
+
+        Raises PrimaryUnreachable; so do the chunks, while they are read. Every status that the server
+        itself may mean is returned, not raised.
+        """
+        attempted = f"fetch of {relpath}"
+        with self._origin.file(relpath, attempted) as response:
+            if response.status_code in (401, 403):
+                self._origin.refuse(response, attempted, None)
+            if response.status_code != 200:
+                # Only the primary's own word about a file counts, not that of a proxy before it.
+                self._origin.hello(response, attempted)
+            length = response.headers.get("content-length", "")
+            yield Download(
+                response.status_code,
+                int(length) if _LENGTH.fullmatch(length) else None,
+                self._origin.chunks(response, attempted),
+            )
+
+
+def _good_first(entries: Iterator[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:
+    """Yield the entries as one group, also where an error follows the good ones."""
+    group: list[ChangelogEntry] = []
+    try:
+        group.extend(entries)
+    except CorruptEntry:
+        yield group
+        raise
+    yield group

@@ -1,0 +1,113 @@
+"""Making a standby startable as primary."""
+
+from dataclasses import dataclass
+
+from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, WrongHistory
+from replisync.primary import Primary
+from replisync.serverdir import Serverdir
+from replisync.settle import settle
+from replisync.standby import existing_standby, target_files
+from replisync.store.base import Store
+from replisync.store.records import Source
+
+# An event serial of nothing handled: devpi-server hands all of the history to its plugins again.
+_NOTHING_HANDLED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What a promotion did, or would do.
+
+    storage: devpi-server's spelling of it, without the password.
+    primary_serial: the old primary's serial as far as anybody knows; None where nobody does.
+    reachable: whether the old primary still answers; it must not be written to any more.
+    lost_serials: how many of its serials the standby does not have.
+    missing_files: how many files of private stages are not there.
+    """
+
+    serverdir: str
+    storage: str
+    serial: int
+    primary_serial: int | None
+    reachable: bool
+    lost_serials: int
+    missing_files: int
+    uuid: str
+    dry_run: bool
+
+
+def promote(
+    serverdir: Serverdir,
+    *,
+    accept_loss: bool = False,
+    keep_identity: bool = False,
+    replay_events: bool = False,
+    dry_run: bool = False,
+) -> Promotion:
+    """Check that a standby is complete, and set its role to primary.
+
+    accept_loss: go on although the primary is known to have more, or files are missing.
+    keep_identity: take the old primary's UUID, so that its other replicas go on with this one.
+    replay_events: let devpi-server's plugins see all of the history again.
+    dry_run: change nothing.
+    Raises TargetUnusable where it is no complete standby or replisync writes to it, ConditionFailed where
+    something would be lost.
+    """
+    with existing_standby(serverdir) as (store, source):
+        promotion = _assess(serverdir, store, source, keep_identity=keep_identity, dry_run=dry_run)
+        _refuse_loss(promotion, accept_loss=accept_loss)
+        if dry_run:
+            return promotion
+        settle(store, target_files(serverdir, store), retain=True)
+        serverdir.write_event_serial(_NOTHING_HANDLED if replay_events else promotion.serial)
+        store.back_to_devpi()
+        # The role is last: once it is there, no replisync writes here any more.
+        info = serverdir.nodeinfo() or {}
+        info = {key: info[key] for key in info if key not in ("masterurl", "master-uuid")}
+        serverdir.write_nodeinfo({**info, "role": "primary", "uuid": promotion.uuid})
+        return promotion
+
+
+def _assess(
+    serverdir: Serverdir, store: Store, source: Source, *, keep_identity: bool, dry_run: bool
+) -> Promotion:
+    serial = store.last_serial()
+    contact = store.contact()
+    primary_serial = contact.primary_serial if contact else None
+    reachable = True
+    try:
+        with Primary(source.primary_url, None, uuid=source.uuid, expected=source.primary_uuid) as primary:
+            primary_serial = primary.hello().serial
+    except (PrimaryUnreachable, PrimaryRefused, WrongHistory):
+        reachable = False
+    return Promotion(
+        serverdir=str(serverdir),
+        storage=str(serverdir.storage()),
+        serial=serial,
+        primary_serial=primary_serial,
+        reachable=reachable,
+        lost_serials=max(0, (primary_serial or 0) - serial),
+        missing_files=store.missing_private_files(),
+        uuid=source.primary_uuid if keep_identity else source.uuid,
+        dry_run=dry_run,
+    )
+
+
+def _refuse_loss(promotion: Promotion, *, accept_loss: bool) -> None:
+    if accept_loss:
+        return
+    attempted = f"promotion of {promotion.serverdir}"
+    if promotion.lost_serials:
+        raise ConditionFailed(
+            attempted,
+            f"the primary is at serial {promotion.primary_serial}, {promotion.lost_serials} ahead",
+            serial=promotion.serial,
+            hint="`replisync catchup` first, or --accept-loss where the primary is gone for good",
+        )
+    if promotion.missing_files:
+        raise ConditionFailed(
+            attempted,
+            f"{promotion.missing_files} files of private stages are not here",
+            serial=promotion.serial,
+            hint="`replisync faults list` names them; `replisync catchup` first, or --accept-loss",
+        )

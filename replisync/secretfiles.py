@@ -1,0 +1,86 @@
+"""The files that hold the server's secret, or the key of it that only replication needs.
+
+As devpi-server does it (`devpi_server/config.py` get_validated_secret), a file that others may read, or
+whose folder others may write, is refused.
+"""
+
+import stat
+from pathlib import Path
+
+from replisync.auth import KEY_BYTES, KeyCost, derive_key
+from replisync.durable import local_errors, write_file
+from replisync.errors import UsageError
+
+# devpi's own demands on a secret.
+_MIN_SECRET_BYTES = 32
+_MIN_DIFFERENT_BYTES = 6
+
+_KEY_PREFIX = "replisync-replica-key-1:"
+
+
+def read_secret(path: Path) -> bytes:
+    """Return the server's secret.
+
+    Raises UsageError where the file is not one that devpi-server would take.
+    """
+    secret = _read_private(path, "--secretfile")
+    if len(secret) < _MIN_SECRET_BYTES or len(set(secret)) < _MIN_DIFFERENT_BYTES:
+        raise UsageError(
+            f"reading of the secret file {path}", "it is too short or too simple for devpi-server"
+        )
+    return secret
+
+
+def replication_key(secretfile: Path | None, keyfile: Path | None, cost: KeyCost) -> bytes:
+    """Return the replication key from whichever file was given; a key file is preferred, being quicker.
+
+    Raises UsageError where neither was given, or the one that was cannot be used.
+    """
+    if keyfile is not None:
+        return read_key(keyfile)
+    if secretfile is None:
+        raise UsageError("reading of the secret", "neither --secretfile nor --replica-keyfile is given")
+    return derive_key(read_secret(secretfile), cost)
+
+
+def read_key(path: Path) -> bytes:
+    """Return the key that `write_key` wrote.
+
+    Raises UsageError where the file is none of ours.
+    """
+    text = _read_private(path, "--replica-keyfile").decode(errors="replace").strip()
+    try:
+        if not text.startswith(_KEY_PREFIX):
+            raise ValueError
+        key = bytes.fromhex(text.removeprefix(_KEY_PREFIX))
+        if len(key) != KEY_BYTES:
+            raise ValueError
+        return key
+    except ValueError:
+        raise UsageError(
+            f"reading of the key file {path}", "`replisync derive-key` did not write it"
+        ) from None
+
+
+def write_key(path: Path, key: bytes) -> None:
+    """Write a key file, mode 0600, in one step."""
+    with local_errors(f"writing of the key file {path}"):
+        write_file(path.absolute(), f"{_KEY_PREFIX}{key.hex()}\n".encode())
+
+
+def _read_private(path: Path, option: str) -> bytes:
+    path = path.expanduser()
+    attempted = f"reading of {path} ({option})"
+    try:
+        mode = path.stat().st_mode
+        folder_mode = path.absolute().parent.stat().st_mode
+        data = path.read_bytes()
+    except OSError as err:
+        raise UsageError(attempted, err.strerror or str(err)) from err
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(attempted, "others may read it", hint=f"run `chmod 0600 {path}`")
+    if folder_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            attempted, "others may write to its folder", hint=f"run `chmod go-w {path.absolute().parent}`"
+        )
+    return data

@@ -1,0 +1,225 @@
+"""The folder of a target: devpi's files in it, our folder beside them, and the writer's lock.
+
+    .nodeinfo  .serverversion  .event_serial    devpi's (`devpi_server/config.py`, `devpi_server/keyfs.py`)
+    .sqlite  +files/                            devpi's, with SQLite
+    .replisync/                                 ours: lock, tmp/, retained/, storage
+
+Until a clone is complete there is no `.nodeinfo`, so that no devpi-server starts on half a copy.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from replisync.durable import local_errors, make_folder, write_file
+from replisync.errors import TargetLocked, TargetUnusable, UsageError
+from replisync.storage import SQLITE, Storage
+
+# devpi-server 4.9 and later write, and expect, this state version.
+_SERVERVERSION = b"4"
+
+_OURS = ".replisync"
+
+# devpi's database, with SQLite.
+SQLITE_FILE = ".sqlite"
+
+# For how long a lock that is held is tried again.
+_LOCK_SECONDS = 0.4
+
+
+class Serverdir:
+    """One target's folder.
+
+    given: what the command line says of its storage.
+    password: of the database, where the command line has none.
+    """
+
+    def __init__(self, root: Path, given: Storage | None = None, *, password: str | None = None) -> None:
+        self.root = root
+        self.given = given
+        self._password = password
+        self.own = root / _OURS
+        self.tmp = self.own / "tmp"
+        self.retained = self.own / "retained"
+        self.files = root / "+files"
+        self._storage = self.own / "storage"
+        self._nodeinfo = root / ".nodeinfo"
+        self._event_serial = root / ".event_serial"
+        self._serverversion = root / ".serverversion"
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def prepare(self) -> None:
+        """Make the folder and ours in it.
+
+        Raises LocalFailure.
+        """
+        with local_errors(f"making of the serverdir {self.root}"):
+            make_folder(self.root.absolute())
+            for folder in (self.own, self.tmp, self.retained):
+                make_folder(folder.absolute())
+
+    def is_ours(self) -> bool:
+        """Tell whether replisync made, or began to make, this serverdir."""
+        return self.own.is_dir()
+
+    def foreign_content(self) -> list[str]:
+        """Return the names in the folder that replisync did not put there."""
+        if not self.root.exists():
+            return []
+        if not self.root.is_dir():
+            return [self.root.name]
+        with local_errors(f"reading of {self.root}"):
+            return sorted(name for name in os.listdir(self.root) if name not in (_OURS, "lost+found"))
+
+    # Which database.
+
+    def remembered_storage(self) -> Storage | None:
+        """Return the storage that the clone began with, or None where it did not get so far.
+
+        Raises TargetUnusable where nobody can tell.
+        """
+        with local_errors(f"reading of {self._storage}"):
+            try:
+                text = self._storage.read_text()
+            except FileNotFoundError:
+                return Storage() if (self.root / SQLITE_FILE).exists() else None
+        try:
+            return Storage.parse(text.strip())
+        except UsageError as err:
+            raise TargetUnusable(f"reading of {self._storage}", "it is not what replisync wrote") from err
+
+    def storage(self) -> Storage:
+        """Return the storage, with the password that this run was given.
+
+        Raises UsageError where the command line names another kind of storage.
+        """
+        known = self.remembered_storage() or Storage((self.given or Storage()).name)
+        return known.with_more(self.given, self._password)
+
+    def remember_storage(self) -> None:
+        """Write down which database it is, for a database cannot tell where it is itself. No password."""
+        storage = self.storage()
+        if storage.name != SQLITE:
+            with local_errors(f"writing of {self._storage}"):
+                write_file(self._storage, f"{storage}\n".encode())
+
+    # devpi's own small files.
+
+    def nodeinfo(self) -> dict[str, Any] | None:
+        """Return what `.nodeinfo` says, or None where there is none.
+
+        Raises TargetUnusable where it cannot be read as what devpi writes.
+        """
+        with local_errors(f"reading of {self._nodeinfo}"):
+            try:
+                text = self._nodeinfo.read_bytes()
+            except FileNotFoundError:
+                return None
+        try:
+            info = json.loads(text)
+        except (ValueError, RecursionError):
+            info = None
+        if not isinstance(info, dict) or not isinstance(info.get("role"), str):
+            raise TargetUnusable(f"reading of {self._nodeinfo}", "it is not what devpi-server writes")
+        return info
+
+    def write_nodeinfo(self, info: dict[str, Any]) -> None:
+        """Write `.nodeinfo` as devpi-server does, durably and in one step."""
+        with local_errors(f"writing of {self._nodeinfo}"):
+            write_file(self._nodeinfo, json.dumps(info, indent=2).encode())
+
+    def write_serverversion(self) -> None:
+        """Write the version of devpi's state."""
+        with local_errors(f"writing of {self._serverversion}"):
+            write_file(self._serverversion, _SERVERVERSION, 0o644)
+
+    def write_event_serial(self, serial: int) -> None:
+        """Say that devpi's events up to `serial` are handled; devpi keeps the number one higher."""
+        with local_errors(f"writing of {self._event_serial}"):
+            write_file(self._event_serial, str(serial + 1).encode(), 0o644)
+
+    def role(self) -> str | None:
+        """Return the role by `.nodeinfo`, or None where there is none."""
+        info = self.nodeinfo()
+        return None if info is None else str(info.get("role"))
+
+    # The lock.
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only replisync that writes here, until the context or the process ends.
+
+        Raises TargetLocked where another one is.
+        """
+        path = self.own / "lock"
+        with local_errors(f"locking of {self.root}"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._take(fd)
+            os.truncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(fd)
+
+    def _take(self, fd: int) -> None:
+        # A `status` that looks whether somebody holds the lock holds it itself for a moment.
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(_LOCK_SECONDS / 20)
+                    continue
+                holder = os.read(fd, 100).decode(errors="replace").strip() or "unknown"
+                raise TargetLocked(
+                    f"locking of {self.root}", f"another replisync (process {holder}) writes to it"
+                ) from None
+            return
+
+    def locked_by(self) -> str | None:
+        """Return the process that holds the lock, or None where nobody does."""
+        try:
+            fd = os.open(self.own / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.read(fd, 100).decode(errors="replace").strip()
+        finally:
+            os.close(fd)
+        return None
+
+
+def standby_nodeinfo(uuid: str, primary_uuid: str, primary_url: str, *, before_6_13: bool) -> dict[str, Any]:
+    """Return what a devpi replica writes into `.nodeinfo`.
+
+    before_6_13: the primary is older than devpi-server 6.13, and so, probably, is the server of the
+        standby: it looks for the name that the field had then. A newer one takes both.
+    """
+    info = {
+        "uuid": uuid,
+        "role": "replica",
+        "masterurl": plain_url(primary_url),
+        "primary-uuid": primary_uuid,
+    }
+    if before_6_13:
+        info["master-uuid"] = primary_uuid
+    return info
+
+
+def plain_url(url: str) -> str:
+    """Return a primary's URL as devpi writes it: without a slash at its end.
+
+    devpi-server replaces it in the answers that it relays; with the slash it would leave one out there.
+    """
+    return url.rstrip("/")

@@ -1,0 +1,49 @@
+"""The moves on disk that follow a commit.
+
+What a serial drops or replaces must stay until the serial is committed. The commit says in the same
+transaction which moves it demands; they are done after it, and again after a crash, which changes nothing.
+"""
+
+from replisync import clock
+from replisync.ports import FileStore
+from replisync.store.base import Store
+from replisync.store.records import Pending
+
+
+def settle(store: Store, files: FileStore, *, retain: bool) -> None:
+    """Do what committed serials demand, and remember that it is done.
+
+    retain: whether what is dropped or replaced is kept in the retained folder.
+    """
+    moves = store.pending()
+    if moves:
+        retained = [row for move in moves for row in _move(files, move, retain=retain)]
+        store.settle(moves, retained)
+
+
+def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
+    rows: list[dict[str, str | int]] = []
+    if retain:
+        name = files.put_aside(move.relpath, move.serial, keep=move.action == "replace")
+        if name is not None:
+            rows.append(
+                {
+                    "stored_as": name,
+                    "relpath": move.relpath,
+                    "serial": move.serial,
+                    "retained_at": clock.now(),
+                }
+            )
+    elif move.action == "drop":
+        files.remove(move.relpath)
+    if move.staged is not None and files.staged(move.staged):
+        files.place(move.relpath, move.staged)
+    return rows
+
+
+def expire_retained(store: Store, files: FileStore, days: float) -> None:
+    """Remove what was put aside more than so many days ago."""
+    names = store.retained_before(clock.later(-days * 86400))
+    if names:
+        files.forget_aside(names)
+        store.forget_retained(names)

@@ -1,0 +1,241 @@
+"""One standby, put together: folder, lock, database, primary and pipeline.
+
+Every command that writes opens the target through here, so that the same checks stand before each write.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replisync import clock
+from replisync.auth import KeyCost, TokenSigner
+from replisync.errors import ReplisyncError, Stopped, TargetUnusable, WrongHistory
+from replisync.fetch import Fetcher
+from replisync.filestore.disk import DiskFiles
+from replisync.pipeline import Pipeline
+from replisync.plan import BatchLimits
+from replisync.ports import FileStore, Log, Progress
+from replisync.primary import Primary
+from replisync.secretfiles import replication_key
+from replisync.serverdir import SQLITE_FILE, Serverdir
+from replisync.stop import Stop
+from replisync.storage import POSTGRES
+from replisync.store.base import Store
+from replisync.store.records import Source
+from replisync.store.sqlite import SqliteStore
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator may set for any command that reads from a primary.
+
+    threads: downloads at a time.
+    skip_indexes: indexes (`user/index`), or types of them, or "all", whose files are left where they are.
+    retention_days: how long files that deltas drop are kept; 0 keeps none.
+    patience: seconds for which failures that may pass are borne; None for ever.
+    silence: seconds without a byte after which the primary is given up.
+    """
+
+    secretfile: Path | None = None
+    keyfile: Path | None = None
+    cost: KeyCost = field(default_factory=KeyCost)
+    threads: int = 4
+    skip_indexes: frozenset[str] = frozenset()
+    retention_days: float = 30.0
+    patience: float | None = 60.0
+    silence: float = 37.5
+    limits: BatchLimits = field(default_factory=BatchLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Who watches a run: where it logs, shows its progress, and is told to stop."""
+
+    stop: Stop
+    log: Log
+    progress: Progress
+
+
+def open_database(
+    serverdir: Serverdir,
+    *,
+    write: bool = False,
+    create: bool = False,
+    alone: bool = False,
+    guard: Callable[[], None] | None = None,
+) -> Store:
+    """Open the database of a serverdir.
+
+    create: whether to make it where it is not there; a database of PostgreSQL is there in any case.
+    alone: be the only replisync that writes, which with SQLite the lock of the serverdir sees to.
+    Raises TargetUnusable where it is missing.
+    """
+    storage = serverdir.storage()
+    if storage.name == POSTGRES:
+        # On demand, here and below: the driver costs every other command a good part of its start.
+        from replisync.store.postgres import PostgresStore
+
+        return PostgresStore(storage, write=write, alone=alone, guard=guard)
+    path = serverdir.root / SQLITE_FILE
+    if not create and not path.exists():
+        raise TargetUnusable(f"opening of {serverdir}", "its database is missing")
+    return SqliteStore(path, write=write, create=create, guard=guard)
+
+
+def require_standby(serverdir: Serverdir) -> None:
+    """Make sure that a serverdir is a standby of ours, complete and not promoted.
+
+    Raises TargetUnusable.
+    """
+    attempted = f"opening of {serverdir}"
+    if not serverdir.is_ours():
+        raise TargetUnusable(
+            attempted, "it is no standby of replisync", hint="make one with `replisync clone`"
+        )
+    role = serverdir.role()
+    if role is None:
+        raise TargetUnusable(
+            attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
+        )
+    require_replica(serverdir, role)
+
+
+def require_replica(serverdir: Serverdir, role: str | None) -> None:
+    """Make sure that a serverdir has not been promoted.
+
+    Raises TargetUnusable.
+    """
+    if role != "replica":
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            f"it was promoted: its role is {role}",
+            hint="a promoted server is never written again; clone into another --serverdir",
+        )
+
+
+@contextmanager
+def existing_standby(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
+    """Hold the lock and the open database of a complete standby.
+
+    Raises TargetUnusable or LocalFailure; then nothing was changed.
+    """
+    require_standby(serverdir)
+    with ExitStack() as stack:
+        stack.enter_context(serverdir.lock())
+        require_standby(serverdir)
+
+        def guard() -> None:
+            require_replica(serverdir, serverdir.role())
+
+        store = stack.enter_context(open_database(serverdir, write=True, alone=True, guard=guard))
+        require_same(serverdir, store)
+        store.prepare()
+        store.check_own()
+        source = store.source()
+        if source is None or source.seed_finished is None:
+            raise TargetUnusable(f"opening of {serverdir}", "its seeding is not complete")
+        yield store, source
+
+
+def require_same(serverdir: Serverdir, store: Store) -> None:
+    """Make sure that a database is the one of this serverdir, and not another standby's.
+
+    Raises TargetUnusable.
+    """
+    found = store.uuid() if store.version() is not None else None
+    if found != (serverdir.nodeinfo() or {}).get("uuid"):
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            "its database is not the one that it was made with",
+            hint="give the right one with --storage",
+        )
+
+
+def signer(settings: Settings) -> TokenSigner:
+    """Return what signs our tokens.
+
+    Raises UsageError where no secret can be had.
+    """
+    return TokenSigner(replication_key(settings.secretfile, settings.keyfile, settings.cost), time.time)
+
+
+def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True) -> FileStore:
+    """Return the files of a standby whose database is `store`.
+
+    threads: how many may use them at a time.
+    shared: whether a devpi-server may be storing files too.
+    """
+    if serverdir.storage().name == POSTGRES:
+        from replisync.filestore.database import DatabaseFiles
+        from replisync.store.postgres import PostgresStore
+
+        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
+        engine = store.engine_of_files(threads + 1)
+        return DatabaseFiles(engine, store.storage, serverdir.tmp, serverdir.retained, shared=shared)
+    return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained)
+
+
+def pipeline(
+    serverdir: Serverdir,
+    store: Store,
+    primary: Primary,
+    settings: Settings,
+    context: Context,
+    *,
+    replace: bool = False,
+) -> Pipeline:
+    """Put the loop together.
+
+    replace: see fetch.Fetcher.
+    """
+    files = target_files(serverdir, store, settings.threads, shared=not replace)
+    fetcher = Fetcher(primary, files, threads=settings.threads, stop=context.stop, replace=replace)
+    return Pipeline(
+        primary,
+        store,
+        files,
+        fetcher,
+        stop=context.stop,
+        log=context.log,
+        progress=context.progress,
+        limits=settings.limits,
+        skip_indexes=settings.skip_indexes,
+        retain=settings.retention_days > 0,
+    )
+
+
+@contextmanager
+def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
+    """Remember in the store that a command ran, and how it ended."""
+    number = store.begin_run(command, clock.now())
+    started = time.monotonic()
+
+    def end(outcome: str, exit_code: int, error: str | None) -> None:
+        store.end_run(
+            number,
+            finished=clock.now(),
+            seconds=round(time.monotonic() - started, 3),
+            files=work.tally.files,
+            bytes=work.tally.bytes,
+            outcome=outcome,
+            exit_code=exit_code,
+            error=error,
+        )
+
+    try:
+        yield
+    except Stopped as err:
+        end("stopped", err.exit_code, None)
+        raise
+    except BaseException as err:
+        # The record must not hide the error that is on its way.
+        with suppress(ReplisyncError):
+            end(
+                "diverged" if isinstance(err, WrongHistory) else "failed",
+                getattr(err, "exit_code", 1),
+                str(err) or type(err).__name__,
+            )
+        raise
+    end("ok", 0, None)

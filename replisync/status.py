@@ -1,0 +1,133 @@
+"""Where a standby stands, without writing anything."""
+
+from dataclasses import asdict
+from typing import Any
+
+from replisync import __version__, clock
+from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, TargetUnusable, WrongHistory
+from replisync.primary import Primary
+from replisync.serverdir import Serverdir
+from replisync.standby import open_database
+from replisync.store.base import Store
+from replisync.store.records import Contact, Run, Source
+
+# Without a word from the primary for so long, a serial that equals its last known one proves little.
+_STALE_SECONDS = 300.0
+
+_RUN_FIELDS = ("command", "outcome", "from_serial", "to_serial", "files", "bytes", "seconds", "finished")
+
+
+def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:
+    """Return the fields of `status --json`; what is not known is None.
+
+    offline: do not ask the primary.
+    Raises TargetUnusable where the serverdir is none of ours.
+    """
+    if not serverdir.is_ours() or serverdir.remembered_storage() is None:
+        raise TargetUnusable(
+            f"status of {serverdir}", "it is no standby of replisync", hint="make one with `replisync clone`"
+        )
+    with open_database(serverdir) as store:
+        store.check_version()
+        source = store.source()
+        if source is None:
+            raise TargetUnusable(f"status of {serverdir}", "its clone has not begun")
+        return _fields(serverdir, store, source, offline=offline)
+
+
+def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool) -> dict[str, Any]:
+    role = serverdir.role()
+    promoted = role not in (None, "replica")
+    serial = store.last_serial()
+    contact, run, counts = store.contact(), store.last_run(), store.file_counts()
+    heard = None if offline or promoted else _ask(source)
+    known_serial = contact.primary_serial if contact else None
+    primary_serial = heard if isinstance(heard, int) else known_serial
+    lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
+    state = _state(role, run, contact, lag, primary_serial, serial, heard=heard, offline=offline)
+    return {
+        "state": state,
+        "serverdir": str(serverdir),
+        "storage": source.storage,
+        "primary_url": source.primary_url,
+        "primary_uuid": source.primary_uuid,
+        "uuid": str((serverdir.nodeinfo() or {}).get("uuid", source.uuid)),
+        "serial": serial,
+        "primary_serial": primary_serial,
+        "lag_serials": lag,
+        "lag_seconds": _lag_seconds(lag, contact),
+        "last_contact": clock.now() if isinstance(heard, int) else contact.contacted_at if contact else None,
+        "files_total": counts.total,
+        "files_missing": counts.missing,
+        "faults": len(store.faults()),
+        "seed": {
+            "kind": source.seed_kind,
+            "serial": source.seed_serial,
+            "started": source.seed_started,
+            "finished": source.seed_finished,
+        },
+        "last_run": None if run is None else {k: v for k, v in asdict(run).items() if k in _RUN_FIELDS},
+        "last_verify": None,
+        "version": __version__,
+        "running": serverdir.locked_by() is not None,
+        "error": run.error if run else None,
+    }
+
+
+def _ask(source: Source) -> int | str:
+    """Return the primary's serial, or why it cannot be had: "unreachable" or "diverged"."""
+    try:
+        with Primary(source.primary_url, None, uuid=source.uuid, expected=source.primary_uuid) as primary:
+            return primary.hello().serial
+    except WrongHistory:
+        return "diverged"
+    except (PrimaryUnreachable, PrimaryRefused):
+        return "unreachable"
+
+
+def _state(
+    role: str | None,
+    run: Run | None,
+    contact: Contact | None,
+    lag: int | None,
+    primary_serial: int | None,
+    serial: int,
+    *,
+    heard: int | str | None,
+    offline: bool,
+) -> str:
+    if role is None:
+        return "cloning"
+    if role != "replica":
+        return "promoted"
+    rewound = primary_serial is not None and primary_serial < serial and isinstance(heard, int)
+    if heard == "diverged" or rewound or (run is not None and run.outcome == "diverged"):
+        return "diverged"
+    silent = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
+    if heard == "unreachable" or (offline and silent):
+        return "stale"
+    return "behind" if lag else "current"
+
+
+def _lag_seconds(lag: int | None, contact: Contact | None) -> float | None:
+    """Return for how long at most the standby has been behind."""
+    if not lag:
+        return None if lag is None else 0.0
+    if contact is None or contact.in_sync_at is None:
+        return None
+    return round(clock.seconds_since(contact.in_sync_at), 1)
+
+
+def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: float | None) -> None:
+    """Raise ConditionFailed where the standby is further behind than allowed, or nobody can tell."""
+    for name, bound in (("lag_serials", max_serials), ("lag_seconds", max_seconds)):
+        if bound is None:
+            continue
+        lag = fields[name]
+        if lag is None or lag > bound or fields["state"] in ("stale", "diverged", "cloning"):
+            shown = "unknown" if lag is None else lag
+            raise ConditionFailed(
+                f"status of {fields['serverdir']}",
+                f"it is {fields['state']}, {name} is {shown}, and {bound} was allowed",
+                hint="run `replisync catchup`, or look at why `replisync follow` does not get on",
+            )

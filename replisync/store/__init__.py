@@ -1,0 +1,1 @@
+"""The target's database: devpi's own tables, and ours beside them."""

@@ -1,0 +1,505 @@
+"""All that the store of a target does, whatever the database: one transaction per batch.
+
+A subclass knows how to connect, how to make devpi's tables and how to write many rows quickly.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Self
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, select, update
+
+from replisync.changelog import parse_stored
+from replisync.errors import ForeignWriter, TargetUnusable
+from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
+from replisync.plan import WantedFile
+from replisync.store import schema
+from replisync.store import tables as t
+from replisync.store.records import (
+    ABSENT,
+    PRESENT,
+    WANTED,
+    Commit,
+    Contact,
+    Fault,
+    FileCounts,
+    Pending,
+    Run,
+    Source,
+)
+
+# How many parameters one statement takes at most; SQLite's bound was 999 for a long time.
+_CHUNK = 500
+
+# Runs that are remembered; a catchup each minute would fill the table otherwise.
+_RUNS_KEPT = 1000
+
+Guard = Callable[[], None]
+
+
+def _chunks(items: Iterable[str]) -> Iterator[list[str]]:
+    ordered = list(items)
+    for start in range(0, len(ordered), _CHUNK):
+        yield ordered[start : start + _CHUNK]
+
+
+class Store:
+    """The database of one target.
+
+    engine: connected to it.
+    guard: called inside each writing transaction; raises where the target is no longer ours to write.
+    """
+
+    def __init__(self, engine: Engine, guard: Guard | None = None) -> None:
+        self._engine = engine
+        self._guard = guard or (lambda: None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._engine.dispose()
+
+    # What a subclass provides.
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        raise NotImplementedError
+
+    def _make_devpi_tables(self, connection: Connection) -> None:
+        raise NotImplementedError
+
+    def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
+        raise NotImplementedError
+
+    def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
+        raise NotImplementedError
+
+    def _write_files(
+        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
+    ) -> None:
+        raise NotImplementedError
+
+    def _finish_rows(self, connection: Connection, last: int) -> None:
+        """Do what must be done last in a transaction that writes rows up to serial `last`."""
+
+    def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
+        for path, size in present.items():
+            here = update(t.files).where(t.files.c.relpath == path)
+            connection.execute(here.values(state=PRESENT, size=size))
+
+    def back_to_devpi(self) -> None:
+        """Put the database into the form that devpi-server makes."""
+
+    def check_unused(self) -> None:
+        """Make sure that a database that a clone did not begin to fill holds nobody's data.
+
+        Raises TargetUnusable.
+        """
+
+    # Transactions.
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.begin() as connection:
+            self._guard()
+            yield connection
+
+    def prepare(self) -> None:
+        """Make devpi's tables and bring ours up to date.
+
+        Raises TargetUnusable where a newer replisync wrote them.
+        """
+        with self._reading() as connection:
+            if schema.current_version(connection) == schema.HEAD:
+                return
+        with self._writing() as connection:
+            self._make_devpi_tables(connection)
+            schema.upgrade(connection)
+
+    def version(self) -> str | None:
+        """Return the version of our tables, or None where there are none."""
+        with self._reading() as connection:
+            return schema.current_version(connection)
+
+    def check_version(self) -> None:
+        """Refuse a database whose tables are not the ones that we read.
+
+        Raises TargetUnusable.
+        """
+        found = self.version()
+        if found is None:
+            raise TargetUnusable("opening of the target", "it was not made by replisync")
+        if found != schema.HEAD:
+            raise TargetUnusable(
+                "opening of the target's database",
+                f"its tables have version {found}, and this replisync reads version {schema.HEAD}",
+                hint="use the replisync that wrote it; a command that writes brings older ones up to date",
+            )
+
+    # Position and history.
+
+    def last_serial(self) -> int:
+        """Return the last serial of the changelog, which is the target's position; -1 where it is empty."""
+        with self._reading() as connection:
+            return self._last_serial(connection)
+
+    def _last_serial(self, connection: Connection) -> int:
+        found = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
+        return -1 if found is None else int(found)
+
+    def check_own(self) -> None:
+        """Make sure that nobody but replisync wrote to the changelog.
+
+        Raises ForeignWriter.
+        """
+        with self._reading() as connection:
+            self._check_own(connection, self._last_serial(connection))
+
+    @staticmethod
+    def _check_own(connection: Connection, last: int) -> None:
+        # Each commit of ours ends with a row of the timeline, so the last one is at our last serial.
+        own = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
+        if last != (-1 if own is None else own):
+            raise ForeignWriter(
+                "writing to the target",
+                f"its changelog ends at serial {last}, and our last commit was {own}",
+            )
+
+    def entry_data(self, serial: int) -> bytes | None:
+        """Return the stored bytes of an entry, or None where there is none."""
+        with self._reading() as connection:
+            return self._entry_data(connection, serial)
+
+    def _entry_data(self, connection: Connection, serial: int) -> bytes | None:
+        query = select(t.changelog.c.data).where(t.changelog.c.serial == serial)
+        found = connection.execute(query).scalar()
+        return None if found is None else bytes(found)
+
+    def value(self, relpath: str) -> Any:
+        """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there."""
+        with self._reading() as connection:
+            query = select(t.kv.c.serial).where(t.kv.c.key == relpath)
+            serial = connection.execute(query).scalar()
+            if serial is None:
+                return None
+            data = self._entry_data(connection, serial)
+        change = parse_stored(serial, data or b"", kinds=READ_KEYNAMES).changes.get(relpath)
+        return None if change is None else change.value
+
+    def index_type(self, index: str) -> str | None:
+        """Return the type of the index `user/index` as of our last serial; None where there is none."""
+        return index_type(self.value(user_key(index)), index)
+
+    # The commit.
+
+    def apply(self, commit: Commit, primary_serial: int, now: str) -> bool:
+        """Make a batch true in one transaction; return whether moves on disk are now pending.
+
+        primary_serial: where the primary is, as far as we know.
+        now: the wall time, RFC 3339.
+        Raises ForeignWriter where the target's last serial is not the one before the batch.
+        """
+        batch = commit.batch
+        with self._writing() as connection:
+            last = self._last_serial(connection)
+            if last != batch.first - 1:
+                raise ForeignWriter(
+                    "commit of a batch",
+                    f"the target is at serial {last}, where we left it at {batch.first - 1}",
+                    serial=batch.first,
+                )
+            self._check_own(connection, last)
+            self._write_rows(connection, batch.rows)
+            self._write_keys(connection, ((key, name, serial) for key, (name, serial) in batch.keys.items()))
+            moves = self._update_ledger(connection, commit)
+            connection.execute(insert(t.timeline).values(serial=batch.last, committed_at=now))
+            self._put_contact(connection, primary_serial, batch.last, now)
+            self._finish_rows(connection, batch.last)
+            return moves
+
+    def _update_ledger(self, connection: Connection, commit: Commit) -> bool:
+        batch = commit.batch
+        moves: list[dict[str, Any]] = [
+            {"relpath": path, "serial": batch.last, "action": "replace", "staged": name}
+            for path, name in commit.staged.items()
+        ]
+        moves += [
+            {"relpath": path, "serial": batch.changed_file(path), "action": "drop", "staged": None}
+            for path in commit.leaving
+        ]
+        for paths in _chunks(batch.dropped):
+            connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
+        for paths in _chunks([*batch.dropped, *commit.present, *commit.absent]):
+            connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+        self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
+        if commit.faults:
+            self._put_faults(connection, commit.faults)
+        # What is wanted again must not be moved away any more.
+        for paths in _chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
+            connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+        if moves:
+            connection.execute(insert(t.pending), moves)
+        return bool(moves)
+
+    @staticmethod
+    def _ledger_row(commit: Commit) -> Callable[[WantedFile], tuple[str, int, str, str, int | None]]:
+        def row(file: WantedFile) -> tuple[str, int, str, str, int | None]:
+            size = commit.present.get(file.relpath)
+            state = PRESENT if size is not None else ABSENT if file.relpath in commit.absent else WANTED
+            return file.relpath, file.serial, str(file.digest or ""), state, size
+
+        return row
+
+    # Moves on disk that follow a commit.
+
+    def pending(self) -> list[Pending]:
+        """Return the moves on disk that committed serials still demand."""
+        with self._reading() as connection:
+            rows = connection.execute(select(t.pending).order_by(t.pending.c.relpath))
+            return [Pending(row.relpath, row.serial, row.action, row.staged) for row in rows]
+
+    def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
+        """Forget moves that are done, and remember what they put aside."""
+        with self._writing() as connection:
+            for paths in _chunks(move.relpath for move in done):
+                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            for row in retained:
+                connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
+                connection.execute(insert(t.retained).values(**row))
+
+    def retained_before(self, moment: str) -> list[str]:
+        """Return the names of what was put aside before a moment."""
+        query = select(t.retained.c.stored_as).where(t.retained.c.retained_at < moment)
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars())
+
+    def forget_retained(self, names: list[str]) -> None:
+        """Forget what was put aside under these names."""
+        with self._writing() as connection:
+            for some in _chunks(names):
+                connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
+
+    # The ledger of files.
+
+    def wanted_indexes(self) -> list[str]:
+        """Return the indexes, as `user/index`, that have files which are not here yet."""
+        return self._indexes_of(t.files.c.state == WANTED)
+
+    def _indexes_of(self, condition: ColumnElement[bool]) -> list[str]:
+        # From index to index: all relpaths at once would grow with the number of files.
+        found: list[str] = []
+        after = ""
+        with self._reading() as connection:
+            while True:
+                query = select(func.min(t.files.c.relpath)).where(condition, t.files.c.relpath > after)
+                relpath = connection.execute(query).scalar()
+                if relpath is None:
+                    return found
+                found.append(index_of(relpath))
+                after = f"{found[-1]}0"  # "0" is the character behind "/"
+
+    def missing_private_files(self) -> int:
+        """Count the files of private stages that the live keys demand and that are not here."""
+        # Those that nobody can have count too: a live key without its file stops devpi-export.
+        missing = t.files.c.state != PRESENT
+        private = [
+            index for index in self._indexes_of(missing) if self.index_type(index) not in (None, "mirror")
+        ]
+        query = select(func.count()).select_from(t.files).where(missing)
+        with self._reading() as connection:
+            return sum(connection.execute(query.where(self._inside(index))).scalar_one() for index in private)
+
+    @staticmethod
+    def _inside(index: str) -> ColumnElement[bool]:
+        # "0" is the character behind "/".
+        return and_(t.files.c.relpath > f"{index}/", t.files.c.relpath < f"{index}0")
+
+    def wanted_files(self, index: str, after: str, limit: int) -> list[WantedFile]:
+        """Return up to `limit` files of an index that are not here yet, by relpath, after `after`."""
+        ledger = t.files.c
+        query = (
+            select(ledger.relpath, ledger.serial, ledger.digest)
+            .where(ledger.state == WANTED, ledger.relpath > after, self._inside(index))
+            .order_by(ledger.relpath)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
+
+    def wanted_file(self, relpath: str) -> WantedFile | None:
+        """Return a file of the ledger that is not here yet; None where it is, or is no longer demanded."""
+        ledger = t.files.c
+        query = select(ledger.serial, ledger.digest).where(ledger.relpath == relpath, ledger.state == WANTED)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else WantedFile(relpath, row.serial, Digest.parse(row.digest))
+
+    def forgotten_files(self, after: str, limit: int) -> list[WantedFile]:
+        """Return up to `limit` files behind `after` that are neither here nor among the faults."""
+        ledger = t.files.c
+        query = (
+            select(ledger.relpath, ledger.serial, ledger.digest)
+            .where(
+                ledger.state == WANTED,
+                ledger.relpath > after,
+                ledger.relpath.not_in(select(t.faults.c.relpath)),
+            )
+            .order_by(ledger.relpath)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
+
+    def files_arrived(
+        self, present: dict[str, int], absent: Iterable[str] = (), faults: tuple[Fault, ...] = ()
+    ) -> None:
+        """Record what became of wanted files: in place (with sizes), absent in order, or failed."""
+        ledger = t.files.c
+        with self._writing() as connection:
+            self._mark_present(connection, present)
+            for paths in _chunks(absent):
+                connection.execute(update(t.files).where(ledger.relpath.in_(paths)).values(state=ABSENT))
+            for paths in _chunks([*present, *absent]):
+                connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+            if faults:
+                self._put_faults(connection, faults)
+
+    def file_counts(self) -> FileCounts:
+        """Count the files of the live keys."""
+        with self._reading() as connection:
+            total = connection.execute(select(func.count()).select_from(t.files)).scalar_one()
+            by_state = select(t.files.c.state, func.count()).where(t.files.c.state != PRESENT)
+            found = connection.execute(by_state.group_by(t.files.c.state))
+            rows: dict[str, int] = {row[0]: row[1] for row in found}
+        return FileCounts(total, rows.get(WANTED, 0) + rows.get(ABSENT, 0), rows.get(ABSENT, 0))
+
+    # Faults.
+
+    def faults(self) -> list[Fault]:
+        """Return the files that could not be had, by relpath."""
+        with self._reading() as connection:
+            rows = connection.execute(select(t.faults).order_by(t.faults.c.relpath))
+            return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
+
+    def put_faults(self, faults: tuple[Fault, ...]) -> None:
+        """Remember files that could not be had; one that is known counts another try."""
+        with self._writing() as connection:
+            self._put_faults(connection, faults)
+
+    def _put_faults(self, connection: Connection, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            known = select(t.faults.c.tries).where(t.faults.c.relpath == fault.relpath)
+            tries = connection.execute(known).scalar() or 0
+            connection.execute(t.faults.delete().where(t.faults.c.relpath == fault.relpath))
+            connection.execute(
+                insert(t.faults).values(
+                    relpath=fault.relpath,
+                    serial=fault.serial,
+                    kind=fault.kind,
+                    reason=fault.reason,
+                    tries=tries + fault.tries,
+                    next_try=fault.next_try,
+                )
+            )
+
+    def change_faults(self, values: dict[str, Any]) -> int:
+        """Set columns of all faults; return how many there are."""
+        with self._writing() as connection:
+            return connection.execute(update(t.faults).values(**values)).rowcount
+
+    def clear_faults(self, relpaths: Iterable[str]) -> None:
+        """Forget faults."""
+        with self._writing() as connection:
+            for paths in _chunks(relpaths):
+                connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+
+    # Where from, when, how far.
+
+    def source(self) -> Source | None:
+        """Return where the data comes from, or None where no seeding has begun."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.source)).mappings().first()
+        return None if row is None else Source(**{k: v for k, v in row.items() if k != "id"})
+
+    def uuid(self) -> str | None:
+        """Return the UUID of the target, whatever the version of our tables."""
+        with self._reading() as connection:
+            found = connection.execute(select(t.source.c.uuid)).scalar()
+        return None if found is None else str(found)
+
+    def put_source(self, source: Source) -> None:
+        """Remember where the data comes from."""
+        with self._writing() as connection:
+            connection.execute(t.source.delete())
+            connection.execute(insert(t.source).values(id=1, **asdict(source)))
+
+    def contact(self) -> Contact | None:
+        """Return when the primary was last heard of."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.contact)).first()
+        return None if row is None else Contact(row.contacted_at, row.primary_serial, row.in_sync_at)
+
+    def put_contact(self, primary_serial: int, now: str) -> None:
+        """Remember that the primary was heard of, and whether we are where it is."""
+        with self._writing() as connection:
+            self._put_contact(connection, primary_serial, self._last_serial(connection), now)
+
+    @staticmethod
+    def _put_contact(connection: Connection, primary_serial: int, ours: int, now: str) -> None:
+        in_sync_at = now if ours >= primary_serial else None
+        values = {"contacted_at": now, "primary_serial": primary_serial}
+        if in_sync_at is not None:
+            values["in_sync_at"] = in_sync_at
+        if not connection.execute(update(t.contact).values(**values)).rowcount:
+            connection.execute(insert(t.contact).values(id=1, **values))
+
+    def begin_run(self, command: str, now: str) -> int:
+        """Remember that a command began to work; return the number of its run."""
+        with self._writing() as connection:
+            # Whoever holds the lock knows that no other run goes on.
+            connection.execute(update(t.runs).where(t.runs.c.outcome == "running").values(outcome="killed"))
+            newest = select(func.max(t.runs.c.id)).scalar_subquery()
+            connection.execute(t.runs.delete().where(t.runs.c.id <= newest - _RUNS_KEPT))
+            row = insert(t.runs).values(
+                command=command, started=now, outcome="running", from_serial=self._last_serial(connection)
+            )
+            key = connection.execute(row).inserted_primary_key
+            return int(key[0]) if key else 0
+
+    def end_run(self, number: int, **values: Any) -> None:
+        """Remember how a run ended; its last serial is the target's."""
+        with self._writing() as connection:
+            values["to_serial"] = self._last_serial(connection)
+            connection.execute(update(t.runs).where(t.runs.c.id == number).values(**values))
+
+    def last_run(self) -> Run | None:
+        """Return the latest run."""
+        query = select(t.runs).order_by(t.runs.c.id.desc()).limit(1)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else Run(**{k: v for k, v in row.items() if k != "id"})
+
+    def committed_after(self, serial: int) -> str | None:
+        """Return when the first commit beyond a serial was made, by the timeline."""
+        query = (
+            select(t.timeline.c.committed_at)
+            .where(t.timeline.c.serial > serial)
+            .order_by(t.timeline.c.serial)
+            .limit(1)
+        )
+        with self._reading() as connection:
+            found = connection.execute(query).scalar()
+        return None if found is None else str(found)

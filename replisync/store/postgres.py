@@ -1,0 +1,190 @@
+"""The store in PostgreSQL, as devpi_postgresql's storage `pg8000` has it.
+
+Two locks. Each transaction that writes takes the one that devpi's own writers take, for as long as it lasts:
+a devpi-server of the hot standby needs it to store a file. For the whole run the connection that writes holds
+another one, so that there is one replisync alone, whichever machine it is on.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
+from replisync.storage import Storage
+from replisync.store.base import Guard, Store
+from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
+from replisync.store.records import PRESENT
+from replisync.store.schema import VERSION_TABLE
+
+# devpi_postgresql's own: `Connection._lock`.
+DEVPI_LOCK = "SELECT pg_advisory_xact_lock(1)"
+
+# "replisyn" as a number.
+_WRITER_LOCK = 0x7265706C6973796E
+
+# The words of devpi_postgresql/main.py, so that schemas compare equal.
+_DEVPI_SCHEMA = {
+    "changelog": "CREATE TABLE changelog (serial INTEGER PRIMARY KEY, data BYTEA NOT NULL)",
+    "kv": "CREATE TABLE kv (key TEXT NOT NULL PRIMARY KEY, keyname TEXT, serial INTEGER)",
+    "files": "CREATE TABLE files (path TEXT PRIMARY KEY, size INTEGER NOT NULL, data BYTEA NOT NULL)",
+    "kv_serial_idx": "CREATE INDEX kv_serial_idx ON kv (serial)",
+    "changelog_serial_seq": "CREATE SEQUENCE changelog_serial_seq AS BIGINT MINVALUE 0 START 0",
+}
+
+_KEYS = """
+    INSERT INTO kv (key, keyname, serial)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::integer[])
+    ON CONFLICT (key) DO UPDATE SET keyname = EXCLUDED.keyname, serial = EXCLUDED.serial"""
+
+_FILES = """
+    INSERT INTO replisync_files (relpath, serial, digest, state, size)
+    SELECT * FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[], %s::bigint[])
+    ON CONFLICT (relpath) DO UPDATE SET
+        serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size"""
+
+_PRESENT = """
+    UPDATE replisync_files SET state = %s, size = here.size
+    FROM unnest(%s::text[], %s::bigint[]) AS here(relpath, size)
+    WHERE replisync_files.relpath = here.relpath"""
+
+
+class PostgresStore(Store):
+    """The store of a serverdir with PostgreSQL."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        write: bool = False,
+        alone: bool = False,
+        guard: Guard | None = None,
+    ) -> None:
+        """Describe the store; nothing connects yet.
+
+        alone: be the only replisync that writes, from the first connection on.
+        """
+        self.storage = storage
+        self._alone = alone
+        self._was_alone = False
+        self._files: Engine | None = None
+        # One connection: the lock of the run is held by the very one that writes, and is lost with it.
+        prepare = self._lock if alone else None
+        super().__init__(make_engine(storage, connections=1, write=write, prepare=prepare), guard)
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        super().close()
+        if self._files is not None:
+            self._files.dispose()
+
+    def engine_of_files(self, connections: int) -> Engine:
+        """Return what those who store files connect with; it is closed with the store."""
+        if self._files is None:
+            self._files = make_engine(self.storage, connections=connections, write=True, autocommit=True)
+        return self._files
+
+    def _lock(self, connection: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT pg_try_advisory_lock({_WRITER_LOCK})")
+        [locked] = cursor.fetchone()
+        connection.commit()
+        if locked:
+            self._was_alone = True
+            return
+        attempted = f"locking of the database {self.storage}"
+        if self._was_alone:
+            raise LocalFailure(
+                attempted,
+                "the connection was lost, and its lock, or somebody else's, is still held",
+                hint="run the command again: it goes on where it was",
+            )
+        raise TargetLocked(attempted, "another replisync writes to it")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        with translated(self.storage):
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.begin() as connection:
+            connection.exec_driver_sql(DEVPI_LOCK)
+            # Not before: somebody may promote it while we wait.
+            self._guard()
+            yield connection
+
+    def check_unused(self) -> None:
+        """Make sure that the database holds nobody's data.
+
+        Raises TargetUnusable.
+        """
+        with self._reading() as connection:
+            for name, whose in ((VERSION_TABLE, "a standby"), ("changelog", "a devpi-server")):
+                if not _exists(connection, name):
+                    continue
+                table = "replisync_source" if name == VERSION_TABLE else name
+                if connection.exec_driver_sql(f"SELECT 1 FROM {table} LIMIT 1").first():  # noqa: S608
+                    raise TargetUnusable(
+                        f"clone into the database {self.storage}",
+                        f"it is not empty: {whose} is in it",
+                        hint="create an empty database for this standby",
+                    )
+
+    def prepare(self) -> None:
+        """Make devpi's tables, bring ours up to date, and set devpi's sequence right."""
+        super().prepare()
+        with self._writing() as connection:
+            self._finish_rows(connection, self._last_serial(connection))
+
+    def _make_devpi_tables(self, connection: Connection) -> None:
+        for name, statement in _DEVPI_SCHEMA.items():
+            if not _exists(connection, name):
+                connection.exec_driver_sql(statement)
+
+    def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
+        pieces = copy_rows((struct.pack("!i", serial), data) for serial, data in rows)
+        copy_in(connection, "COPY changelog (serial, data) FROM STDIN WITH (FORMAT binary)", pieces)
+
+    def _finish_rows(self, connection: Connection, last: int) -> None:
+        # No transaction takes this back, so it comes last. Where the commit fails after all, the next one,
+        # or `prepare`, sets it right.
+        known = text("SELECT setval('changelog_serial_seq', :serial, :used)")
+        connection.execute(known, {"serial": max(last, 0), "used": last >= 0})
+
+    def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
+        rows = list(keys)
+        if rows:
+            names, kinds, serials = zip(*rows, strict=True)
+            connection.exec_driver_sql(_KEYS, (text_array(names), text_array(kinds), int_array(serials)))
+
+    def _write_files(
+        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
+    ) -> None:
+        found = list(rows)
+        if found:
+            paths, serials, digests, states, sizes = zip(*found, strict=True)
+            values = (
+                text_array(paths),
+                int_array(serials),
+                text_array(digests),
+                text_array(states),
+                int_array(sizes),
+            )
+            connection.exec_driver_sql(_FILES, values)
+
+    def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
+        if present:
+            sizes = int_array(present.values())
+            connection.exec_driver_sql(_PRESENT, (PRESENT, text_array(present), sizes))
+
+    def back_to_devpi(self) -> None:
+        """Leave the database as devpi-server must find it: its next serial is the one after ours."""
+        with self._writing() as connection:
+            self._finish_rows(connection, self._last_serial(connection))
+
+
+def _exists(connection: Connection, name: str) -> bool:
+    return connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar() is not None

@@ -1,0 +1,114 @@
+"""What the store says about itself, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from replisync.plan import Batch
+
+# States of a file in the ledger; see tables.files.
+WANTED = "wanted"
+PRESENT = "present"
+ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a target's data comes from and how it began.
+
+    storage: devpi-server's own spelling of the storage, without its password.
+    uuid: the UUID that we give the target.
+    seed_serial: the primary's serial when the seeding's metadata was complete; None before.
+    """
+
+    primary_url: str
+    primary_uuid: str
+    uuid: str
+    storage: str
+    seed_kind: str
+    seed_started: str
+    seed_serial: int | None = None
+    seed_finished: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """When the primary was last heard of, its serial then, and when ours last equalled it."""
+
+    contacted_at: str
+    primary_serial: int
+    in_sync_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A file that could not be had.
+
+    kind: held (the serial waits for it), mirror (its upstream has it no more), unfetchable (nobody can
+        fetch or hold it), skipped (the operator said so).
+    """
+
+    relpath: str
+    serial: int
+    kind: str
+    reason: str
+    tries: int = 1
+    next_try: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a command that writes."""
+
+    command: str
+    started: str
+    outcome: str
+    finished: str | None = None
+    from_serial: int | None = None
+    to_serial: int | None = None
+    files: int = 0
+    bytes: int = 0
+    seconds: float | None = None
+    exit_code: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileCounts:
+    """How many files the live keys demand, how many are not here, and how many of those are in order."""
+
+    total: int
+    missing: int
+    absent: int
+
+
+@dataclass(slots=True)
+class Commit:
+    """What one transaction makes true.
+
+    batch: the entries.
+    present: sizes in bytes of the files that are durably in place, by relpath.
+    staged: files whose new content lies in the staging folder, because an old one is in place: name by
+        relpath. They are `present` too.
+    leaving: files that are in place and must not stay: dropped ones, and those whose new content could
+        not be had.
+    absent: files that nobody can have, in order: reason by relpath.
+    faults: files that could not be had and do not hold the serial back.
+    Wanted files of the batch that are in none of these stay wanted.
+    """
+
+    batch: Batch
+    present: Mapping[str, int] = field(default_factory=dict)
+    staged: Mapping[str, str] = field(default_factory=dict)
+    leaving: frozenset[str] = frozenset()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A move on disk that a committed serial demands; see tables.pending."""
+
+    relpath: str
+    serial: int
+    action: str
+    staged: str | None

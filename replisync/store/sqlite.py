@@ -1,0 +1,179 @@
+"""The store in SQLite, as devpi-server's storage `sqlite` has it.
+
+WAL, because readers of a hot standby must not wait for our commits: with the default journal a big batch
+takes the exclusive lock as soon as its pages outgrow the cache. With `synchronous=FULL` a commit in WAL is
+durable when it returns. The mode is a property of the file, and devpi-server works in it; `promote` takes
+it back.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, create_engine, event, exc
+from sqlalchemy.pool import StaticPool
+
+from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable
+from replisync.store.base import Guard, Store
+
+# As devpi-server's own connections.
+_BUSY_SECONDS = 60
+
+# The words of devpi_server/keyfs_sqlite_fs.py, so that schemas compare equal.
+_DEVPI_SCHEMA = {
+    "changelog": """
+        CREATE TABLE changelog (
+            serial INTEGER PRIMARY KEY,
+            data BLOB NOT NULL
+        )""",
+    "kv": """
+        CREATE TABLE kv (
+            key TEXT NOT NULL PRIMARY KEY,
+            keyname TEXT,
+            serial INTEGER
+        )""",
+    "kv_serial_idx": "CREATE INDEX kv_serial_idx ON kv (serial)",
+}
+
+# Few enough for SQLite's bound of 999 parameters in one statement, which old builds have.
+_ROWS_PER_CALL = 180
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA cache_size = -16384",  # KiB
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+
+class SqliteStore(Store):
+    """The store of a serverdir with SQLite."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        write: bool = False,
+        create: bool = False,
+        guard: Guard | None = None,
+        busy_seconds: float = _BUSY_SECONDS,
+    ) -> None:
+        """Open the database file `path`.
+
+        write: whether to write to it, which changes its journal.
+        create: whether to make it where it is not there.
+        busy_seconds: how long a lock of another process is waited for.
+        """
+        self._path = path
+        mode = "rwc" if create else "rw" if write else "ro"
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(
+                f"file:{quote(str(path))}?mode={mode}",
+                uri=True,
+                timeout=busy_seconds,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+
+        engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+
+        @event.listens_for(engine, "connect")
+        def configure(connection: sqlite3.Connection, _record: Any) -> None:
+            for pragma in _PRAGMAS if write else ():
+                connection.execute(pragma)
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            # The writer takes its lock at once: it must not read a position that moves before it writes.
+            connection.exec_driver_sql(
+                "BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN"
+            )
+
+        super().__init__(engine, guard)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with (
+            self._translated(),
+            self._engine.execution_options(write=True).begin() as connection,
+        ):
+            self._guard()
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.IntegrityError as err:
+            raise ForeignWriter("commit to the target's database", str(err.orig)) from err
+        except exc.DBAPIError as err:
+            raise self._local(err) from err
+
+    def _local(self, err: exc.DBAPIError) -> Exception:
+        attempted = f"use of the target's database {self._path}"
+        why = str(err.orig)
+        name = getattr(err.orig, "sqlite_errorname", "")
+        if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            return TargetUnusable(attempted, why, hint="restore it, or clone anew into an empty serverdir")
+        hints = {
+            "SQLITE_FULL": "the disk is full: make room, then run the command again",
+            "SQLITE_BUSY": "another process holds the database: end it, then run the command again",
+            "SQLITE_READONLY": "check the owner and the permissions of the serverdir",
+            "SQLITE_IOERR": "the disk is full or broken: make room, or look at the kernel's log",
+            "SQLITE_CANTOPEN": "check that the serverdir is there and yours, and that its disk has room",
+        }
+        hint = next((text for prefix, text in hints.items() if name.startswith(prefix)), "")
+        return LocalFailure(attempted, why, hint=hint)
+
+    def _make_devpi_tables(self, connection: Connection) -> None:
+        rows = connection.exec_driver_sql("SELECT name FROM sqlite_master")
+        names = {row[0] for row in rows}
+        for name, statement in _DEVPI_SCHEMA.items():
+            if name not in names:
+                connection.exec_driver_sql(statement)
+
+    def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
+        _insert(connection, "INSERT INTO changelog (serial, data)", rows)
+
+    def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
+        _insert(connection, "INSERT OR REPLACE INTO kv (key, keyname, serial)", list(keys))
+
+    def _write_files(
+        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
+    ) -> None:
+        columns = "(relpath, serial, digest, state, size)"
+        _insert(connection, f"INSERT OR REPLACE INTO replisync_files {columns}", list(rows))
+
+    def back_to_devpi(self) -> None:
+        """Put the file into the form that devpi-server makes: everything in one file, the default journal.
+
+        Where readers hold it open the journal stays WAL, with which devpi-server works as well.
+        """
+        self._engine.dispose()
+        connection = sqlite3.connect(self._path, timeout=1, isolation_level=None)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as err:
+            if getattr(err, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+                raise self._local(exc.DBAPIError("back to devpi's form", None, err)) from err
+        finally:
+            connection.close()
+
+
+def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write rows, many with each call into SQLite.
+
+    Each call lets the interpreter's lock go and must get it back; row by row, a commit beside a thread
+    that decodes would wait for that lock more than for the disk.
+    """
+    for start in range(0, len(rows), _ROWS_PER_CALL):
+        some = rows[start : start + _ROWS_PER_CALL]
+        row = f"({', '.join('?' * len(some[0]))})"
+        values = ", ".join([row] * len(some))
+        connection.exec_driver_sql(f"{statement} VALUES {values}", tuple(chain.from_iterable(some)))

@@ -1,0 +1,147 @@
+"""The tables of a target's database.
+
+`changelog` and `kv` are devpi's (source: `devpi_server/keyfs_sqlite_fs.py`); devpi-server makes what is
+missing of them when it starts, so they are made here in its own words. The others are ours: devpi-server
+ignores tables that it does not know. They are made by the migrations, and a test compares both.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+devpi_metadata = MetaData()
+
+# Paths are compared byte by byte, also where PostgreSQL's default is the order of a language.
+_PATH = Text().with_variant(Text(collation="C"), "postgresql")
+
+changelog = Table(
+    "changelog",
+    devpi_metadata,
+    Column("serial", Integer, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+kv = Table(
+    "kv",
+    devpi_metadata,
+    Column("key", Text, primary_key=True),
+    Column("keyname", Text),
+    Column("serial", Integer),
+    Index("kv_serial_idx", "serial"),
+)
+
+metadata = MetaData()
+
+# Where the data comes from, and how the target began: one row.
+source = Table(
+    "replisync_source",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("primary_url", Text, nullable=False),
+    Column("primary_uuid", String(64), nullable=False),
+    Column("uuid", String(64), nullable=False),
+    Column("storage", Text, nullable=False),
+    Column("seed_kind", String(32), nullable=False),
+    Column("seed_serial", Integer),
+    Column("seed_started", String(32), nullable=False),
+    Column("seed_finished", String(32)),
+)
+
+# When the primary was last heard of: one row, which the hot standby's plugin reads too.
+contact = Table(
+    "replisync_contact",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("contacted_at", String(32), nullable=False),
+    Column("primary_serial", Integer, nullable=False),
+    Column("in_sync_at", String(32)),
+)
+
+# Each run of a command that writes.
+runs = Table(
+    "replisync_runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("command", String(32), nullable=False),
+    Column("started", String(32), nullable=False),
+    Column("finished", String(32)),
+    Column("from_serial", Integer),
+    Column("to_serial", Integer),
+    Column("files", Integer, nullable=False, server_default=text("0")),
+    Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("seconds", Float),
+    Column("outcome", String(32), nullable=False),
+    Column("exit_code", Integer),
+    Column("error", Text),
+)
+
+# One row per commit: serial to wall time.
+timeline = Table(
+    "replisync_timeline",
+    metadata,
+    Column("serial", Integer, primary_key=True, autoincrement=False),
+    Column("committed_at", String(32), nullable=False),
+)
+
+# Each file that the live keys demand. state: wanted (not here yet), present, absent (nobody can have it,
+# and that is in order).
+files = Table(
+    "replisync_files",
+    metadata,
+    Column("relpath", _PATH, primary_key=True),
+    Column("serial", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("size", BigInteger),
+    Index(
+        "replisync_files_open_idx",
+        "state",
+        "relpath",
+        sqlite_where=text("state <> 'present'"),
+        postgresql_where=text("state <> 'present'"),
+    ),
+)
+
+# Files that could not be had. kind: held (the serial waits for it), mirror, unfetchable, skipped.
+faults = Table(
+    "replisync_faults",
+    metadata,
+    Column("relpath", _PATH, primary_key=True),
+    Column("serial", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_try", String(32)),
+)
+
+# What is still to be done on disk for a serial that is committed: moves that must come after the commit.
+# action: drop (the file has no live key any more), replace (staged holds the new content).
+pending = Table(
+    "replisync_pending",
+    metadata,
+    Column("relpath", _PATH, primary_key=True),
+    Column("serial", Integer, nullable=False),
+    Column("action", String(8), nullable=False),
+    Column("staged", Text),
+)
+
+# Files that deltas dropped or replaced, kept for the retention time.
+retained = Table(
+    "replisync_retained",
+    metadata,
+    Column("stored_as", _PATH, primary_key=True),
+    Column("relpath", _PATH, nullable=False),
+    Column("serial", Integer, nullable=False),
+    Column("retained_at", String(32), nullable=False),
+    Index("replisync_retained_relpath_idx", "relpath", "serial"),
+)
