@@ -1,0 +1,48 @@
+# The commands that people and CI use. `make` alone lists them.
+#
+# PYTHON  the interpreter (3.11 or newer) that .venv is made with
+# ARGS    more arguments for pytest, the benchmark or the demo, as in `make test ARGS="-k promote"`
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help test check demo bench clean
+
+help:
+	@echo "make demo    run the main job on a real devpi-server and tell the story"
+	@echo "make test    run all tests"
+	@echo "make check   check format, lint and types"
+	@echo "make bench   measure speed and memory beside devpi's own replica"
+	@echo "make clean   remove what the others made, .venv too"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+demo: $(STAMP)
+	@$(BIN)/python -m tests.demo $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+# A fresh machine has Python with pip and venv; all else comes from where pip is configured to look.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "replisync needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "installing into $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .cache .coverage .coverage.* .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

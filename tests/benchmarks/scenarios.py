@@ -1,0 +1,158 @@
+"""What is compared with what: each scenario returns its results, and a run may have any of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from replisync.keys import READ_KEYNAMES
+from tests.benchmarks import dataset, decoding, latency
+from tests.benchmarks.copies import clone, devpi_replica, drain, metadata_seconds
+from tests.benchmarks.machine import ForeignLoad, alternate, median
+from tests.benchmarks.report import AT_LEAST, Figure, Ratio, Result
+from tests.benchmarks.stage import Stage
+
+MIB = 1 << 20
+DEVPI = "devpi's replica"
+LONG = 10
+"""How many times the serials and files of a run the long one has."""
+
+LONG_FILE_BYTES = 64
+
+
+@dataclass
+class Run:
+    """One run of the suite: the primary, how often everything is repeated, and the load by others."""
+
+    stage: Stage
+    cache: Path
+    repeat: int
+    changes: int
+    load: ForeignLoad
+    say: Callable[[str], None]
+
+    def alternate(self, **competitors: Callable[[], float]) -> dict[str, list[float]]:
+        """Measure the competitors in turn."""
+        return alternate(competitors, self.repeat, self.load, self.say)
+
+
+def decoder(run: Run) -> list[Result]:
+    """Our decoder and devpi's over the same bytes, in entries a second of CPU."""
+    stream = decoding.stream_of(run.stage.dataset)
+    found = run.alternate(
+        as_used=lambda: decoding.ours(stream, READ_KEYNAMES),
+        devpi=lambda: decoding.devpis(stream),
+        all_values=lambda: decoding.ours(stream, None),
+    )
+    devpis = found["devpi"]
+    return [
+        Ratio("wire decoder as used", "entry/s", found["as_used"], devpis, "fileutil.load", 2, AT_LEAST),
+        Ratio("wire decoder, all values", "entry/s", found["all_values"], devpis, "fileutil.load"),
+    ]
+
+
+def metadata(run: Run) -> list[Result]:
+    """All serials without files: ours, a bare drain of the stream, devpi's own replica."""
+    stage = run.stage
+    peaks: list[float] = []
+    stages: list[float] = []
+
+    def ours() -> float:
+        finished = clone(stage, files=False)
+        peaks.append(finished.peak_bytes / MIB)
+        stages.append(metadata_seconds(finished.output))
+        return finished.seconds
+
+    found = run.alternate(
+        drain=lambda: drain(stage), clone=ours, replica=lambda: devpi_replica(stage, files=False)
+    )
+    name = "clone of the metadata"
+    return [
+        Ratio(
+            f"{name}, first request to last commit", "s", stages, found["drain"], "drain of the stream", 1.3
+        ),
+        Ratio(f"{name}, the whole process", "s", found["clone"], found["drain"], "drain of the stream"),
+        Ratio(name, "s", found["clone"], found["replica"], DEVPI, 15, AT_LEAST, inverted=True),
+        Figure(f"peak memory, {stage.dataset.serials} serials", "MiB", peaks, 160),
+    ]
+
+
+def files(run: Run) -> list[Result]:
+    """Everything with the files: ours, devpi's own replica; and the file rate beside a load generator's."""
+    stage = run.stage
+    count = stage.dataset.files
+    found = run.alternate(
+        metadata=lambda: clone(stage, files=False).seconds,
+        load_1=lambda: _load(stage, 1),
+        load_2=lambda: _load(stage, 2),
+        clone=lambda: clone(stage, files=True).seconds,
+        load_4=lambda: _load(stage, 4),
+        load_8=lambda: _load(stage, 8),
+        replica=lambda: devpi_replica(stage, files=True),
+    )
+    before = median(found["metadata"])
+    rates = [count / (seconds - before) for seconds in found["clone"]]
+    best = max((name for name in found if name.startswith("load")), key=lambda name: median(found[name]))
+    return [
+        Ratio("clone with files", "s", found["clone"], found["replica"], DEVPI, 3.5, AT_LEAST, inverted=True),
+        Ratio("files", "/s", rates, found[best], f"{best[5:]} bare connections", 0.9, AT_LEAST),
+    ]
+
+
+def _load(stage: Stage, connections: int) -> float:
+    """Return the files a second that the load generator gets."""
+    relpaths = stage.sample(stage.dataset.files // 3)
+    command = [sys.executable, "-m", "tests.benchmarks.load", "127.0.0.1", str(stage.primary.port)]
+    done = subprocess.run(
+        [*command, str(connections)], input="\n".join(relpaths), capture_output=True, text=True, check=True
+    )
+    return len(relpaths) / float(done.stdout)
+
+
+def follow(run: Run) -> list[Result]:
+    """How long after the primary a change is committed in the target, ours and devpi's own replica's."""
+    stage = run.stage
+    clone(stage, files=False)
+    devpi_replica(stage, files=False)
+    per_block = -(-run.changes // run.repeat)
+    found: dict[str, list[float]] = {"ours": [], "replica": []}
+
+    def block(name: str, measure: Callable[[Stage, Path, int], list[float]], target: Path) -> float:
+        latencies = [seconds * 1000 for seconds in measure(stage, target, per_block)]
+        found[name] += latencies
+        return median(latencies)
+
+    run.alternate(
+        follow=lambda: block("ours", latency.follow_latencies, stage.standby),
+        replica=lambda: block("replica", latency.replica_latencies, stage.replica),
+    )
+    return [
+        Figure("commit to commit, follow", "ms", found["ours"], 50),
+        Ratio("commit to commit", "ms", found["ours"], found["replica"], DEVPI),
+    ]
+
+
+def long(run: Run) -> list[Result]:
+    """Peak memory of clones with files, for the run's history and for one of ten times its length."""
+    here = run.stage.dataset
+    larger = dataset.build(run.cache, here.serials * LONG, here.files * LONG, LONG_FILE_BYTES)
+    small = run.alternate(peak=lambda: clone(run.stage, files=True).peak_bytes / MIB)["peak"]
+    with Stage(larger, run.stage.root / "long") as stage:
+        long_run = replace(run, stage=stage, repeat=1, load=ForeignLoad([stage.primary.pid]))
+        large = long_run.alternate(peak=lambda: clone(stage, files=True).peak_bytes / MIB)["peak"]
+    return [
+        Figure(f"peak memory, {larger.serials} serials", "MiB", large, 160),
+        Ratio("peak memory, ten times the history", "MiB", large, small, f"{here.serials} serials", 1.1),
+    ]
+
+
+SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
+    "decoder": decoder,
+    "metadata": metadata,
+    "files": files,
+    "follow": follow,
+    "long": long,
+}

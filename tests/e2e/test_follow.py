@@ -1,0 +1,277 @@
+"""Following: each change as it is committed, through absences of the primary, until told to stop."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.content import build_wheel
+from tests.support.devpi import Server
+from tests.support.history import read_history
+from tests.support.oracle import assert_files, assert_replicated
+from tests.support.proxy import Fault, Proxy
+from tests.support.runs import Background, run_here
+from tests.support.snapshot import assert_promotable
+from tests.support.standby import Standby
+from tests.support.upstream import Upstream
+from tests.support.waiting import wait_until
+
+ARRIVE_SECONDS = 30
+PROMPT_SECONDS = 5
+
+FILES = "/root/dev/%2Bf"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    """The upstream of the primary's mirror."""
+    with Upstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def primary(
+    tmp_path_factory: pytest.TempPathFactory, secretfile: Path, upstream: Upstream
+) -> Iterator[Server]:
+    """A primary with an index and a mirror, which all tests here change."""
+    serverdir = tmp_path_factory.mktemp("follow") / "primary"
+    with Server(serverdir, secretfile=secretfile).init() as server:
+        with Client(server.url).login() as client:
+            client.create_index("root/dev", volatile=True)
+            client.create_mirror("root/mirror", upstream.simple_url, mirror_cache_expiry=0)
+            client.upload_wheel("root/dev", "first", "1.0")
+        yield server
+
+
+@pytest.fixture
+def client(primary: Server) -> Iterator[Client]:
+    """Root, logged in at the primary."""
+    with Client(primary.url).login() as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(primary: Server) -> Iterator[Proxy]:
+    """The way from the standby to the primary."""
+    with Proxy(primary.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def standby(tmp_path: Path, proxy: Proxy, secretfile: Path) -> Standby:
+    """A standby that is up to date."""
+    standby = Standby(tmp_path / "standby", proxy.url, secretfile)
+    standby.clone()
+    return standby
+
+
+def wait_for(standby: Standby, serial: int) -> None:
+    """Return when the standby has a serial."""
+    wait_until(lambda: standby.serial >= serial, ARRIVE_SECONDS, f"serial {serial} arrives")
+
+
+def stop_promptly(follower: Background) -> None:
+    """Ask the process to end; check that it does so soon, and without complaint."""
+    started = time.monotonic()
+    follower.stop()
+    assert time.monotonic() - started < PROMPT_SECONDS
+
+
+def polls(proxy: Proxy) -> int:
+    """Return how many requests waited for a change."""
+    return sum("initial_fetch" not in path for path in proxy.paths("/+changelog/"))
+
+
+def test_changes_arrive_as_they_are_committed(
+    primary: Server, client: Client, standby: Standby, proxy: Proxy
+) -> None:
+    """Each change is there within moments, without a further poll for those before it, and is exact."""
+    with standby.follow() as follower:
+        for version in ("1.0", "1.1", "1.2"):
+            relpath = client.upload_wheel("root/dev", "arriving", version)
+            wait_for(standby, primary.serial())
+            assert (standby.serverdir / "+files" / relpath).is_file()
+        client.delete_version("root/dev", "arriving", "1.1")
+        wait_for(standby, primary.serial())
+        wait_until(lambda: standby.status()["state"] == "current", ARRIVE_SECONDS, "it says so")
+        stop_promptly(follower)
+    assert polls(proxy) < 20, "it does not spin"
+    assert_replicated(primary, standby.serverdir, export=False)
+
+
+def test_absences_of_the_primary_are_waited_out(
+    primary: Server, client: Client, standby: Standby, proxy: Proxy
+) -> None:
+    """A restarted primary, one that is away, and one that is frozen are followed again when they are back."""
+    with standby.follow() as follower:
+        primary.restart()
+        client.upload_wheel("root/dev", "absent", "1.0")
+        wait_for(standby, primary.serial())
+        proxy.refuse()
+        follower.wait_for_log("trying again")
+        client.upload_wheel("root/dev", "absent", "2.0")
+        assert standby.serial < primary.serial()
+        assert standby.status()["state"] == "stale"
+        proxy.accept()
+        wait_for(standby, primary.serial())
+        stop_promptly(follower)
+    assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+def test_a_primary_that_stays_away_ends_a_bounded_follow(standby: Standby, proxy: Proxy) -> None:
+    """With --timeout the patience has an end, and the exit code says who was at fault."""
+    with standby.follow("--timeout", 1) as follower:
+        proxy.refuse()
+        said = follower.end(3)
+    assert "run the command again" in said.message
+    assert standby.status("--offline")["last_run"]["outcome"] == "failed"
+
+
+# Ends
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_long_poll(
+    client: Client, standby: Standby, proxy: Proxy, number: signal.Signals
+) -> None:
+    """While nothing happens a signal ends it at once, with 0; `status` says how, and from where to where."""
+    first = standby.serial
+    with standby.follow() as follower:
+        client.upload_wheel("root/dev", "before-the-end", "1.0", number.name.encode())
+        wait_for(standby, first + 1)
+        seen = polls(proxy)
+        wait_until(lambda: polls(proxy) > seen or polls(proxy) > 1, ARRIVE_SECONDS, "it polls again")
+        assert standby.status()["running"]
+        started = time.monotonic()
+        follower.process.send_signal(number)
+        follower.end(0)
+        assert time.monotonic() - started < PROMPT_SECONDS
+    found = standby.status()
+    run = found["last_run"]
+    assert (run["command"], run["outcome"], run["from_serial"]) == ("follow", "stopped", first)
+    assert run["to_serial"] == standby.serial > first
+    assert run["files"] == 1
+    assert not found["running"]
+
+
+def test_a_signal_while_files_arrive_leaves_a_whole_standby(
+    primary: Server, client: Client, standby: Standby, proxy: Proxy
+) -> None:
+    """A download that stands still is left, its serial stays away, and the next run gets both."""
+    before = standby.serial
+    stalled = proxy.add(Fault(path=FILES, stall_after=10))
+    with standby.follow() as follower:
+        client.upload_wheel("root/dev", "half", "1.0")
+        wait_until(lambda: stalled.done, ARRIVE_SECONDS, "the file is asked for")
+        stop_promptly(follower)
+    assert standby.serial == before
+    assert assert_promotable(standby.serverdir, primary.serverdir) == before
+    proxy.clear()
+    standby.catchup()
+    assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+def test_a_second_signal_ends_it_without_more_ado(
+    primary: Server, client: Client, standby: Standby, proxy: Proxy
+) -> None:
+    """Who asks twice does not wait: the process is gone, and nothing is lost by it."""
+    stalled = proxy.add(Fault(path=FILES, stall_after=10))
+    with standby.follow() as follower:
+        client.upload_wheel("root/dev", "twice", "1.0")
+        wait_until(lambda: stalled.done, ARRIVE_SECONDS, "the file is asked for")
+        os.kill(follower.pid, signal.SIGTERM)
+        wait_until(lambda: not handles(follower, signal.SIGTERM), PROMPT_SECONDS, "the first is handled")
+        assert follower.process.poll() is None, "it ended before the handler was taken back"
+        follower.process.send_signal(signal.SIGTERM)
+        # It may end by the first one in this very moment.
+        assert follower.process.wait(PROMPT_SECONDS) in (-signal.SIGTERM, 0)
+    proxy.clear()
+    standby.catchup()
+    assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+def handles(follower: Background, number: signal.Signals) -> bool:
+    """Tell whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{follower.pid}/status").read_text()
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
+    return bool(int(caught, 16) & 1 << number - 1)
+
+
+# Files that cannot be had
+
+
+def test_a_missing_private_file_holds_its_serial_until_the_operator_lets_it_go(
+    primary: Server, client: Client, standby: Standby
+) -> None:
+    """`status` and `faults list` name it; after `faults skip` the serial, and those behind it, arrive."""
+    before = standby.serial
+    relpath = client.upload_wheel("root/dev", "lost", "1.0")
+    lost = primary.serial()
+    file = primary.serverdir / "+files" / relpath
+    content = file.read_bytes()
+    file.unlink()
+    other = client.upload_wheel("root/dev", "behind", "1.0")
+    with standby.follow() as follower:
+        wait_until(standby.faults, ARRIVE_SECONDS, "the fault is known")
+        fault = standby.faults()[relpath]
+        assert (fault["kind"], fault["serial"]) == ("held", lost)
+        assert "404" in fault["reason"]
+        found = standby.status()
+        assert (found["state"], found["faults"], found["serial"]) == ("behind", 1, lost - 1)
+        assert found["lag_serials"] == primary.serial() - lost + 1
+        assert lost - 1 >= before
+        said = run_here("faults", "skip", *standby.own, "root/dev/+f/000/0000000000000/no-such.whl", code=2)
+        assert "not among the faults" in said.message
+        run_here("faults", "skip", *standby.own, relpath)
+        wait_for(standby, primary.serial())
+        stop_promptly(follower)
+    assert (standby.serverdir / "+files" / other).is_file()
+    assert standby.faults()[relpath]["kind"] == "skipped"
+    # It is not forgotten: promotion names the loss, and the file comes once the primary has it again.
+    assert standby.status()["files_missing"] == 1
+    assert standby.promote(code=9)["code"] == 9
+    file.write_bytes(content)
+    run_here("faults", "retry", *standby.own)
+    standby.catchup()
+    assert standby.faults() == {}
+    assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+def test_a_mirror_file_that_upstream_no_longer_has_holds_nothing_back(
+    primary: Server, client: Client, standby: Standby, upstream: Upstream
+) -> None:
+    """It becomes a fault and the serial goes on; `faults retry` brings it once upstream has it again."""
+    name, content = upstream.add_wheel("withdrawn", "1.0", b"withdrawn")
+    relpath = client.links("root/mirror", "withdrawn")[name]
+    client.fetch(relpath)
+    file = primary.serverdir / "+files" / relpath
+    wait_until(
+        # It gets its name after its serial is committed.
+        lambda: file.is_file() and relpath in read_history(primary.serverdir).live_files,
+        ARRIVE_SECONDS,
+        "the primary keeps the file",
+    )
+    file.unlink()
+    upstream.remove_file("withdrawn", name)
+    with standby.follow() as follower:
+        wait_for(standby, primary.serial())
+        stop_promptly(follower)
+    fault = standby.faults()[relpath]
+    assert fault["kind"] == "mirror"
+    assert fault["next_try"] is not None
+    found = standby.status()
+    assert (found["state"], found["faults"], found["files_missing"]) == ("current", 1, 1)
+    standby.catchup()
+    assert standby.faults()[relpath]["tries"] == fault["tries"], "asked for again before its time"
+    upstream.add_file("withdrawn", name, content)
+    run_here("faults", "retry", *standby.own)
+    standby.catchup()
+    assert standby.faults() == {}
+    assert (standby.serverdir / "+files" / relpath).read_bytes() == build_wheel(
+        "withdrawn", "1.0", b"withdrawn"
+    )[1]
+    assert_files(primary.serverdir, standby.serverdir)

@@ -1,0 +1,373 @@
+"""The loop, on a scripted primary and a real disk: identity first, files before serials, faults and waits."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from replisync.errors import CorruptEntry, FilesMissing, ForeignWriter, WrongHistory
+from replisync.store.records import Fault
+from tests.edges.scenario import NOMD5, TOX, A, B, Target, drop, put, state, users, value
+from tests.fakes import ScriptedPrimary, Trap
+
+CONTENT = b"a" * 3000
+
+
+@pytest.fixture
+def server() -> ScriptedPrimary:
+    """A primary with a user, a stage and a mirror."""
+    server = ScriptedPrimary()
+    server.commit(users("dev", "pypi"))
+    return server
+
+
+@pytest.fixture
+def target(folder: Path, server: ScriptedPrimary) -> Iterator[Target]:
+    """A target that has followed the primary so far."""
+    with closing(Target(folder / "target", server, Trap(), entries=100)) as target:
+        target.begin()
+        target.catch_up(server.serial)
+        yield target
+
+
+def commit_file(server: ScriptedPrimary, relpath: str, answer: bytes | int, *, digest: bool = True) -> None:
+    """Commit a file for which the primary then has this answer."""
+    server.files[relpath] = answer
+    server.commit({relpath: ("STAGEFILE", -1, value(CONTENT, digest=digest))})
+
+
+def faults(target: Target) -> list[tuple[str, str]]:
+    """Return the faults: path and kind."""
+    return [(fault.relpath, fault.kind) for fault in target.store.faults()]
+
+
+PRIVATE, MIRROR, ORPHAN = "u/dev/+f/aaa/a/x.zip", "u/pypi/+f/aaa/a/x.zip", "u/gone/+f/aaa/a/x.zip"
+
+
+class TestVerdicts:
+    """What an answer about a file means for its serial."""
+
+    @pytest.mark.parametrize(
+        ("relpath", "answer"),
+        [
+            (PRIVATE, 410),
+            (MIRROR, 410),
+            (ORPHAN, 410),
+            (ORPHAN, 404),
+            (MIRROR, 302),
+        ],
+    )
+    def test_files_that_nobody_can_have_are_in_order(
+        self, target: Target, server: ScriptedPrimary, relpath: str, answer: int
+    ) -> None:
+        commit_file(server, relpath, answer)
+        target.catch_up(1)
+        assert faults(target) == []
+        counts = target.store.file_counts()
+        assert (counts.total, counts.missing, counts.absent) == (1, 1, 1)
+
+    @pytest.mark.parametrize("answer", [400, 500, b"something else"])
+    def test_what_may_pass_at_a_mirror_holds_the_serial_for_two_tries_and_no_longer(
+        self, target: Target, server: ScriptedPrimary, answer: bytes | int
+    ) -> None:
+        commit_file(server, MIRROR, answer)
+        for _try in (1, 2):
+            with pytest.raises(FilesMissing):
+                target.catch_up(1)
+        target.catch_up(1)
+        assert faults(target) == [(MIRROR, "mirror")]
+
+    @pytest.mark.parametrize("answer", [404, 502])
+    def test_a_mirrors_file_that_cannot_be_had_is_a_fault_that_is_tried_again_and_the_serial_goes_on(
+        self, target: Target, server: ScriptedPrimary, answer: bytes | int
+    ) -> None:
+        commit_file(server, MIRROR, answer)
+        target.catch_up(1)
+        assert faults(target) == [(MIRROR, "mirror")]
+        assert target.store.faults()[0].next_try is not None
+        assert target.store.wanted_file(MIRROR) is not None
+
+    @pytest.mark.parametrize(
+        ("relpath", "answer"),
+        [(PRIVATE, 404), (PRIVATE, 302), (PRIVATE, 500), (PRIVATE, 502), (PRIVATE, b"other"), (MIRROR, 500)],
+    )
+    def test_a_serial_waits_for_a_file_that_should_be_there(
+        self, target: Target, server: ScriptedPrimary, relpath: str, answer: bytes | int
+    ) -> None:
+        commit_file(server, relpath, answer)
+        for tries in (1, 2):
+            with pytest.raises(FilesMissing, match=r"x\.zip") as caught:
+                target.catch_up(1)
+            assert caught.value.serial == 1
+            assert target.store.last_serial() == 0
+            assert [(fault.kind, fault.tries) for fault in target.store.faults()] == [("held", tries)]
+        server.files[relpath] = CONTENT
+        target.catch_up(1)
+        assert target.store.faults() == []
+        assert target.store.file_counts().missing == 0
+
+    def test_what_the_operator_skipped_does_not_hold_the_serial(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        commit_file(server, PRIVATE, 404)
+        target.store.put_faults((Fault(PRIVATE, 1, "skipped", "x"),))
+        target.catch_up(1)
+        assert faults(target) == [(PRIVATE, "skipped")]
+        assert target.store.last_serial() == 1
+
+    @pytest.mark.parametrize("relpath", ["u/dev/+f/aaa/a/x#y.zip", "u/pypi/+f/aaa/a/" + "x" * 256])
+    def test_files_that_can_never_be_had_are_named_and_never_asked_for(
+        self, target: Target, server: ScriptedPrimary, relpath: str
+    ) -> None:
+        commit_file(server, relpath, CONTENT)
+        asked = len(server.requests)
+        target.catch_up(1)
+        assert faults(target) == [(relpath, "unfetchable")]
+        assert all("changelog" in request.url.path for request in server.requests[asked:])
+
+    def test_the_type_of_an_index_is_that_of_the_batch_that_makes_it(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        server.commit({"v/.config": ("USER", -1, {"indexes": {"m": {"type": "mirror"}}})})
+        commit_file(server, "v/m/+f/a/b/x.zip", 404)
+        target.catch_up(2)
+        assert faults(target) == [("v/m/+f/a/b/x.zip", "mirror")]
+
+    def test_serials_before_the_one_that_waits_are_committed(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        commit_file(server, A, CONTENT)
+        commit_file(server, PRIVATE, 404)
+        commit_file(server, B, CONTENT)
+        with pytest.raises(FilesMissing):
+            target.catch_up(3)
+        assert target.store.last_serial() == 1
+        assert target.store.wanted_file(A) is None
+
+
+class TestOrder:
+    """At the instant of a commit every file that it needs is in place or staged, whole."""
+
+    def test_files_are_there_before_their_serial_and_go_after_it(
+        self, folder: Path, server: ScriptedPrimary
+    ) -> None:
+        seen: list[tuple[int, list[str]]] = []
+
+        with closing(Target(folder / "t", server, Trap(), entries=1)) as target:
+            target.begin()
+            for op in (
+                put(a=(A, CONTENT, True)),
+                put(t=(TOX, b"one", True)),
+                put(t=(TOX, b"two", True)),
+                drop(A),
+            ):
+                op(server)
+                target.catch_up(server.serial)
+                files = target.serverdir.files
+                present = sorted(
+                    path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file()
+                )
+                seen.append((target.store.last_serial(), present))
+        assert seen == [(1, [A]), (2, [A, TOX]), (3, [A, TOX]), (4, [TOX])]
+
+    def test_a_replaced_file_keeps_its_old_content_until_its_serial_is_committed(
+        self, folder: Path, server: ScriptedPrimary
+    ) -> None:
+        root = folder / "target"
+        put(t=(TOX, b"old", True))(server)
+        with closing(Target(root, server, Trap(), entries=1)) as target:
+            target.begin()
+            target.catch_up(1)
+        put(t=(TOX, b"new", True))(server)
+        trap = Trap()
+        with closing(Target(root, server, trap, entries=1)) as target:
+            target.begin()
+            target.catch_up(2)
+        calls = [name for name in trap.names if name in ("files.receive", "files.place", "store.commit")]
+        assert calls[calls.index("files.receive") :][:3] == ["files.receive", "store.commit", "files.place"]
+        assert (root / "+files" / TOX).read_bytes() == b"new"
+        kept = [path.read_bytes() for path in (root / ".replisync" / "retained").iterdir()]
+        assert kept == [b"old"]
+
+    def test_a_file_that_is_here_already_is_not_fetched_again(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        (target.serverdir.files / A).parent.mkdir(parents=True)
+        (target.serverdir.files / A).write_bytes(CONTENT)
+        commit_file(server, A, 500)
+        target.catch_up(1)
+        assert target.store.file_counts().missing == 0
+
+    def test_a_file_with_another_digest_is_fetched_again(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        (target.serverdir.files / A).parent.mkdir(parents=True)
+        (target.serverdir.files / A).write_bytes(CONTENT[:-1] + b"b")
+        commit_file(server, A, CONTENT)
+        target.catch_up(1)
+        assert (target.serverdir.files / A).read_bytes() == CONTENT
+
+
+class TestRetries:
+    """Mirrors' files whose time has come are asked for again."""
+
+    def test_a_file_that_can_be_had_now_is_had_now(self, target: Target, server: ScriptedPrimary) -> None:
+        commit_file(server, MIRROR, 404)
+        target.catch_up(1)
+        server.files[MIRROR] = CONTENT
+        target.pipeline.retry_faults()
+        assert faults(target) == [(MIRROR, "mirror")], "its time has not come"
+        target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
+        target.pipeline.retry_faults()
+        assert faults(target) == []
+        assert (target.serverdir.files / MIRROR).read_bytes() == CONTENT
+
+    def test_new_content_takes_the_place_of_the_old(self, target: Target, server: ScriptedPrimary) -> None:
+        put(n=(NOMD5, b"old", True))(server)
+        target.catch_up(1)
+        put(n=(NOMD5, b"new", True))(server)
+        server.files[NOMD5] = 404
+        target.catch_up(2)
+        assert faults(target) == [(NOMD5, "mirror")]
+        server.files[NOMD5] = b"new"
+        target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
+        target.pipeline.retry_faults()
+        assert target.store.file_counts().missing == 0
+        assert (target.serverdir.files / NOMD5).read_bytes() == b"new"
+        target.pipeline.recover()
+        assert (target.serverdir.files / NOMD5).read_bytes() == b"new"
+
+    def test_waits_between_tries_grow(self, target: Target, server: ScriptedPrimary) -> None:
+        commit_file(server, MIRROR, 404)
+        target.catch_up(1)
+        moments = []
+        for _ in range(3):
+            target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
+            target.pipeline.retry_faults()
+            moments.append(target.store.faults()[0].next_try or "")
+        assert moments == sorted(set(moments))
+        assert target.store.faults()[0].tries == 4
+
+    def test_a_file_that_nobody_wants_any_more_is_not_asked_for(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        commit_file(server, MIRROR, 404)
+        target.catch_up(1)
+        drop(MIRROR)(server)
+        target.catch_up(2)
+        assert faults(target) == []
+        asked = len(server.requests)
+        target.pipeline.retry_faults()
+        assert len(server.requests) == asked
+
+
+class TestIdentity:
+    """Who answers is made sure of before anything is written."""
+
+    def test_another_entry_at_our_serial_is_another_history(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        server.entries[0] = server.entries[0].replace(b"dev", b"veD")
+        commit_file(server, A, CONTENT)
+        server.connection = object()
+        before = state(target.serverdir.root)
+        with pytest.raises(WrongHistory, match="another entry at our last serial") as caught:
+            target.catch_up(1)
+        assert caught.value.serial == 0
+        assert state(target.serverdir.root) == before
+
+    def test_a_primary_behind_us_is_another_history(self, target: Target, server: ScriptedPrimary) -> None:
+        server.entries.clear()
+        with pytest.raises(WrongHistory, match="behind ours"):
+            target.pipeline.check_identity()
+        with pytest.raises(WrongHistory, match="behind ours"):
+            target.pipeline.step(poll=False)
+
+    def test_another_server_is_another_history(self, target: Target, server: ScriptedPrimary) -> None:
+        server.uuid = "another"
+        with pytest.raises(WrongHistory, match="another server"):
+            target.pipeline.step(poll=False)
+
+    def test_after_an_error_the_same_connection_is_asked_again(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """A proxy keeps the connection while the server behind it is replaced."""
+        commit_file(server, PRIVATE, 404)
+        with pytest.raises(FilesMissing):
+            target.catch_up(1)
+        server.files[PRIVATE] = CONTENT
+        server.entries[0] = server.entries[0].replace(b"dev", b"veD")
+        with pytest.raises(WrongHistory):
+            target.catch_up(1)
+        assert target.store.last_serial() == 0
+
+    def test_the_order_of_a_set_in_our_last_entry_does_not_matter(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        names = sorted(f"name{number}" for number in range(30))
+        server.commit({"u/dev/.projects": ("PROJNAMES", -1, set(names))})
+        target.catch_up(1)
+        server.entries[1] = _with_names_in_order(server.entries[1], names[::-1])
+        server.connection = object()
+        assert target.pipeline.check_identity().serial == 1
+
+    def test_a_serial_of_somebody_else_is_noticed(self, target: Target, server: ScriptedPrimary) -> None:
+        target.pipeline.step(poll=False)
+        with closing(Target(target.serverdir.root, server, Trap(), entries=1)) as other:
+            commit_file(server, A, CONTENT)
+            other.catch_up(1)
+        commit_file(server, B, CONTENT)
+        with pytest.raises(ForeignWriter):
+            target.pipeline.step(poll=False)
+        assert target.store.last_serial() == 1
+
+
+def _with_names_in_order(raw: bytes, names: list[str]) -> bytes:
+    """Return an entry whose set of names was written in another order."""
+    items = [b"N" + len(name).to_bytes(4, "big") + name.encode() for name in names]
+    start = min(raw.index(item) for item in items)
+    end = max(raw.index(item) + len(item) for item in items)
+    return raw[:start] + b"".join(items) + raw[end:]
+
+
+class TestDamage:
+    """A corrupt entry ends the run; what came before it is committed, nothing of it is."""
+
+    def test_entries_before_a_corrupt_one_are_committed(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        commit_file(server, A, CONTENT)
+        commit_file(server, B, CONTENT)
+        server.entries[2] = b"\0garbage"
+        with pytest.raises(CorruptEntry) as caught:
+            target.catch_up(2)
+        assert caught.value.serial == 2
+        assert target.store.last_serial() == 1
+        assert (target.serverdir.files / A).exists()
+
+    def test_a_path_that_leads_away_is_refused_and_nothing_lies_there(
+        self, target: Target, server: ScriptedPrimary, folder: Path
+    ) -> None:
+        commit_file(server, A, CONTENT)
+        commit_file(server, "../../../escaped", CONTENT)
+        with pytest.raises(CorruptEntry, match="not plain") as caught:
+            target.catch_up(2)
+        assert caught.value.serial == 2
+        assert target.store.last_serial() == 1
+        assert list(folder.rglob("escaped*")) == []
+
+    def test_a_limit_in_between_is_not_passed(self, target: Target, server: ScriptedPrimary) -> None:
+        for number in range(5):
+            commit_file(server, f"u/dev/+f/a/b/{number}.zip", CONTENT)
+        target.catch_up(3)
+        assert target.store.last_serial() == 3
+        assert len(list(target.serverdir.files.rglob("*.zip"))) == 3
+
+    def test_what_is_stored_names_no_file_of_the_primarys_own(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        put(a=(A, CONTENT, True))(server)
+        assert b"-tmp" in server.entries[1]
+        target.catch_up(1)
+        assert b"-tmp" not in (target.store.entry_data(1) or b"")

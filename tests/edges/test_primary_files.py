@@ -1,0 +1,217 @@
+"""Files over HTTP: the request, what each status means, and how an answer may break."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from replisync.auth import TokenSigner
+from replisync.errors import BrokenStream, PrimaryRefused, PrimaryUnreachable, ReplisyncError, WrongHistory
+from replisync.primary import Primary
+from tests.fakes import Body, ScriptedPrimary, answers
+
+URL = "http://primary.example:3141/root"
+
+
+def primary(handler: Callable[[httpx.Request], httpx.Response]) -> Primary:
+    """Return a primary whose answers a handler makes."""
+    signer = TokenSigner(b"k" * 16, lambda: 1.8e9)
+    return Primary(URL, signer, uuid="r", expected="primary", transport=httpx.MockTransport(handler))
+
+
+def get(one: Primary, relpath: str = "u/i/x.zip") -> tuple[int, int | None, bytes]:
+    """Return status, announced length and content of a file."""
+    with one.download(relpath) as answer:
+        return answer.status, answer.length, b"".join(answer.chunks)
+
+
+@pytest.mark.parametrize(
+    ("relpath", "target"),
+    [
+        ("u/i/+f/abc/def/x-1.0.zip", b"/root/u/i/%2Bf/abc/def/x-1.0.zip"),
+        ("u/i/a b.zip", b"/root/u/i/a%20b.zip"),
+        ("u/i/100%.zip", b"/root/u/i/100%25.zip"),
+        ("u/i/%20.zip", b"/root/u/i/%2520.zip"),
+        ("u/i/%2F.zip", b"/root/u/i/%252F.zip"),
+        ("u/i/a?b=1.zip", b"/root/u/i/a%3Fb%3D1.zip"),
+        ("u/i/a;b&c,d=e.zip", b"/root/u/i/a%3Bb%26c%2Cd%3De.zip"),
+        ("u/i/é-日本.zip", b"/root/u/i/%C3%A9-%E6%97%A5%E6%9C%AC.zip"),
+        ("u/i/e\u0301.zip", b"/root/u/i/e%CC%81.zip"),
+        ('u/i/a\\b{}|^`<>".zip', b"/root/u/i/a%5Cb%7B%7D%7C%5E%60%3C%3E%22.zip"),
+        ("u/i/~'!()*@$:.zip", b"/root/u/i/~%27%21%28%29%2A%40%24%3A.zip"),
+        ("u/i/a\r\nX: y.zip", b"/root/u/i/a%0D%0AX%3A%20y.zip"),
+    ],
+)
+def test_any_name_is_asked_for_as_the_path_that_it_is(relpath: str, target: bytes) -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, headers=answers(), stream=Body(b"x"))
+
+    with primary(handle) as one:
+        get(one, relpath)
+    (request,) = seen
+    assert request.extensions.get("target", request.url.raw_path) == target
+    assert request.url.host == "primary.example"
+    assert request.headers["Host"] == "primary.example:3141"
+
+
+def test_a_request_says_who_asks_and_wants_the_bytes_as_they_are() -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, headers=answers(), stream=Body(b"x"))
+
+    with primary(handle) as one:
+        get(one)
+        get(one)
+    for request in seen:
+        # devpi-server answers with JSON where that may be accepted.
+        assert request.headers["Accept"] == "*/*"
+        assert request.headers["Accept-Encoding"] == "identity"
+        assert request.headers["X-DEVPI-REPLICA-UUID"] == "r"
+        assert request.headers["X-DEVPI-REPLICA-FILEREPL"] == "YES"
+        assert request.headers["Authorization"].startswith("Bearer ")
+
+
+def test_content_comes_in_pieces_with_the_length_that_was_announced() -> None:
+    body = Body(b"one", b"two", b"three")
+    headers = answers(content_length="11")
+    with (
+        primary(lambda _request: httpx.Response(200, headers=headers, stream=body)) as one,
+        one.download("x") as answer,
+    ):
+        assert answer.length == 11
+        assert next(answer.chunks) == b"one"
+        assert body.sent == 3
+        assert b"".join(answer.chunks) == b"twothree"
+
+
+@pytest.mark.parametrize("length", ["", "-1", "²", "1.5", "many", "9" * 5000])
+def test_a_length_that_is_no_number_is_not_known(length: str) -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=[(b"Content-Length", length.encode("latin-1"))], stream=Body(b"x"))
+
+    with primary(handle) as one:
+        assert get(one)[1] is None
+
+
+@pytest.mark.parametrize("status", [404, 410, 302, 500, 502, 400])
+def test_the_primarys_own_word_about_a_file_is_returned(status: int) -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=answers(serial=5), stream=Body(b"why"))
+
+    with primary(handle) as one, one.download("u/i/x.zip") as answer:
+        assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, PrimaryRefused),
+        (410, PrimaryRefused),
+        (302, PrimaryRefused),
+        (401, PrimaryRefused),
+        (403, PrimaryRefused),
+        (500, PrimaryUnreachable),
+        (502, PrimaryUnreachable),
+        (503, PrimaryUnreachable),
+    ],
+)
+def test_the_word_of_a_proxy_about_a_file_is_not_the_primarys(
+    status: int, error: type[ReplisyncError]
+) -> None:
+    headers = {"Location": "https://elsewhere.example/login"}
+    with (
+        primary(lambda _request: httpx.Response(status, headers=headers, stream=Body(b"x"))) as one,
+        pytest.raises(error) as caught,
+    ):
+        get(one)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_no_to_us_is_no_word_about_a_file(status: int) -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=answers(), stream=Body(b"Authorization malformed."))
+
+    with primary(handle) as one, pytest.raises(PrimaryRefused, match="does not accept our secret"):
+        get(one)
+
+
+@pytest.mark.parametrize("status", [404, 410, 302, 502])
+def test_the_word_of_another_server_about_a_file_is_another_history(status: int) -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=answers("another"), stream=Body(b"x"))
+
+    with primary(handle) as one, pytest.raises(WrongHistory):
+        get(one)
+
+
+def test_a_redirect_is_not_followed() -> None:
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        headers = answers(location="https://elsewhere.example/x.zip")
+        return httpx.Response(302, headers=headers, stream=Body())
+
+    with primary(handle) as one:
+        assert get(one)[0] == 302
+    assert asked == ["primary.example"]
+
+
+def test_compression_that_nobody_asked_for_is_refused() -> None:
+    headers = answers(content_encoding="gzip")
+    with (
+        primary(lambda _request: httpx.Response(200, headers=headers, stream=Body(b"x"))) as one,
+        pytest.raises(PrimaryRefused, match="compresses"),
+    ):
+        get(one)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [httpx.ReadError("reset"), httpx.RemoteProtocolError("incomplete message")],
+    ids=lambda error: type(error).__name__,
+)
+def test_content_that_breaks_off_is_a_broken_stream(error: Exception) -> None:
+    with (
+        primary(lambda _request: httpx.Response(200, headers=answers(), stream=Body(b"x", error))) as one,
+        pytest.raises(BrokenStream, match=r"fetch of u/i/x\.zip"),
+    ):
+        get(one)
+
+
+def test_an_answer_is_closed_whatever_happens_to_it() -> None:
+    bodies = [Body(b"x"), Body(b"x"), Body(b"x", httpx.ReadError("reset"))]
+    left = iter(bodies)
+
+    def handle(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=answers(), stream=next(left))
+
+    def fail(one: Primary) -> None:
+        with one.download("x") as answer:
+            next(answer.chunks)
+            raise ZeroDivisionError
+
+    with primary(handle) as one:
+        with one.download("x"):
+            pass
+        with pytest.raises(ZeroDivisionError):
+            fail(one)
+        with pytest.raises(BrokenStream):
+            get(one)
+    assert [body.closed for body in bodies] == [True] * 3
+
+
+def test_a_scripted_primary_serves_files_by_their_own_names() -> None:
+    server = ScriptedPrimary()
+    server.files = {"u/i/é #%?.zip": b"content", "u/i/gone": 410}
+    one = Primary(URL.removesuffix("/root"), None, uuid="r", expected="primary", transport=server.transport())
+    with one:
+        assert get(one, "u/i/é #%?.zip") == (200, 7, b"content")
+        with one.download("u/i/gone") as answer:
+            assert answer.status == 410

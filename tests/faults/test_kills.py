@@ -1,0 +1,208 @@
+"""Power failures: SIGKILL at twenty moments of clone, catchup and follow.
+
+After each one what is on disk is as good as it says, the same command goes on, and at the end the standby
+equals its primary. The moments are chosen by what is there at the time, and by a seed.
+"""
+
+import random
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.faults.conftest import World
+from tests.support.client import Client, file_path
+from tests.support.devpi import Server
+from tests.support.history import files_below, read_history
+from tests.support.oracle import assert_replicated, compare_histories
+from tests.support.proxy import Fault
+from tests.support.runs import Background, run_here
+from tests.support.snapshot import assert_promotable, last_serial
+from tests.support.waiting import wait_until
+
+SEED = 20_261_122
+CHANGES = r"/\+changelog/\d+-"
+MOST_DELAY_SECONDS = 0.08
+
+Condition = Callable[[], object]
+
+
+def kill(running: Background, condition: Condition, moment: random.Random) -> None:
+    """Kill a command that is still at work, some moment after a condition holds."""
+    running.wait_for(condition, "the moment to kill it")
+    with suppress(subprocess.TimeoutExpired):
+        running.process.wait(moment.uniform(0, MOST_DELAY_SECONDS))
+    assert running.process.poll() is None, f"it ended before it was killed:\n{running.text}"
+    running.kill()
+
+
+def file_count(target: Path) -> int:
+    """Return how many files are in place."""
+    folder = target / "+files"
+    return sum(1 for _ in files_below(folder)) if folder.exists() else 0
+
+
+def assert_good_half(target: Path, primary_dir: Path) -> int:
+    """Check that what an incomplete clone has is the primary's; return its serial."""
+    assert not (target / ".nodeinfo").exists(), "a devpi-server would start on it"
+    serial = last_serial(target)
+    if serial >= 0:
+        compare_histories(read_history(primary_dir), read_history(target), serial)
+    for relpath in files_below(target / "+files") if (target / "+files").exists() else ():
+        ours, theirs = ((folder / "+files" / relpath).read_bytes() for folder in (target, primary_dir))
+        assert sha256(ours).digest() == sha256(theirs).digest(), f"{relpath} is only half there"
+    return serial
+
+
+def test_a_clone_that_is_killed(world: World) -> None:
+    """Seven times in the metadata and in the files; then it finishes."""
+    moment = random.Random(SEED)  # noqa: S311 - not for secrets
+    target = world.folder / "new"
+    log = world.folder / "clone.log"
+    total = len(read_history(world.primary.serverdir).live_files)
+    serials = sorted(moment.sample(range(world.serial // 2), 3))
+    counts = sorted(moment.sample(range(total // 2), 4))
+    conditions: list[Condition] = [lambda s=s: last_serial(target) >= s for s in serials]  # type: ignore[misc]
+    conditions += [lambda c=c: file_count(target) >= c for c in counts]  # type: ignore[misc]
+    world.proxy.add(Fault(path=CHANGES, bytes_per_second=150_000))
+    world.proxy.add(Fault(path="/[a-z]+/[a-z]+/", delay_seconds=0.1, bytes_per_second=300_000))
+    reached = -1
+    for condition in conditions:
+        with Background(log, "clone", *world.new(target)) as clone:
+            kill(clone, condition, moment)
+        serial = assert_good_half(target, world.primary.serverdir)
+        assert serial >= reached, "what was committed is gone"
+        reached = serial
+    world.proxy.clear()
+    run_here("clone", *world.new(target))
+    assert_replicated(world.primary, target)
+    assert not list((target / ".replisync" / "tmp").iterdir())
+
+
+class Changes:
+    """What users do to one index, again and again: uploads, replacements, deletions."""
+
+    def __init__(self, server: Server) -> None:
+        """Log in."""
+        self.client = Client(server.url).login("alice", "secret")
+        self.random = random.Random(SEED)  # noqa: S311 - not for secrets
+        self.number = 0
+        self.files: list[str] = []
+
+    def make(self, count: int) -> None:
+        """Commit some changes."""
+        for _ in range(count):
+            self.number += 1
+            payload = self.random.randbytes(20_000)
+            choice = self.random.random()
+            if choice < 0.5 or len(self.files) < 3:
+                self.files.append(self.client.upload_wheel("alice/dev", "busy", f"1.{self.number}", payload))
+            elif choice < 0.8:
+                version = self.files.pop(0).rsplit("-")[-4]
+                self.files.append(self.client.upload_wheel("alice/dev", "busy", version, payload))
+            else:
+                gone = self.files.pop(self.random.randrange(len(self.files)))
+                self.client.request("DELETE", file_path(gone))
+
+
+@pytest.fixture
+def busy(world: World) -> Iterator[tuple[Server, Changes]]:
+    """A copy of the primary, behind the proxy, that may be changed."""
+    with world.lead_to(world.copied()) as server:
+        changes = Changes(server)
+        with changes.client:
+            yield server, changes
+
+
+def test_a_catchup_that_is_killed(world: World, busy: tuple[Server, Changes]) -> None:
+    """Six times, before, between and within the commits; the standby could be promoted each time."""
+    server, changes = busy
+    changes.make(40)
+    moment = random.Random(SEED)  # noqa: S311 - not for secrets
+    target = world.standby()
+    options = world.options(target, "--file-replication-threads", 2)
+    world.proxy.add(Fault(path=CHANGES, bytes_per_second=100_000))
+    world.proxy.add(Fault(path="/alice/", delay_seconds=0.05, bytes_per_second=200_000))
+    reached = world.early_serial
+    for _ in range(6):
+        asked_for = world.proxy.count("/alice/") + moment.randrange(1, 5)
+        with Background(world.folder / "catchup.log", "catchup", *options) as catchup:
+            kill(catchup, lambda n=asked_for: world.proxy.count("/alice/") >= n, moment)  # type: ignore[misc]
+        now = assert_promotable(target, server.serverdir)
+        assert now >= reached, "what was committed is gone"
+        reached = now
+    world.proxy.clear()
+    run_here("catchup", *options)
+    assert_replicated(server, target, export=False)
+
+
+def test_what_a_kill_leaves_of_files_that_are_deleted_meanwhile(
+    world: World, busy: tuple[Server, Changes]
+) -> None:
+    """Neither a file that has its place but no serial yet stays, nor one that had half arrived."""
+    server, changes = busy
+    target = world.standby()
+    run_here("catchup", *world.options(target))
+    placed = changes.client.upload_wheel("alice/dev", "gone", "1.0", bytes(10_000))
+    half = changes.client.upload_wheel("alice/dev", "gone", "2.0", bytes(10_000))
+    staging = target / ".replisync" / "tmp"
+    stalled = world.proxy.fault(path=f"/{quote(half)}", stall_after=5_000)
+    log = world.folder / "catchup.log"
+    with stalled, Background(log, "catchup", *world.options(target)) as catchup:
+        arrived = lambda: (target / "+files" / placed).exists() and list(staging.iterdir())  # noqa: E731
+        catchup.wait_for(arrived, "one file has arrived, and half of the other")
+        catchup.kill()
+    assert last_serial(target) == world.serial
+    assert list(staging.iterdir())
+    for relpath in (placed, half):
+        changes.client.delete_file(relpath)
+    run_here("catchup", *world.options(target))
+    assert_replicated(server, target, export=False, fsck=False)
+    assert not list(staging.iterdir())
+
+
+@contextmanager
+def going_on(changes: Changes) -> Iterator[None]:
+    """Commit changes for the length of a with block."""
+    enough = threading.Event()
+
+    def work() -> None:
+        while not enough.wait(0.05):
+            changes.make(1)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        worker.join()
+
+
+def test_a_follower_that_is_killed(world: World, busy: tuple[Server, Changes]) -> None:
+    """Seven times, while the primary is written to; it catches up and goes on each time."""
+    server, changes = busy
+    moment = random.Random(SEED)  # noqa: S311 - not for secrets
+    target = world.standby()
+    log = world.folder / "follow.log"
+    world.proxy.add(Fault(path="/alice/", bytes_per_second=400_000))
+    reached = world.early_serial
+    with going_on(changes):
+        for _ in range(7):
+            due = last_serial(target) + moment.randrange(1, 8)
+            with Background(log, "follow", *world.options(target)) as follower:
+                kill(follower, lambda due=due: last_serial(target) >= due, moment)  # type: ignore[misc]
+            now = assert_promotable(target, server.serverdir)
+            assert now >= reached, "what was committed is gone"
+            reached = now
+    world.proxy.clear()
+    with Background(log, "follow", *world.options(target)) as follower:
+        wait_until(lambda: last_serial(target) == server.serial(), 30, "the follower catches up")
+        follower.stop()
+    server.wait_for_events()
+    assert_replicated(server, target)

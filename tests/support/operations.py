@@ -1,0 +1,270 @@
+"""Random operations on a real primary; those that it refuses did not happen."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tests.support.client import PASSWORD, Client, toxresult
+from tests.support.content import ODD_NAMES, build_docs, build_zip
+from tests.support.devpi import Server
+from tests.support.history import read_history
+from tests.support.upstream import Upstream
+
+USERS = ("ann", "ben")
+STAGES = ("dev", "prod")
+PROJECTS = ("alpha", "Beta.x", "gamma")
+VERSIONS = ("1.0", "1.1", "2.0")
+MIRRORED = ("plain", "md5", "nohash")
+PAYLOADS = (b"one", b"two", b"three" * 500)
+
+
+class Operations:
+    """A primary with an upstream, and what may happen to it.
+
+    done: what has happened, for whoever has to find out why a test failed.
+    """
+
+    def __init__(self, primary: Server, upstream: Upstream, random: Random) -> None:
+        """Begin with an empty primary."""
+        self.done: list[str] = []
+        self._primary = primary
+        self._upstream = upstream
+        self._random = random
+        self._clients: dict[str, Client] = {"root": Client(primary.url).login()}
+        for project, kind in (("plain", "sha256"), ("md5", "md5"), ("nohash", "")):
+            for version in VERSIONS:
+                upstream.add_wheel(project, version, version.encode(), kind)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients.values():
+            client.close()
+
+    def one(self) -> None:
+        """Do something that is possible at the moment."""
+        while True:
+            action = self._random.choice(_ACTIONS)
+            try:
+                said = action(self)
+            except AssertionError as refusal:
+                # What is possible is the server's business: a base index may be gone, a version have no file.
+                if " answered 4" not in str(refusal):
+                    raise
+                continue
+            if said:
+                self.done.append(f"{action.__name__}: {said}")
+                return
+
+    # What there is.
+
+    @property
+    def _root(self) -> Client:
+        return self._clients["root"]
+
+    def _indexes(self, kind: str) -> list[str]:
+        users: dict[str, Any] = self._root.users()
+        found = [
+            f"{user}/{name}"
+            for user, config in users.items()
+            for name, index in config["indexes"].items()
+            if index["type"] == kind
+        ]
+        return sorted(found)
+
+    def _pick(self, among: list[Any]) -> Any:
+        return self._random.choice(among) if among else None
+
+    def _owner(self, index: str) -> Client:
+        return self._clients[index.split("/")[0]]
+
+    def _versions(self) -> list[tuple[str, str, str]]:
+        stages = set(self._indexes("stage"))
+        latest = read_history(self._primary.serverdir).latest()
+        found = [
+            (index_of(key), value["name"], value["version"])
+            for key, (keyname, _, value) in latest.items()
+            if keyname == "PROJVERSION" and value and index_of(key) in stages
+        ]
+        return sorted(found)
+
+    def _releases(self) -> list[str]:
+        live = read_history(self._primary.serverdir).live_files
+        stages = set(self._indexes("stage"))
+        return sorted(
+            relpath
+            for relpath in live
+            if index_of(relpath) in stages and not any(word in relpath for word in (".doc.zip", ".toxresult"))
+        )
+
+    # What may happen; each returns what it did, "" where there is nothing to do it to.
+
+    def create_user(self) -> str:
+        missing = sorted(set(USERS) - set(self._root.users()))
+        user = self._pick(missing)
+        if user is None:
+            return ""
+        self._root.create_user(user)
+        self._clients[user] = Client(self._primary.url).login(user, PASSWORD)
+        return str(user)
+
+    def modify_user(self) -> str:
+        user = self._pick(sorted(set(USERS) & set(self._root.users())))
+        if user is None:
+            return ""
+        self._root.modify_user(user, title=f"title {len(self.done)}")
+        return str(user)
+
+    def delete_user(self) -> str:
+        user = self._pick(sorted(set(USERS) & set(self._root.users())))
+        if user is None or self._random.random() < 0.7:
+            return ""
+        self._root.delete_user(user)
+        return str(user)
+
+    def create_index(self) -> str:
+        users = ["root", *sorted(set(USERS) & set(self._root.users()))]
+        wanted = [f"{user}/{name}" for user in users for name in STAGES]
+        index = self._pick(sorted(set(wanted) - set(self._indexes("stage"))))
+        if index is None:
+            return ""
+        bases = self._random.sample(self._indexes("stage"), k=min(1, len(self._indexes("stage"))))
+        self._owner(index).create_index(index, volatile=True, bases=bases)
+        return f"{index} on {bases}"
+
+    def modify_index(self) -> str:
+        index = self._pick(self._indexes("stage"))
+        if index is None:
+            return ""
+        self._owner(index).modify_index(index, f"title=title {len(self.done)}")
+        return str(index)
+
+    def delete_index(self) -> str:
+        index = self._pick(self._indexes("stage"))
+        if index is None or self._random.random() < 0.6:
+            return ""
+        self._owner(index).delete_index(index)
+        return str(index)
+
+    def upload(self) -> str:
+        index = self._pick(self._indexes("stage"))
+        if index is None:
+            return ""
+        project, version = self._random.choice(PROJECTS), self._random.choice(VERSIONS)
+        return self._owner(index).upload_wheel(index, project, version, self._random.choice(PAYLOADS))
+
+    def upload_odd_name(self) -> str:
+        index = self._pick(self._indexes("stage"))
+        if index is None:
+            return ""
+        name = self._random.choice(ODD_NAMES)
+        content = build_zip({"payload": self._random.choice(PAYLOADS)})
+        return self._owner(index).upload(index, "odd", "1.0", (name, content))
+
+    def register(self) -> str:
+        index = self._pick(self._indexes("stage"))
+        if index is None:
+            return ""
+        project, version = self._random.choice(PROJECTS), self._random.choice(VERSIONS)
+        self._owner(index).register(index, project, version, summary=f"ä {len(self.done)}")
+        return f"{index} {project} {version}"
+
+    def upload_docs(self) -> str:
+        found = self._pick(self._versions())
+        if found is None:
+            return ""
+        content = build_docs(f"docs {self._random.randrange(3)}")
+        return self._owner(found[0]).upload_docs(*found, content)
+
+    def upload_toxresult(self) -> str:
+        relpath = self._pick(self._releases())
+        # The same content for the same file: a name may be used again within a second.
+        return "" if relpath is None else self._owner(relpath).upload_toxresult(relpath, toxresult())
+
+    def push(self) -> str:
+        found, target = self._pick(self._versions()), self._pick(self._indexes("stage"))
+        if found is None or target == found[0] or target.split("/")[0] != found[0].split("/")[0]:
+            return ""
+        self._owner(target).push(*found, target)
+        return f"{found} to {target}"
+
+    def delete_file(self) -> str:
+        relpath = self._pick(self._releases())
+        if relpath is None:
+            return ""
+        self._owner(relpath).delete_file(relpath)
+        return str(relpath)
+
+    def delete_version(self) -> str:
+        found = self._pick(self._versions())
+        if found is None:
+            return ""
+        self._owner(found[0]).delete_version(*found)
+        return str(found)
+
+    def delete_project(self) -> str:
+        found = self._pick(self._versions())
+        if found is None or self._random.random() < 0.5:
+            return ""
+        self._owner(found[0]).delete_project(*found[:2])
+        return str(found[:2])
+
+    def create_mirror(self) -> str:
+        missing = sorted({"root/mirror", "root/second"} - set(self._indexes("mirror")))
+        index = self._pick(missing)
+        if index is None:
+            return ""
+        self._root.create_mirror(index, self._upstream.simple_url, volatile=True, mirror_cache_expiry=0)
+        return str(index)
+
+    def fetch_mirrored(self) -> str:
+        index, project = self._pick(self._indexes("mirror")), self._random.choice(MIRRORED)
+        if index is None:
+            return ""
+        relpath = self._pick(sorted(self._root.links(index, project).values()))
+        if relpath is None:
+            return ""
+        self._root.fetch(relpath)
+        return str(relpath)
+
+    def change_upstream(self) -> str:
+        index = self._pick(self._indexes("mirror"))
+        if index is None:
+            return ""
+        version = f"3.{len(self.done)}"
+        self._upstream.add_wheel("plain", version, version.encode())
+        self._root.refresh(index, "plain")
+        return f"plain {version}, seen by {index}"
+
+    def delete_mirrored(self) -> str:
+        index, project = self._pick(self._indexes("mirror")), self._random.choice(MIRRORED)
+        if index is None or project not in self._root.index_config(index).get("projects", []):
+            return ""
+        self._root.delete_project(index, project, force=True)
+        return f"{index} {project}"
+
+    def delete_mirror(self) -> str:
+        index = self._pick(self._indexes("mirror"))
+        if index is None or self._random.random() < 0.7:
+            return ""
+        self._root.delete_index(index)
+        return str(index)
+
+
+def index_of(relpath: str) -> str:
+    """Return the index that a file belongs to."""
+    return "/".join(relpath.split("/")[:2])
+
+
+Action = Callable[[Operations], str]
+
+# What happens more often is named more often.
+_ACTIONS: tuple[Action, ...] = (
+    *(Operations.upload,) * 8,
+    *(Operations.create_index,) * 3,
+    *(Operations.fetch_mirrored,) * 4,
+    *(Operations.upload_docs, Operations.upload_toxresult, Operations.push, Operations.delete_file) * 2,
+    *(Operations.upload_odd_name, Operations.register, Operations.delete_version),
+    *(Operations.delete_project, Operations.create_user, Operations.modify_user, Operations.delete_user),
+    *(Operations.modify_index, Operations.delete_index, Operations.create_mirror),
+    *(Operations.change_upstream, Operations.delete_mirrored, Operations.delete_mirror),
+)

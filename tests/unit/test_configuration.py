@@ -1,0 +1,198 @@
+"""Where an option's value comes from: flag, environment, file, default; and what is refused."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+from replisync.cli.app import app, run
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No option comes from whoever runs the tests."""
+    for name in ("CONFIGFILE", "STATUS_SERVERDIR", "LOG_LEVEL", "LOG_FORMAT"):
+        monkeypatch.delenv(f"REPLISYNC_{name}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def config(tmp_path: Path, text: str) -> list[str]:
+    """Return the option that names a configuration with this text."""
+    path = tmp_path / "replisync.toml"
+    path.write_text(text)
+    return ["-c", str(path)]
+
+
+class TestPrecedence:
+    """`status` of a folder that is no standby names the folder that it was given."""
+
+    def test_a_flag_comes_before_the_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "from-environment")
+        file = config(tmp_path, "[status]\nserverdir = 'from-file'\n")
+        assert run([*file, "status", "--serverdir", "from-flag"]) == 6
+        assert "status of from-flag failed" in capsys.readouterr().err
+
+    def test_the_environment_comes_before_the_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "from-environment")
+        assert run([*config(tmp_path, "[status]\nserverdir = 'from-file'\n"), "status"]) == 6
+        assert "status of from-environment failed" in capsys.readouterr().err
+
+    def test_the_file_comes_before_the_default(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        clone = ["clone", "--serverdir", "new", "--primary-url", "http://primary"]
+        assert run([*config(tmp_path, "[clone]\nstorage = 'from-file'\n"), *clone]) == 2
+        assert "'from-file' is not supported" in capsys.readouterr().err
+        assert run(clone) == 2
+        assert "reading of --storage" not in capsys.readouterr().err
+
+    def test_the_file_itself_may_be_named_by_the_environment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (_, path) = config(tmp_path, "[status]\nserverdir = 'from-file'\n")
+        monkeypatch.setenv("REPLISYNC_CONFIGFILE", path)
+        assert run(["status"]) == 6
+        assert "status of from-file failed" in capsys.readouterr().err
+
+    def test_a_flag_of_the_file_holds_for_errors_too(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run([*config(tmp_path, "[status]\nserverdir = 'x'\njson = true\n"), "status"]) == 6
+        assert json.loads(capsys.readouterr().out)["code"] == 6
+
+    @pytest.mark.parametrize(
+        "text",
+        ["[faults]\nserverdir = 'from-file'\n", "[faults.list]\nserverdir = 'from-file'\n"],
+    )
+    def test_commands_of_a_group_take_their_own_table_or_that_of_the_group(
+        self, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run([*config(tmp_path, text), "faults", "list"]) in (6, 7)
+        assert "from-file" in capsys.readouterr().err
+
+    def test_every_option_has_a_name_in_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "x")
+        monkeypatch.setenv("REPLISYNC_STATUS_MAX_LAG_SERIALS", "many")
+        assert run(["status"]) == 2
+        assert "many" in capsys.readouterr().err
+        monkeypatch.setenv("REPLISYNC_STATUS_MAX_LAG_SERIALS", "5")
+        monkeypatch.setenv("REPLISYNC_STATUS_JSON", "1")
+        assert run(["status"]) == 6
+        assert json.loads(capsys.readouterr().out)["code"] == 6
+
+
+WRONG = {
+    "an unknown command": "[nosuch]\nserverdir = 'x'\n",
+    "an option outside of a table": "serverdir = 'x'\n",
+    "an unknown option": "[status]\nserver-dir = 'x'\n",
+    "an option of another command": "[status]\ntimeout = 5\n",
+    "an option by its name in Python": "[clone]\nprimary_url = 'http://x'\n",
+    "an unknown option of a group": "[faults]\ntimeout = 5\n",
+    "an unknown command of a group": "[faults.nosuch]\nserverdir = 'x'\n",
+    "a table where a value belongs": "[status.serverdir]\nx = 1\n",
+    "a list of numbers": "[status]\nserverdir = [1, 2]\n",
+    "a date": "[status]\nserverdir = 2026-11-22\n",
+    "no TOML": "status: serverdir\n",
+    "half a string": "[status]\nserverdir = 'x\n",
+    "a number where a number is too small": "[status]\nserverdir = 'x'\nmax-lag-serials = -1\n",
+    "text where a number belongs": "[status]\nserverdir = 'x'\nmax-lag-serials = 'many'\n",
+}
+
+
+class TestRefusals:
+    """What the configuration cannot mean is refused: exit 2, and one line that names it."""
+
+    @pytest.mark.parametrize("name", WRONG)
+    def test_a_wrong_file_is_refused(
+        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run([*config(tmp_path, WRONG[name]), "status", "--serverdir", "x"]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("replisync: ")
+
+    def test_a_file_that_is_not_text_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "x.toml").write_bytes(b"\xff\xfe\0")
+        assert run(["-c", "x.toml", "status", "--serverdir", "x"]) == 2
+        assert "x.toml" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["missing.toml", "."])
+    def test_a_file_that_cannot_be_read_is_refused(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["-c", name, "status", "--serverdir", "x"]) == 2
+        assert f"reading of the configuration {name} failed" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["nosuch"],
+            ["status"],
+            ["status", "--nosuch"],
+            ["status", "--serverdir"],
+            ["--log-level", "loud", "status", "--serverdir", "x"],
+            ["catchup", "--serverdir", "x", "--timeout", "0"],
+            ["catchup", "--serverdir", "x", "--to-serial", "-1"],
+            ["clone", "--serverdir", "x", "--primary-url", "http://x", "--file-replication-threads", "0"],
+            ["faults", "skip", "--serverdir", "x"],
+        ],
+        ids=" ".join,
+    )
+    def test_a_wrong_command_line_is_refused_in_one_line(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("replisync: ")
+
+    def test_errors_are_an_object_on_stdout_where_json_was_asked_for(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["status", "--serverdir", "x", "--json"]) == 6
+        captured = capsys.readouterr()
+        error = json.loads(captured.out)
+        assert (error["code"], error["hint"]) == (6, "make one with `replisync clone`")
+        assert captured.err == f"replisync: {error['error']}\n"
+
+    @pytest.mark.parametrize("arguments", [["--json", "status"], ["status", "--json", "--nosuch"]])
+    def test_errors_of_the_command_line_are_an_object_too(
+        self, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(arguments) == 2
+        assert json.loads(capsys.readouterr().out)["code"] == 2
+
+
+def _commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        found.append((*path, name))
+        if isinstance(command, click.Group):
+            found += _commands(command, (*path, name))
+    return found
+
+
+@pytest.mark.parametrize("path", _commands(app), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*path, "--help"]) == 0
+    assert "Usage: replisync" in capsys.readouterr().out
+
+
+def test_the_contracts_commands_are_there() -> None:
+    names = {" ".join(path) for path in _commands(app)}
+    assert names >= {"clone", "catchup", "follow", "status", "promote", "derive-key"}
+    assert names >= {"faults list", "faults retry", "faults skip", "faults clear"}
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("replisync, version ")

@@ -1,0 +1,140 @@
+"""What is said while work is under way: log lines, and how far it is."""
+
+import io
+import json
+
+import pytest
+
+from replisync.logs import make_logger
+from replisync.progress import Lines
+from tests.fakes import RecordingLog
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+class TestLogs:
+    """JSON where nobody looks, words on a terminal; levels are kept."""
+
+    def test_outside_of_a_terminal_each_line_is_an_object(self) -> None:
+        stream = io.StringIO()
+        make_logger("info", None, stream).info("committed", serial=7, name="é")
+        (line,) = stream.getvalue().splitlines()
+        fields = json.loads(line)
+        assert fields.pop("timestamp").endswith("Z")
+        assert fields == {"event": "committed", "serial": 7, "name": "é", "level": "info"}
+        assert "é" in line
+
+    def test_on_a_terminal_lines_are_words(self) -> None:
+        stream = Terminal()
+        make_logger("info", None, stream).info("committed", serial=7)
+        assert "committed" in stream.getvalue()
+        assert not stream.getvalue().startswith("{")
+
+    def test_the_form_that_is_asked_for_wins(self) -> None:
+        stream, terminal = io.StringIO(), Terminal()
+        make_logger("info", "console", stream).info("committed", serial=7)
+        make_logger("info", "json", terminal).info("committed", serial=7)
+        assert "serial=7" in stream.getvalue()
+        assert "\x1b" not in stream.getvalue()
+        assert json.loads(terminal.getvalue())["serial"] == 7
+
+    @pytest.mark.parametrize(
+        ("level", "said"),
+        [
+            ("debug", ["debug", "info", "warning", "error"]),
+            ("info", ["info", "warning", "error"]),
+            ("warning", ["warning", "error"]),
+            ("error", ["error"]),
+        ],
+    )
+    def test_what_is_below_the_level_is_not_said(self, level: str, said: list[str]) -> None:
+        stream = io.StringIO()
+        log = make_logger(level, "json", stream)
+        for name in ("debug", "info", "warning", "error"):
+            getattr(log, name)(name)
+        assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == said
+
+    def test_an_exception_is_told_with_its_traceback(self) -> None:
+        stream = io.StringIO()
+        try:
+            raise ValueError("deep")
+        except ValueError:
+            make_logger("info", "json", stream).error("bug", exc_info=True)
+        assert "ValueError: deep" in json.loads(stream.getvalue())["exception"]
+
+
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestLines:
+    """A log line every few seconds, with counts, rate and time left."""
+
+    def test_nothing_is_said_before_it_is_time(self) -> None:
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("files", 100, "files")
+        for _ in range(50):
+            lines.advance(1)
+        assert log.lines == []
+
+    def test_a_line_has_counts_rate_and_time_left(self) -> None:
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("files", 100, "files")
+        clock.now += 10
+        lines.advance(20, 5_000)
+        ((level, event, values),) = log.lines
+        assert (level, event) == ("info", "progress")
+        assert values["stage"] == "files"
+        assert (values["done"], values["total"], values["unit"]) == (20, 100, "files")
+        assert (values["bytes"], values["per_second"], values["seconds_left"]) == (5_000, 2.0, 40)
+
+    def test_lines_are_seconds_apart(self) -> None:
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("files", 1000, "files")
+        for _ in range(600):
+            clock.now += 0.1
+            lines.advance(1)
+        assert 8 <= len(log.lines) <= 13
+
+    def test_a_stage_begins_at_nothing(self) -> None:
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("metadata", 10, "serials")
+        clock.now += 60
+        lines.advance(10, 1)
+        lines.stage("files", 5, "files")
+        clock.now += 10
+        lines.advance(1)
+        assert log.lines[-1][2]["stage"] == "files"
+        assert log.lines[-1][2]["done"] == 1
+        assert log.lines[-1][2]["per_second"] == 0.1
+
+    def test_where_the_total_is_not_known_the_time_left_is_not_either(self) -> None:
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("changes", None, "serials")
+        clock.now += 10
+        lines.advance(1)
+        assert log.lines[-1][2]["seconds_left"] is None
+
+    def test_more_than_the_total_leaves_no_negative_time(self) -> None:
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("changes", 2, "serials")
+        clock.now += 10
+        lines.advance(5)
+        assert log.lines[-1][2]["seconds_left"] == 0
