@@ -1,12 +1,13 @@
 """Downloads: a bounded number at a time, an outcome for each file.
 
-A worker takes the next file when it is free, so nothing queues up. Nothing here decides what an outcome
-means for a serial, and nothing knows of databases.
+Workers bring files into the staging folder; the caller's thread gives them their names in groups, since
+making one file durable costs about as much as making many. Nothing here decides what an outcome means for a
+serial, and nothing knows of databases.
 """
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from replisync.errors import (
@@ -21,9 +22,12 @@ from replisync.keys import fetch_problem
 from replisync.plan import WantedFile
 from replisync.ports import Arrived, FileSource, FileStore, StopFlag
 
-# How often somebody who waits for downloads looks whether to stop.
+# How often somebody who waits for downloads looks whether to stop; what arrived waits no longer for others.
 _LOOK_SECONDS = 0.2
 
+# Files that are made durable together, and how many may be waiting for that or on their way.
+_GROUP = 32
+_ROOM = 2 * _GROUP
 
 # What stands for the status of an answer that broke off or never came.
 _BROKEN = 504
@@ -60,6 +64,33 @@ class Refused:
 Outcome = Fetched | Refused
 
 
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A file that has arrived, and counts as fetched when it is durable.
+
+    name: in the staging folder.
+    """
+
+    fetched: Fetched
+    name: str
+
+
+@dataclass(slots=True)
+class _Work:
+    """What the workers of one call share.
+
+    room: as many files more may be taken before others have been made durable.
+    failed: set where no more files are to be taken.
+    results: what each file came to, an error that ends the call, or None for each worker that ended.
+    """
+
+    todo: Iterator[WantedFile]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ROOM))
+    failed: threading.Event = field(default_factory=threading.Event)
+    results: SimpleQueue[Outcome | _Staged | BaseException | None] = field(default_factory=SimpleQueue)
+
+
 class Fetcher:
     """A pool of downloads.
 
@@ -82,49 +113,22 @@ class Fetcher:
         Raises the first error that is no outcome (the disk, the connection, a refusal of all requests),
         after the other downloads ended.
         """
-        todo = iter(files)
-        lock = threading.Lock()
-        outcomes: SimpleQueue[Outcome | ReplisyncError | BaseException | None] = SimpleQueue()
-        failed = threading.Event()
-
-        def work() -> None:
-            try:
-                while not (failed.is_set() or self._stop.is_set()):
-                    with lock:
-                        file = next(todo, None)
-                    if file is None:
-                        break
-                    outcomes.put(self.fetch_one(file))
-            except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
-                failed.set()
-                outcomes.put(err)
-            finally:
-                outcomes.put(None)
-
+        work = _Work(iter(files))
         workers = [
-            threading.Thread(target=work, name=f"fetch-{number}", daemon=True)
+            threading.Thread(target=self._run, args=(work,), name=f"fetch-{number}", daemon=True)
             for number in range(self._threads)
         ]
         for worker in workers:
             worker.start()
         error: BaseException | None = None
         try:
-            running = len(workers)
-            while running:
-                try:
-                    outcome = outcomes.get(timeout=_LOOK_SECONDS)
-                except Empty:
-                    if self._stop.is_set():
-                        break
-                    continue
-                if outcome is None:
-                    running -= 1
-                elif isinstance(outcome, BaseException):
-                    error = error or outcome
-                else:
-                    yield outcome
+            for group in self._groups(work, len(workers)):
+                error = error or next((one for one in group if isinstance(one, BaseException)), None)
+                yield from self._durable([one for one in group if not isinstance(one, BaseException)])
+                for _ in group:
+                    work.room.release()
         finally:
-            failed.set()
+            work.failed.set()
             # One that hangs on a silent primary must not keep us from ending; it can do no harm, since
             # what it brings has no name before it is complete, and counts for nothing before a commit.
             for worker in workers:
@@ -135,7 +139,56 @@ class Fetcher:
         if error is not None:
             raise error
 
-    def fetch_one(self, file: WantedFile) -> Outcome:
+    def _run(self, work: _Work) -> None:
+        """Bring files until there are no more."""
+        try:
+            while not (work.failed.is_set() or self._stop.is_set()):
+                if not work.room.acquire(timeout=_LOOK_SECONDS):
+                    continue
+                with work.lock:
+                    file = next(work.todo, None)
+                if file is None:
+                    break
+                work.results.put(self._fetch_one(file))
+        except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
+            work.failed.set()
+            work.results.put(err)
+        finally:
+            work.results.put(None)
+
+    def _groups(self, work: _Work, running: int) -> Iterator[list[Outcome | _Staged | BaseException]]:
+        """Yield what the workers bring, in groups that are worth a sync, until all of them ended."""
+        group: list[Outcome | _Staged | BaseException] = []
+        while running:
+            try:
+                result = work.results.get(timeout=_LOOK_SECONDS)
+            except Empty:
+                if self._stop.is_set():
+                    break
+            else:
+                if result is None:
+                    running -= 1
+                else:
+                    group.append(result)
+                if len(group) < _GROUP:
+                    continue
+            if group:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _durable(self, group: list[Outcome | _Staged]) -> list[Outcome]:
+        """Return the outcomes after all that arrived is durable."""
+        staged = [one for one in group if isinstance(one, _Staged)]
+        # A commit will promise what is held too, so it must survive whatever happens after it.
+        self._target.hold([one.name for one in staged if one.fetched.staged is not None])
+        self._target.place(
+            [(one.fetched.file.relpath, one.name) for one in staged if one.fetched.staged is None]
+        )
+        return [one.fetched if isinstance(one, _Staged) else one for one in group]
+
+    def _fetch_one(self, file: WantedFile) -> Outcome | _Staged:
         """Bring one file here, unless it is here already.
 
         Raises PrimaryUnreachable, PrimaryRefused or LocalFailure.
@@ -152,7 +205,7 @@ class Fetcher:
             # This one file may be what hangs: it must be seen, and the others must go on.
             return Refused(file, _BROKEN, err.why)
 
-    def _download(self, file: WantedFile) -> Outcome:
+    def _download(self, file: WantedFile) -> Refused | _Staged:
         with self._source.download(file.relpath) as answer:
             if answer.status >= 500 and answer.status not in (500, 502):
                 raise PrimaryUnreachable(
@@ -165,7 +218,8 @@ class Fetcher:
                 arrived = self._target.receive(file.relpath, chunks, file.digest, answer.length)
             except WrongContent as err:
                 return Refused(file, answer.status, err.why)
-        return self._settle(file, arrived)
+        in_use = self._in_use(file, arrived)
+        return _Staged(Fetched(file, arrived.size, staged=arrived.name if in_use else None), arrived.name)
 
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -186,11 +240,8 @@ class Fetcher:
         self._target.sync(file.relpath)
         return size
 
-    def _settle(self, file: WantedFile, arrived: Arrived) -> Fetched:
-        in_use = not self._replace and self._target.size_of(file.relpath) is not None
-        if in_use and self._target.digest_of(file.relpath, "sha256") != arrived.sha256:
-            # The commit will promise this content, so it must survive whatever happens after it.
-            self._target.hold(arrived.name)
-            return Fetched(file, arrived.size, staged=arrived.name)
-        self._target.place(file.relpath, arrived.name)
-        return Fetched(file, arrived.size)
+    def _in_use(self, file: WantedFile, arrived: Arrived) -> bool:
+        """Tell whether a devpi-server may be serving another content under the file's name."""
+        if self._replace or self._target.size_of(file.relpath) is None:
+            return False
+        return self._target.digest_of(file.relpath, "sha256") != arrived.sha256

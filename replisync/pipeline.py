@@ -349,7 +349,7 @@ class Pipeline:
                 continue
             if outcome.staged is not None:
                 # Its serial is committed, so it may take its place at once.
-                self._files.place(outcome.file.relpath, outcome.staged)
+                self._files.place([(outcome.file.relpath, outcome.staged)])
             present[outcome.file.relpath] = outcome.size
         verdict = self._judge(refused)
         again = [

@@ -1,6 +1,6 @@
 """What the loop needs of the parts that do I/O, as protocols: the only thing that it knows of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -43,15 +43,15 @@ class FileStore(Protocol):
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Arrived:
-        """Take and check what arrives, under no name yet; durable by `hold` or `place` at the latest."""
+        """Take and check what arrives, under no name yet; durable after `hold` or `place`."""
         ...
 
-    def hold(self, name: str) -> None:
+    def hold(self, names: Sequence[str]) -> None:
         """Make what arrived survive a crash under no name."""
         ...
 
-    def place(self, relpath: str, name: str) -> None:
-        """Give what arrived its name, durably."""
+    def place(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Give what arrived its names, durably: pairs of relpath and the name in the staging folder."""
         ...
 
     def sync(self, relpath: str) -> None:

@@ -37,7 +37,7 @@ def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, st
     elif move.action == "drop":
         files.remove(move.relpath)
     if move.staged is not None and files.staged(move.staged):
-        files.place(move.relpath, move.staged)
+        files.place([(move.relpath, move.staged)])
     return rows
 
 

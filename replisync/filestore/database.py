@@ -7,7 +7,7 @@ transaction of its own, committed before the serial that needs it.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from replisync.store.postgres import DEVPI_LOCK
 # Below this a file is kept in memory between its arrival and its row.
 _SMALL_BYTES = 256 * 1024
 
-# What is read of a row at a time. PostgreSQL sends it as text of twice the size.
+# What is read of a row, or written of small files, at a time; as text it has twice the size.
 _READ_BYTES = 2 * 1024 * 1024
 
 # PostgreSQL's own bound for one value, less what the row needs beside it.
@@ -93,29 +93,54 @@ class DatabaseFiles:
             held.append(chunk)
             size += len(chunk)
             if size > _SMALL_BYTES:
-                return self._disk.receive(relpath, chain(held, rest), digest, length, durable=False)
+                return self._disk.receive(relpath, chain(held, rest), digest, length)
         data = b"".join(held)
         check_content(relpath, data, length, digest)
         name = hashlib.sha256(relpath.encode()).hexdigest()
         self._small[name] = data
         return Received(name, size, hashlib.sha256(data).hexdigest())
 
-    def hold(self, name: str) -> None:
+    def hold(self, names: Sequence[str]) -> None:
         """Make what arrived durable under no name."""
-        data = self._small.pop(name, None)
-        path = Path(self._staging, name)
-        with local_errors(f"writing of {path}"):
+        for name in names:
+            data = self._small.pop(name, None)
             if data is not None:
-                write_file(path, data)
-        self._disk.hold(name)
+                path = Path(self._staging, name)
+                with local_errors(f"writing of {path}"):
+                    write_file(path, data)
+        self._disk.hold(names)
 
-    def place(self, relpath: str, name: str) -> None:
-        """Make what arrived the content of a file, durably. What the file was is replaced."""
-        data = self._small.get(name)
-        if data is not None:
-            self._write(_PUT.format(path=literal(relpath), size=len(data), data=data.hex()))
+    def place(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Make what arrived the contents of files, durably. What a file was is replaced.
+
+        moves: pairs of a relpath and the name of what arrived; the small ones become rows together.
+        """
+        statements: list[str] = []
+        names: list[str] = []
+        length = 0
+        for relpath, name in moves:
+            data = self._small.get(name)
+            if data is None:
+                self._place_big(relpath, name)
+                continue
+            statements.append(_PUT.format(path=literal(relpath), size=len(data), data=data.hex()))
+            names.append(name)
+            length += len(data)
+            if length > _READ_BYTES:
+                self._put(statements, names)
+                length = 0
+        self._put(statements, names)
+
+    def _put(self, statements: list[str], names: list[str]) -> None:
+        """Commit the rows of small files, and forget the files."""
+        if statements:
+            self._write("; ".join(statements))
+        for name in names:
             del self._small[name]
-            return
+        statements.clear()
+        names.clear()
+
+    def _place_big(self, relpath: str, name: str) -> None:
         path = f"{self._staging}/{name}"
         with local_errors(f"reading of {path}"):
             size = os.stat(path).st_size

@@ -7,13 +7,12 @@ appear before a commit (new content under a name that is in use) waits in the st
 import errno
 import hashlib
 import os
-import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from replisync.durable import fsync_folder, local_errors, make_folder
+from replisync.durable import fsync_folder, local_errors
 from replisync.errors import WrongContent
 from replisync.keys import Digest
 
@@ -23,7 +22,7 @@ _FOLDERS_KNOWN = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A file that arrived, durable in the staging folder.
+    """A file that arrived in the staging folder; durable after `hold` or `place`.
 
     name: its name there.
     size: in bytes.
@@ -48,22 +47,14 @@ class DiskFiles:
         self._files = os.fspath(files.absolute())
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
-        self._mkdir_lock = threading.Lock()
         self._synced: set[str] = set()
 
     def receive(
-        self,
-        relpath: str,
-        chunks: Iterable[bytes],
-        digest: Digest | None,
-        length: int | None,
-        *,
-        durable: bool = True,
+        self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Received:
-        """Write what arrives to the staging folder and check it; durable when this returns.
+        """Write what arrives to the staging folder and check it; it is not durable before `place` or `hold`.
 
         length: the bytes that were announced; None where they were not.
-        durable: False where it is only on its way to somewhere else.
         Raises WrongContent where length or digest are not right, LocalFailure where it cannot be
         written; then nothing is left.
         """
@@ -83,67 +74,72 @@ class DiskFiles:
                 _write_all(fd, chunk, relpath)
             found = (other or sha256).hexdigest()
             _check(relpath, size, length, found, digest)
-            with local_errors(f"writing of {relpath}"):
-                if durable:
-                    os.fsync(fd)
         except BaseException:
             os.close(fd)
             with suppress(FileNotFoundError):
                 os.unlink(path)
             raise
-        os.close(fd)
+        with local_errors(f"writing of {relpath}"):
+            os.close(fd)
         return Received(name, size, sha256.hexdigest())
 
-    def hold(self, name: str) -> None:
-        """Make a staged file survive a power failure under its name in the staging folder."""
-        with local_errors(f"syncing of {self._staging}/{name}"):
-            fd = os.open(f"{self._staging}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+    def hold(self, names: Sequence[str]) -> None:
+        """Make staged files survive a power failure under their names in the staging folder."""
+        if not names:
+            return
+        with local_errors(f"syncing of {self._staging}"):
+            for name in names:
+                _fsync_file(f"{self._staging}/{name}")
             fsync_folder(self._staging)
 
-    def place(self, relpath: str, name: str) -> None:
-        """Give a staged file its name; durable when this returns. What had the name is replaced."""
-        target = f"{self._files}/{relpath}"
-        source = f"{self._staging}/{name}"
-        folder = os.path.dirname(target)
-        with local_errors(f"placing of {relpath}"):
-            try:
-                os.rename(source, target)
-                self._sync_parents(folder)
-            except FileNotFoundError:
-                # One at a time: a thread that finds a folder made may go on, since the commit waits for
-                # the thread that is still making it durable.
-                with self._mkdir_lock:
-                    make_folder(folder)
-                    self._synced.add(folder)
-                os.rename(source, target)
-            fsync_folder(folder)
+    def place(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Give staged files their names; durable when this returns. What had a name is replaced.
 
-    def _sync_parents(self, folder: str) -> None:
-        # Who made the folder may have died before its name was durable; one look per folder and process.
-        with self._mkdir_lock:
-            if len(self._synced) > _FOLDERS_KNOWN:
-                self._synced.clear()
-            while folder not in self._synced and len(folder) > len(self._files):
-                self._synced.add(folder)
-                folder = os.path.dirname(folder)
-                fsync_folder(folder)
+        moves: pairs of a relpath and the name in the staging folder. All contents are synced before the
+            first name is given, and then each folder once: a file system writes its journal for many
+            files as fast as for one.
+        """
+        for relpath, name in moves:
+            with local_errors(f"writing of {relpath}"):
+                _fsync_file(f"{self._staging}/{name}")
+        folders: set[str] = set()
+        for relpath, name in moves:
+            target = f"{self._files}/{relpath}"
+            folder = os.path.dirname(target)
+            with local_errors(f"placing of {relpath}"):
+                try:
+                    os.rename(f"{self._staging}/{name}", target)
+                except FileNotFoundError:
+                    os.makedirs(folder, exist_ok=True)
+                    self._synced -= self._above(folder)
+                    os.rename(f"{self._staging}/{name}", target)
+            folders.add(folder)
+        with local_errors("syncing of the folders of files"):
+            self._sync_folders(folders)
+
+    def _above(self, folder: str) -> set[str]:
+        """Return a folder and those above it, below the folder of all files."""
+        found = set()
+        while len(folder) > len(self._files):
+            found.add(folder)
+            folder = os.path.dirname(folder)
+        return found
+
+    def _sync_folders(self, folders: set[str]) -> None:
+        """Sync folders, and those above them in which a name is not known to be durable."""
+        # Who made a folder may have died before its name was durable; one look per folder and process.
+        if len(self._synced) > _FOLDERS_KNOWN:
+            self._synced.clear()
+        new = {above for folder in folders for above in self._above(folder)} - self._synced
+        for folder in sorted(folders | {os.path.dirname(one) for one in new}):
+            fsync_folder(folder)
+        self._synced |= new
 
     def sync(self, relpath: str) -> None:
         """Make a file that somebody else put in place durable."""
         with local_errors(f"syncing of {relpath}"):
-            fd = os.open(f"{self._files}/{relpath}", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            folder = os.path.dirname(f"{self._files}/{relpath}")
-            while len(folder) >= len(self._files):
-                fsync_folder(folder)
-                folder = os.path.dirname(folder)
+            _fsync_file(f"{self._files}/{relpath}")
+            self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
 
     def staged(self, name: str) -> bool:
         """Tell whether a staged file is there."""
@@ -213,6 +209,14 @@ class DiskFiles:
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._retained}/{name}")
+
+
+def _fsync_file(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _write_all(fd: int, chunk: bytes, relpath: str) -> None:

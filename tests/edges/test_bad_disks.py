@@ -96,7 +96,7 @@ class TestProtectedDisk:
         try:
             for act in (
                 lambda: disk.files.receive("b", [b"b"], None, None),
-                lambda: disk.files.place("a", staged),
+                lambda: disk.files.place([("a", staged)]),
                 lambda: disk.files.put_aside(PATH, 5),
                 lambda: disk.files.put_aside(PATH, 5, keep=True),
                 lambda: disk.files.remove(PATH),
@@ -163,7 +163,7 @@ def lock():
 said = {}
 for what, act in {
     "receive": lambda: files.receive("b", [b"b"], None, None),
-    "place": lambda: files.place("a", name),
+    "place": lambda: files.place([("a", name)]),
     "digest": lambda: files.digest_of("x/y", "md5"),
     "nodeinfo": lambda: serverdir.write_nodeinfo({}),
     "read": serverdir.nodeinfo,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ class Disk:
     def put(self, relpath: str = PATH, content: bytes = CONTENT) -> str:
         """Receive and place a file; return its name in the staging folder."""
         name = self.files.receive(relpath, [content], None, None).name
-        self.files.place(relpath, name)
+        self.files.place([(relpath, name)])
         return name
 
     def listing(self) -> dict[str, bytes]:
@@ -51,7 +52,7 @@ def disk(tmp_path: Path) -> Disk:
 
 
 class TestReceiving:
-    """What arrives is written to the staging folder, checked, and durable."""
+    """What arrives is written to the staging folder and checked."""
 
     @pytest.mark.parametrize("algorithm", ["sha256", "md5", "sha512", "sha1", "blake2b", "sha3_256"])
     def test_a_file_with_the_right_digest_and_length_is_there(self, disk: Disk, algorithm: str) -> None:
@@ -65,7 +66,7 @@ class TestReceiving:
 
     def test_an_empty_file_is_a_file(self, disk: Disk) -> None:
         got = disk.files.receive(PATH, [], Digest("sha256", hashlib.sha256().hexdigest()), 0)
-        disk.files.place(PATH, got.name)
+        disk.files.place([(PATH, got.name)])
         assert disk.files.size_of(PATH) == 0
 
     @pytest.mark.parametrize(
@@ -150,11 +151,11 @@ class TestPlacing:
         disk.put("root/dev")
         name = disk.files.receive(PATH, [CONTENT], None, None).name
         with pytest.raises(LocalFailure, match=r"placing of root/dev/\+f"):
-            disk.files.place(PATH, name)
+            disk.files.place([(PATH, name)])
 
     def test_what_is_not_there_cannot_be_placed(self, disk: Disk) -> None:
         with pytest.raises(LocalFailure):
-            disk.files.place(PATH, "nosuch")
+            disk.files.place([(PATH, "nosuch")])
 
     def test_a_file_in_place_has_size_and_digest(self, disk: Disk) -> None:
         disk.put()
@@ -174,7 +175,7 @@ class TestPlacing:
         assert disk.files.size_of(relpath) is None
         name = disk.files.receive(relpath, [b"x"], None, None).name
         with pytest.raises(LocalFailure, match="File name too long"):
-            disk.files.place(relpath, name)
+            disk.files.place([(relpath, name)])
 
 
 class TestRetaining:
@@ -268,23 +269,36 @@ def calls(act: Callable[[], object]) -> list[tuple[str, str]]:
 class TestOrder:
     """Content is on disk before its name is, and the name is before anybody relies on it."""
 
-    def test_content_is_synced_after_its_last_byte(self, disk: Disk) -> None:
-        names: list[str] = []
-        made = calls(lambda: names.append(disk.files.receive(PATH, [b"a", b"b"], SHA256_OF_AB, None).name))
-        assert made == [("write", ""), ("write", ""), ("fsync", names[0])]
+    def test_contents_are_synced_before_the_first_of_them_gets_its_name(self, disk: Disk) -> None:
+        disk.put("a/b/there")
+        names = [disk.files.receive(path, [b"x"], None, None).name for path in ("a/b/c.zip", "a/b/d.zip")]
+        made = calls(lambda: disk.files.place([("a/b/c.zip", names[0]), ("a/b/d.zip", names[1])]))
+        assert made == [("fsync", names[0]), ("fsync", names[1]), ("rename", ""), ("rename", ""), ("fsync", "b")]
+
+    def test_what_is_held_is_synced_and_so_is_its_name(self, disk: Disk) -> None:
+        name = disk.files.receive(PATH, [b"x"], None, None).name
+        assert calls(lambda: disk.files.hold([name])) == [("fsync", name), ("fsync", "tmp")]
+        assert calls(lambda: disk.files.hold([])) == []
 
     def test_each_new_folder_is_synced_in_its_parent_and_the_name_in_its_folder(self, disk: Disk) -> None:
         name = disk.files.receive("a/b/c.zip", [b"x"], None, None).name
-        made = calls(lambda: disk.files.place("a/b/c.zip", name))
+        made = calls(lambda: disk.files.place([("a/b/c.zip", name)]))
         renamed = max(index for index, (call, _) in enumerate(made) if call == "rename")
-        assert made[renamed:] == [("rename", ""), ("fsync", "b")]
-        synced = [about for call, about in made[:renamed] if call == "fsync"]
-        assert synced == ["+files", "a"]
+        assert made[renamed:] == [("rename", ""), ("fsync", "+files"), ("fsync", "a"), ("fsync", "b")]
 
-    def test_a_name_in_a_folder_that_is_there_needs_one_sync(self, disk: Disk) -> None:
+    def test_a_folder_that_somebody_else_made_is_synced_too(self, disk: Disk) -> None:
         disk.put("a/b/c.zip")
-        name = disk.files.receive("a/b/d.zip", [b"x"], None, None).name
-        assert calls(lambda: disk.files.place("a/b/d.zip", name)) == [("rename", ""), ("fsync", "b")]
+        again = DiskFiles(disk.placed, disk.staging, disk.retained)
+        name = again.receive("a/b/d.zip", [b"x"], None, None).name
+        made = calls(lambda: again.place([("a/b/d.zip", name)]))
+        assert made[2:] == [("fsync", "+files"), ("fsync", "a"), ("fsync", "b")]
+
+    def test_a_folder_that_is_made_anew_is_synced_anew(self, disk: Disk) -> None:
+        disk.put("a/b/c.zip")
+        shutil.rmtree(disk.placed / "a")
+        name = disk.files.receive("a/b/c.zip", [b"x"], None, None).name
+        made = calls(lambda: disk.files.place([("a/b/c.zip", name)]))
+        assert made[-3:] == [("fsync", "+files"), ("fsync", "a"), ("fsync", "b")]
 
     def test_a_move_aside_is_durable_in_both_folders_the_new_name_first(self, disk: Disk) -> None:
         disk.put("a/b/c.zip")
@@ -306,6 +320,3 @@ class TestOrder:
         assert made[-1] == ("fsync", tmp_path.name)
         assert path.read_bytes() == b"{}"
         assert [entry.name for entry in tmp_path.iterdir()] == [".nodeinfo"]
-
-
-SHA256_OF_AB = Digest("sha256", hashlib.sha256(b"ab").hexdigest())
