@@ -2,9 +2,11 @@
 #
 # PYTHON  the interpreter (3.11 or newer) that .venv is made with
 # ARGS    more arguments for pytest, the benchmark or the demo, as in `make test ARGS="-k promote"`
+# JOBS    how many tests run at a time; each job has servers of its own
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +22,7 @@ help:
 	@echo "make clean   remove what the others made, .venv too"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

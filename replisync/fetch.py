@@ -6,6 +6,7 @@ serial, and nothing knows of databases.
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -14,7 +15,6 @@ from replisync.errors import (
     BrokenStream,
     PrimaryTimeout,
     PrimaryUnreachable,
-    ReplisyncError,
     Stopped,
     WrongContent,
 )
@@ -159,6 +159,7 @@ class Fetcher:
     def _groups(self, work: _Work, running: int) -> Iterator[list[Outcome | _Staged | BaseException]]:
         """Yield what the workers bring, in groups that are worth a sync, until all of them ended."""
         group: list[Outcome | _Staged | BaseException] = []
+        begun = time.monotonic()
         while running:
             try:
                 result = work.results.get(timeout=_LOOK_SECONDS)
@@ -170,22 +171,23 @@ class Fetcher:
                     running -= 1
                 else:
                     group.append(result)
-                if len(group) < _GROUP:
-                    continue
-            if group:
-                yield group
-                group = []
+            if len(group) >= _GROUP or time.monotonic() - begun > _LOOK_SECONDS:
+                if group:
+                    yield group
+                group, begun = [], time.monotonic()
         if group:
             yield group
 
     def _durable(self, group: list[Outcome | _Staged]) -> list[Outcome]:
         """Return the outcomes after all that arrived is durable."""
         staged = [one for one in group if isinstance(one, _Staged)]
-        # A commit will promise what is held too, so it must survive whatever happens after it.
-        self._target.hold([one.name for one in staged if one.fetched.staged is not None])
-        self._target.place(
-            [(one.fetched.file.relpath, one.name) for one in staged if one.fetched.staged is None]
-        )
+        held = [one.name for one in staged if one.fetched.staged is not None]
+        moves = [(one.fetched.file.relpath, one.name) for one in staged if one.fetched.staged is None]
+        if held:
+            # A commit will promise this content, so it must survive whatever happens after it.
+            self._target.hold(held)
+        if moves:
+            self._target.place(moves)
         return [one.fetched if isinstance(one, _Staged) else one for one in group]
 
     def _fetch_one(self, file: WantedFile) -> Outcome | _Staged:

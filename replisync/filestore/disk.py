@@ -85,8 +85,6 @@ class DiskFiles:
 
     def hold(self, names: Sequence[str]) -> None:
         """Make staged files survive a power failure under their names in the staging folder."""
-        if not names:
-            return
         with local_errors(f"syncing of {self._staging}"):
             for name in names:
                 _fsync_file(f"{self._staging}/{name}")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 
 import pytest
 
@@ -18,7 +18,9 @@ from tests.support.standby import Standby, settled
 from tests.support.upstream import Upstream
 
 EXAMPLES = int(os.environ.get("REPLISYNC_TEST_EXAMPLES") or 3)
-FIRST_SEED = int(os.environ.get("REPLISYNC_TEST_SEED") or SystemRandom().randrange(1_000_000))
+# By chance, but the same for all processes that share one run of the tests.
+_CHANCE = Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))  # noqa: S311 - not for secrets
+FIRST_SEED = int(os.environ.get("REPLISYNC_TEST_SEED") or _CHANCE.randrange(1_000_000))
 OPERATIONS = 30
 
 

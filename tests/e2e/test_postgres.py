@@ -23,6 +23,7 @@ from tests.support.pgstandby import (
     sequence,
 )
 from tests.support.postgres import Database, Postgres
+from tests.support.proxy import Fault, Proxy
 from tests.support.runs import Background, arguments, run_apart, run_here
 from tests.support.standby import Standby
 from tests.support.waiting import wait_until
@@ -255,12 +256,13 @@ def test_there_is_one_writer_of_a_database(new: PostgresStandby, tmp_path: Path)
 
 
 def test_a_clone_goes_on_after_kills_of_itself_and_of_the_database(
-    still: Server, tmp_path: Path, secretfile: Path
+    still: Server, proxy: Proxy, tmp_path: Path, secretfile: Path
 ) -> None:
     """After SIGKILL of either, at whatever moment, the same command ends with the primary's state."""
+    proxy.add(Fault(path="/[a-z]+/[a-z]+/", delay_seconds=0.1))
     with Postgres() as server:
         database = server.database()
-        new = PostgresStandby(tmp_path / "new", still.url, secretfile, database)
+        new = PostgresStandby(tmp_path / "new", proxy.url, secretfile, database)
         for count in (10, 30):
             with Background(tmp_path / "log", "clone", *new.new, "--patience", 1) as clone:
                 clone.wait_for(lambda count=count: _files(database) >= count, "some files are there")
@@ -270,6 +272,7 @@ def test_a_clone_goes_on_after_kills_of_itself_and_of_the_database(
             if count == 10:
                 wait_until(lambda: not _lives(server), 30, "the children of the server ended")
                 server.start()
+        proxy.clear()
         new.clone()
         compare_histories(read_history(still.serverdir), history(database), still.serial())
         assert sequence(database) == still.serial() + 1

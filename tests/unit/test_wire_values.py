@@ -77,7 +77,7 @@ def test_what_servers_under_python_2_wrote_is_read_as_devpi_reads_it(data: bytes
 @pytest.mark.parametrize(
     "value",
     [object(), "\ud800", {"a": object()}, bytearray(b"x"), range(3), -(2**31) - 1, [1, {2: (object(),)}]],
-    ids=repr,
+    ids=["object", "surrogate", "object in a dict", "bytearray", "range", "too small", "object in a tuple"],
 )
 def test_what_the_format_cannot_express_is_refused(value: object) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - any of its kinds
