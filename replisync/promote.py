@@ -1,7 +1,8 @@
 """Making a standby startable as primary."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from replisync import clock
 from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir
@@ -53,15 +54,17 @@ def promote(
     Raises TargetUnusable where it is no complete standby or replisync writes to it, ConditionFailed where
     something would be lost.
     """
-    with existing_standby(serverdir) as (store, source):
+    with existing_standby(serverdir, promoting=True) as (store, source):
         promotion = _assess(serverdir, store, source, keep_identity=keep_identity, dry_run=dry_run)
         _refuse_loss(promotion, accept_loss=accept_loss)
         if dry_run:
             return promotion
         settle(store, target_files(serverdir, store), retain=True)
         serverdir.write_event_serial(_NOTHING_HANDLED if replay_events else promotion.serial)
+        # Whoever else has this database, through a copy of the serverdir, must not write to it any more.
+        store.put_source(replace(source, promoted=clock.now()))
         store.back_to_devpi()
-        # The role is last: once it is there, no replisync writes here any more.
+        # The role is last: once it is there, devpi-server starts as primary.
         info = serverdir.nodeinfo() or {}
         info = {key: info[key] for key in info if key not in ("masterurl", "master-uuid")}
         serverdir.write_nodeinfo({**info, "role": "primary", "uuid": promotion.uuid})

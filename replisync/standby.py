@@ -116,9 +116,10 @@ def require_replica(serverdir: Serverdir, role: str | None) -> None:
 
 
 @contextmanager
-def existing_standby(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
+def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterator[tuple[Store, Source]]:
     """Hold the lock and the open database of a complete standby.
 
+    promoting: whether it may be one whose promotion was interrupted.
     Raises TargetUnusable or LocalFailure; then nothing was changed.
     """
     require_standby(serverdir)
@@ -136,6 +137,14 @@ def existing_standby(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
         source = store.source()
         if source is None or source.seed_finished is None:
             raise TargetUnusable(f"opening of {serverdir}", "its seeding is not complete")
+        if source.promoted is not None and not promoting:
+            # The database may be shared by a copy of the serverdir, whose role nobody changed.
+            raise TargetUnusable(
+                f"opening of {serverdir}",
+                f"its database was promoted at {source.promoted}",
+                hint="a promoted server is never written again; where the promotion was interrupted, "
+                "run `replisync promote` again",
+            )
         yield store, source
 
 

@@ -37,14 +37,15 @@ def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:
 
 def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool) -> dict[str, Any]:
     role = serverdir.role()
-    promoted = role not in (None, "replica")
+    promoted = role not in (None, "replica") or source.promoted is not None
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
     heard = None if offline or promoted else _ask(source)
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
-    state = _state(role, run, contact, lag, primary_serial, serial, heard=heard, offline=offline)
+    state = "promoted" if promoted else "cloning" if role is None else None
+    state = state or _state(run, contact, lag, primary_serial, serial, heard=heard, offline=offline)
     return {
         "state": state,
         "serverdir": str(serverdir),
@@ -86,7 +87,6 @@ def _ask(source: Source) -> int | str:
 
 
 def _state(
-    role: str | None,
     run: Run | None,
     contact: Contact | None,
     lag: int | None,
@@ -96,10 +96,6 @@ def _state(
     heard: int | str | None,
     offline: bool,
 ) -> str:
-    if role is None:
-        return "cloning"
-    if role != "replica":
-        return "promoted"
     rewound = primary_serial is not None and primary_serial < serial and isinstance(heard, int)
     if heard == "diverged" or rewound or (run is not None and run.outcome == "diverged"):
         return "diverged"

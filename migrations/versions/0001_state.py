@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("seed_serial", sa.Integer),
         sa.Column("seed_started", sa.String(32), nullable=False),
         sa.Column("seed_finished", sa.String(32)),
+        sa.Column("promoted", sa.String(32)),
     )
     op.create_table(
         "replisync_contact",

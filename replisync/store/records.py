@@ -18,6 +18,7 @@ class Source:
     storage: devpi-server's own spelling of the storage, without its password.
     uuid: the UUID that we give the target.
     seed_serial: the primary's serial when the seeding's metadata was complete; None before.
+    promoted: when the target was promoted; None where it was not.
     """
 
     primary_url: str
@@ -28,6 +29,7 @@ class Source:
     seed_started: str
     seed_serial: int | None = None
     seed_finished: str | None = None
+    promoted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ source = Table(
     Column("seed_serial", Integer),
     Column("seed_started", String(32), nullable=False),
     Column("seed_finished", String(32)),
+    Column("promoted", String(32)),
 )
 
 # When the primary was last heard of: one row, which the hot standby's plugin reads too.

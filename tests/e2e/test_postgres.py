@@ -49,7 +49,10 @@ def test_a_clone_into_postgresql_is_its_primary_and_starts_when_promoted(
     compare_histories(read_history(still.serverdir), history(new.database), still.serial())
     assert_files(still, new.database)
     assert sequence(new.database) == still.serial() + 1
+    copy = new.copy(tmp_path / "copy")
     assert new.promote()["storage"] == new.database.spec_without_password
+    twin = PostgresStandby(copy.serverdir, new.primary_url, new.secretfile, new.database)
+    assert "promoted at" in twin.catchup(code=6).message
     assert_fsck(new.serverdir, new.database.spec, tmp_path)
     assert_same_exports(still.serverdir, None, new.serverdir, new.database.spec, tmp_path)
     before = schema(new.database)

@@ -70,6 +70,18 @@ def test_a_promoted_standby_says_so_and_is_never_written_again(still: Server, st
     assert changed(before, standby.serverdir) == []
 
 
+def test_a_promotion_that_was_interrupted_is_finished_and_nothing_writes_before(standby: Standby) -> None:
+    """The database is marked before the role is set: a crash between the two leaves what promote can finish."""
+    role = standby.serverdir / ".nodeinfo"
+    before = role.read_bytes()
+    standby.promote()
+    role.write_bytes(before)
+    assert "promoted at" in standby.catchup(code=6).message
+    assert standby.status()["state"] == "promoted"
+    standby.promote()
+    assert b'"primary"' in role.read_bytes()
+
+
 def test_the_database_is_one_file_again(still: Server, standby: Standby) -> None:
     """No -wal and -shm beside `.sqlite`, and the journal mode that devpi-server makes."""
     standby.status()  # whoever reads leaves them behind
