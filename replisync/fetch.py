@@ -26,7 +26,7 @@ from replisync.ports import Arrived, FileSource, FileStore, StopFlag
 _LOOK_SECONDS = 0.2
 
 # Files that are made durable together, and how many may be waiting for that or on their way.
-_GROUP = 32
+_GROUP = 64
 _ROOM = 2 * _GROUP
 
 # What stands for the status of an answer that broke off or never came.

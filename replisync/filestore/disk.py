@@ -14,6 +14,7 @@ from pathlib import Path
 
 from replisync.durable import fsync_folder, local_errors
 from replisync.errors import WrongContent
+from replisync.filestore.sync import Syncer, sync_file
 from replisync.keys import Digest
 
 # Folders that are remembered as durable.
@@ -48,6 +49,7 @@ class DiskFiles:
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
         self._synced: set[str] = set()
+        self._syncer = Syncer(self._staging)
 
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
@@ -64,6 +66,7 @@ class DiskFiles:
         other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else None
         size = 0
         with local_errors(f"writing of {relpath}"):
+            self._syncer.begin()
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             for chunk in chunks:
@@ -86,8 +89,7 @@ class DiskFiles:
     def hold(self, names: Sequence[str]) -> None:
         """Make staged files survive a power failure under their names in the staging folder."""
         with local_errors(f"syncing of {self._staging}"):
-            for name in names:
-                _fsync_file(f"{self._staging}/{name}")
+            self._syncer.contents([f"{self._staging}/{name}" for name in names])
             fsync_folder(self._staging)
 
     def place(self, moves: Sequence[tuple[str, str]]) -> None:
@@ -97,9 +99,8 @@ class DiskFiles:
             first name is given, and then each folder once: a file system writes its journal for many
             files as fast as for one.
         """
-        for relpath, name in moves:
-            with local_errors(f"writing of {relpath}"):
-                _fsync_file(f"{self._staging}/{name}")
+        with local_errors(f"writing of {moves[0][0]}" if len(moves) == 1 else "writing of files"):
+            self._syncer.contents([f"{self._staging}/{name}" for _, name in moves])
         folders: set[str] = set()
         for relpath, name in moves:
             target = f"{self._files}/{relpath}"
@@ -129,14 +130,13 @@ class DiskFiles:
         if len(self._synced) > _FOLDERS_KNOWN:
             self._synced.clear()
         new = {above for folder in folders for above in self._above(folder)} - self._synced
-        for folder in sorted(folders | {os.path.dirname(one) for one in new}):
-            fsync_folder(folder)
+        self._syncer.names(folders | {os.path.dirname(one) for one in new})
         self._synced |= new
 
     def sync(self, relpath: str) -> None:
         """Make a file that somebody else put in place durable."""
         with local_errors(f"syncing of {relpath}"):
-            _fsync_file(f"{self._files}/{relpath}")
+            sync_file(f"{self._files}/{relpath}")
             self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
 
     def staged(self, name: str) -> bool:
@@ -207,14 +207,6 @@ class DiskFiles:
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._retained}/{name}")
-
-
-def _fsync_file(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write_all(fd: int, chunk: bytes, relpath: str) -> None:

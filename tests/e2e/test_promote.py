@@ -71,7 +71,7 @@ def test_a_promoted_standby_says_so_and_is_never_written_again(still: Server, st
 
 
 def test_a_promotion_that_was_interrupted_is_finished_and_nothing_writes_before(standby: Standby) -> None:
-    """The database is marked before the role is set: a crash between the two leaves what promote can finish."""
+    """The database is marked before the role is set; a crash between the two leaves what it can finish."""
     role = standby.serverdir / ".nodeinfo"
     before = role.read_bytes()
     standby.promote()
