@@ -80,6 +80,7 @@ class Origin:
         self.uuid = uuid
         self.expected = expected
         self.last_seen = -1  # the server's serial by its last answer
+        self.disconnected = True  # whether the connection of the last answer is closed after it
         self.before_6_13 = False  # by its last answer too
         self._signer = signer
         self._connections: deque[object] = deque(maxlen=8)  # those that answered since the last error
@@ -105,6 +106,7 @@ class Origin:
 
     def is_new(self, response: httpx.Response) -> bool:
         """Tell whether an answer came over a connection that has not answered since the last error."""
+        self.disconnected = response.headers.get("connection", "").lower() == "close"
         stream = response.extensions.get("network_stream")
         known = any(stream is one for one in self._connections)
         if not known:

@@ -148,11 +148,16 @@ class Pipeline:
         # Both are known again when the step has ended well: an error may come before or after a commit.
         self._left_at, doubtful, self._doubtful = None, self._doubtful, True
         self._reached = position
+        if doubtful or self._primary.disconnected:
+            # Now, and not when a change has arrived and everybody waits for it.
+            self.check_identity()
+            self._doubtful = True
         with ExitStack() as stack:
             with self._stop.waiting():
                 changes = stack.enter_context(self._primary.changes(position + 1, poll=poll))
-            if changes.new_connection or doubtful:
+            if changes.new_connection:
                 self.check_identity()
+                self._doubtful = True
             try:
                 self._apply_all(changes.groups, changes.hello.serial, last, metadata_only)
             except BaseException:

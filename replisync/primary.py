@@ -109,6 +109,11 @@ class Primary:
         """The UUID that we show as a replica."""
         return self._origin.uuid
 
+    @property
+    def disconnected(self) -> bool:
+        """Whether the connection of the last answer is closed, as devpi-server does after each stream."""
+        return self._origin.disconnected
+
     def __enter__(self) -> Self:
         return self
 
