@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pg8000.native
+import trustme
 
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -53,9 +54,13 @@ def _user() -> str | None:
 class Postgres:
     """One server; also a context manager that ends it and removes its data."""
 
-    def __init__(self) -> None:
-        """Make the data folder; `start` starts it. The superuser `admin` has a random password."""
-        self.folder = Path(tempfile.mkdtemp(prefix="replisync-pg-"))
+    def __init__(self, below: Path | None = None) -> None:
+        """Make the data folder, below a folder if one is given; `start` starts it.
+
+        The superuser `admin` has a random password.
+        """
+        self.folder = Path(tempfile.mkdtemp(prefix="replisync-pg-", dir=below))
+        self._options: dict[str, object] = {}
         self.port = free_port()
         self.password = secrets.token_hex(12)
         self._user = _user()
@@ -104,6 +109,7 @@ class Postgres:
             "max_connections": 60,
             # Nobody cuts the power in a test; a kill of the processes loses nothing either way.
             "fsync": "off",
+            **self._options,
         }
         command = [str(bin_folder() / "postgres"), "-D", str(self.data)]
         for name, value in options.items():
@@ -114,6 +120,28 @@ class Postgres:
             )
         wait_until(self._answers, START_SECONDS, "PostgreSQL answers")
         return self
+
+    def require_tls(self, authority: trustme.CA, clients: trustme.CA | None = None) -> None:
+        """Let nobody but the superuser in without TLS; to be called before the start.
+
+        clients: the CA whose certificates clients must show; None where they need none.
+        """
+        mine = authority.issue_cert("127.0.0.1")
+        cert, key = self.folder / "server.pem", self.folder / "server.key"
+        key.touch(0o600)
+        mine.private_key_pem.write_to_path(str(key))
+        mine.cert_chain_pems[0].write_to_path(str(cert))
+        self._options = {"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key}
+        rule = "hostssl all all 127.0.0.1/32 md5"
+        if clients is not None:
+            bundle = self.folder / "clients.pem"
+            clients.cert_pem.write_to_path(str(bundle))
+            self._options["ssl_ca_file"] = bundle
+            rule += " clientcert=verify-ca"
+        for path in self.folder.glob("*.*"):
+            if self._user:
+                shutil.chown(path, self._user)
+        (self.data / "pg_hba.conf").write_text(f"host all admin 127.0.0.1/32 md5\n{rule}\n")
 
     def _answers(self) -> bool:
         assert self._process is not None
