@@ -18,7 +18,7 @@ STREAM = "application/x-devpi-replica-changes, application/octet-stream; q=0.9"
 NO_FILES = ("--file-replication-skip-indexes", "all")
 _FETCHING = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*fetching http", re.MULTILINE)
 _DEADLINE_SECONDS = 1_800
-_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 def drain(stage: Stage) -> float:
@@ -72,12 +72,12 @@ def devpi_replica(stage: Stage, *, files: bool) -> float:
     serverdir = stage.new_replica()
     with replica(stage, serverdir, files=files) as server:
         ended = _wait_until_complete(stage, serverdir, files=files)
-        begun = _first_request(server.log_path)
+        begun = first_request(server.log_path)
     _check(stage, serverdir, files=files)
     return ended - begun
 
 
-def replica(stage: Stage, serverdir: Path, *, files: bool) -> Server:
+def replica(stage: Stage, serverdir: Path, *, files: bool, storage: str | None = None) -> Server:
     """Return devpi's own replica of the primary, not started; it gets its serverdir if that is not there."""
     server = Server(
         serverdir,
@@ -85,6 +85,7 @@ def replica(stage: Stage, serverdir: Path, *, files: bool) -> Server:
         primary_url=stage.primary.url,
         secretfile=stage.secretfile,
         extra_args=() if files else NO_FILES,
+        storage=storage,
     )
     return server if serverdir.exists() else server.init()
 
@@ -95,14 +96,14 @@ def _wait_until_complete(stage: Stage, serverdir: Path, *, files: bool) -> float
     while last_serial(serverdir) < stage.dataset.last_serial or missing:
         if time.time() > deadline:
             raise RuntimeError(f"devpi's replica was not ready after {_DEADLINE_SECONDS} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
         # Files come in the order of the serials, more or less: the last ones say when to look at all.
         if missing and not missing_files(serverdir, missing[-1:]):
             missing = missing_files(serverdir, missing)
     return time.time()
 
 
-def _first_request(log: Path) -> float:
+def first_request(log: Path) -> float:
     found = _FETCHING.search(log.read_text())
     if found is None:
         raise RuntimeError(f"no first request of changes in {log}")

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replisync.keys import READ_KEYNAMES
-from tests.benchmarks import dataset, decoding, latency
+from tests.benchmarks import databases, dataset, decoding, latency
 from tests.benchmarks.copies import clone, devpi_replica, drain, metadata_seconds
 from tests.benchmarks.machine import ForeignLoad, alternate, median
 from tests.benchmarks.report import AT_LEAST, Figure, Ratio, Result
 from tests.benchmarks.stage import Stage
+from tests.support.postgres import Postgres
 
 MIB = 1 << 20
 DEVPI = "devpi's replica"
@@ -135,6 +136,39 @@ def follow(run: Run) -> list[Result]:
     ]
 
 
+def postgres(run: Run) -> list[Result]:
+    """Clones into PostgreSQL, beside the raw stream, SQLite, and devpi's replica on the same server."""
+    stage = run.stage
+    count = stage.dataset.files
+    stages: list[float] = []
+    with Postgres(durable=True) as server:
+
+        def metadata() -> float:
+            finished = databases.clone(stage, server.database(), files=False)
+            stages.append(metadata_seconds(finished.output))
+            return finished.seconds
+
+        found = run.alternate(
+            drain=lambda: drain(stage),
+            postgres=metadata,
+            sqlite=lambda: clone(stage, files=False).seconds,
+            postgres_files=lambda: databases.clone(stage, server.database(), files=True).seconds,
+            sqlite_files=lambda: clone(stage, files=True).seconds,
+            replica=lambda: databases.devpi_replica(stage, server.database()),
+        )
+    rates = {
+        name: [count / (seconds - median(found[name])) for seconds in found[f"{name}_files"]]
+        for name in ("postgres", "sqlite")
+    }
+    name = "metadata into PostgreSQL"
+    return [
+        Ratio(f"{name}, first request to last commit", "s", stages, found["drain"], "drain of the stream", 2),
+        Ratio(f"{name}, the whole process", "s", found["postgres"], found["drain"], "drain of the stream"),
+        Ratio(name, "s", found["postgres"], found["replica"], DEVPI, 10, AT_LEAST, inverted=True),
+        Ratio("files into PostgreSQL", "/s", rates["postgres"], rates["sqlite"], "+files", 0.8, AT_LEAST),
+    ]
+
+
 def long(run: Run) -> list[Result]:
     """Peak memory of clones with files, for the run's history and for one of ten times its length."""
     here = run.stage.dataset
@@ -154,5 +188,6 @@ SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
     "metadata": metadata,
     "files": files,
     "follow": follow,
+    "postgres": postgres,
     "long": long,
 }

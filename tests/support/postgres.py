@@ -54,13 +54,14 @@ def _user() -> str | None:
 class Postgres:
     """One server; also a context manager that ends it and removes its data."""
 
-    def __init__(self, below: Path | None = None) -> None:
+    def __init__(self, below: Path | None = None, *, durable: bool = False) -> None:
         """Make the data folder, below a folder if one is given; `start` starts it.
 
         The superuser `admin` has a random password.
+        durable: whether commits survive a power failure, which nobody but a benchmark needs here.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="replisync-pg-", dir=below))
-        self._options: dict[str, object] = {}
+        self._options: dict[str, object] = {} if durable else {"fsync": "off"}
         self.port = free_port()
         self.password = secrets.token_hex(12)
         self._user = _user()
@@ -107,8 +108,6 @@ class Postgres:
             "port": self.port,
             "unix_socket_directories": self.folder,
             "max_connections": 60,
-            # Nobody cuts the power in a test; a kill of the processes loses nothing either way.
-            "fsync": "off",
             **self._options,
         }
         command = [str(bin_folder() / "postgres"), "-D", str(self.data)]
@@ -131,7 +130,7 @@ class Postgres:
         key.touch(0o600)
         mine.private_key_pem.write_to_path(str(key))
         mine.cert_chain_pems[0].write_to_path(str(cert))
-        self._options = {"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key}
+        self._options |= {"ssl": "on", "ssl_cert_file": cert, "ssl_key_file": key}
         rule = "hostssl all all 127.0.0.1/32 md5"
         if clients is not None:
             bundle = self.folder / "clients.pem"
