@@ -145,6 +145,16 @@ class Serverdir:
         with local_errors(f"writing of {self._event_serial}"):
             write_file(self._event_serial, str(serial + 1).encode(), 0o644)
 
+    def lower_event_serial(self, serial: int) -> None:
+        """See to it that no events beyond `serial` are said to be handled."""
+        with local_errors(f"reading of {self._event_serial}"):
+            try:
+                text = self._event_serial.read_text(errors="replace")
+            except FileNotFoundError:
+                return
+        if not (text.isascii() and text.isdigit() and int(text) <= serial + 1):
+            self.write_event_serial(serial)
+
     def role(self) -> str | None:
         """Return the role by `.nodeinfo`, or None where there is none."""
         info = self.nodeinfo()

@@ -23,7 +23,7 @@ from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.stop import Stop
 from replisync.storage import POSTGRES
 from replisync.store.base import Store
-from replisync.store.records import Source
+from replisync.store.records import Divergence, Source
 from replisync.store.sqlite import SqliteStore
 
 
@@ -232,6 +232,8 @@ def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
     except BaseException as err:
         # The record must not hide the error that is on its way.
         with suppress(ReplisyncError):
+            if isinstance(err, WrongHistory):
+                _record_divergence(store, err)
             end(
                 "diverged" if isinstance(err, WrongHistory) else "failed",
                 getattr(err, "exit_code", 1),
@@ -239,3 +241,9 @@ def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
             )
         raise
     end("ok", 0, None)
+
+
+def _record_divergence(store: Store, err: WrongHistory) -> None:
+    fork = err.details.get("fork_serial")
+    known = fork if isinstance(fork, int) else None
+    store.put_divergence(Divergence(clock.now(), store.last_serial(), known, err.why))

@@ -9,7 +9,7 @@ from replisync.primary import Primary
 from replisync.serverdir import Serverdir
 from replisync.standby import open_database
 from replisync.store.base import Store
-from replisync.store.records import Contact, Run, Source
+from replisync.store.records import Contact, Source
 
 # Without a word from the primary for so long, a serial that equals its last known one proves little.
 _STALE_SECONDS = 300.0
@@ -44,7 +44,15 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
-    state = _state(role, run, contact, lag, primary_serial, serial, heard=heard, offline=offline)
+    divergence = store.divergence()
+    state = _state(
+        role,
+        contact,
+        lag,
+        diverged=divergence is not None or heard == "diverged" or (isinstance(heard, int) and heard < serial),
+        silent=heard == "unreachable",
+        offline=offline,
+    )
     return {
         "state": state,
         "serverdir": str(serverdir),
@@ -71,6 +79,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
         "version": __version__,
         "running": serverdir.locked_by() is not None,
         "error": run.error if run else None,
+        "divergence": None if divergence is None else asdict(divergence),
     }
 
 
@@ -86,25 +95,16 @@ def _ask(source: Source) -> int | str:
 
 
 def _state(
-    role: str | None,
-    run: Run | None,
-    contact: Contact | None,
-    lag: int | None,
-    primary_serial: int | None,
-    serial: int,
-    *,
-    heard: int | str | None,
-    offline: bool,
+    role: str | None, contact: Contact | None, lag: int | None, *, diverged: bool, silent: bool, offline: bool
 ) -> str:
     if role is None:
         return "cloning"
     if role != "replica":
         return "promoted"
-    rewound = primary_serial is not None and primary_serial < serial and isinstance(heard, int)
-    if heard == "diverged" or rewound or (run is not None and run.outcome == "diverged"):
+    if diverged:
         return "diverged"
-    silent = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
-    if heard == "unreachable" or (offline and silent):
+    long_ago = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
+    if silent or (offline and long_ago):
         return "stale"
     return "behind" if lag else "current"
 

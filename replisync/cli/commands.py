@@ -1,7 +1,5 @@
 """The commands that copy: clone, catchup, follow."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,11 @@ from replisync.cli.options import (
     settings,
     storage_option,
     target,
+    watched,
 )
 from replisync.errors import Stopped
 from replisync.follow import run_catchup, run_follow
-from replisync.progress import shown
 from replisync.seed.changelog import clone as run_clone
-from replisync.standby import Context
-from replisync.stop import Stop
-
-
-@contextmanager
-def _watched(log: Any) -> Iterator[Context]:
-    stop = Stop()
-    with shown(log) as progress, stop.on_signals():
-        yield Context(stop, log, progress)
 
 
 @click.command()
@@ -47,7 +36,7 @@ def _watched(log: Any) -> Iterator[Context]:
 @click.pass_obj
 def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values: Any) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
-    with _watched(log) as context:
+    with watched(log) as context:
         done = run_clone(target(serverdir, storage), primary_url, settings(values), context)
     click.echo(
         f"{serverdir} is a standby at serial {done.serial}, with {done.files.total - done.files.missing} of "
@@ -82,7 +71,7 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply everything up to the primary's serial as of now, then end."""
-    with _watched(log) as context:
+    with watched(log) as context:
         done = run_catchup(
             target(serverdir, storage),
             settings(values),
@@ -123,7 +112,7 @@ def follow(
     **values: Any,
 ) -> None:
     """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
-    with _watched(log) as context:
+    with watched(log) as context:
         try:
             run_follow(
                 target(serverdir, storage),

@@ -1,15 +1,18 @@
 """Options that several commands have, named as devpi-server names them where it has them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from replisync.auth import KeyCost
+from replisync.progress import shown
 from replisync.serverdir import Serverdir
-from replisync.standby import Settings
+from replisync.standby import Context, Settings
+from replisync.stop import Stop
 from replisync.storage import Storage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +47,14 @@ def target(serverdir: Path, storage: str | None) -> Serverdir:
     given = Storage.parse(storage) if storage else None
     # PGPASSWORD is what PostgreSQL's own programs take too.
     return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
+
+
+@contextmanager
+def watched(log: Any) -> Iterator[Context]:
+    """Show progress, and let signals end the work."""
+    stop = Stop()
+    with shown(log) as progress, stop.on_signals():
+        yield Context(stop, log, progress)
 
 
 # Errors are printed as JSON too where this is set, whether by flag, environment or file.

@@ -7,7 +7,7 @@ appear before a commit (new content under a name that is in use) waits in the st
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from replisync.keys import Digest
 
 # Folders that are remembered as durable.
 _FOLDERS_KNOWN = 10_000
+
+# What is read of a retained file at a time.
+_BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,32 @@ class DiskFiles:
             except (FileNotFoundError, NotADirectoryError):
                 return
             fsync_folder(os.path.dirname(target))
+
+    def size_aside(self, name: str) -> int | None:
+        """Return the size in bytes of a file in the retained folder, or None where there is none."""
+        with local_errors(f"looking for {self._retained}/{name}"):
+            try:
+                return os.stat(f"{self._retained}/{name}").st_size
+            except FileNotFoundError:
+                return None
+
+    def read_aside(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file in the retained folder.
+
+        Raises LocalFailure.
+        """
+        path = f"{self._retained}/{name}"
+        with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    def rename_aside(self, names: Mapping[str, str]) -> None:
+        """Give files in the retained folder other names, durably; one that has it already is passed over."""
+        with local_errors(f"renaming in {self._retained}"):
+            for name, new in names.items():
+                with suppress(FileNotFoundError):
+                    os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
+            fsync_folder(self._retained)
 
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files from the retained folder."""
