@@ -17,6 +17,7 @@ from replisync.rewindfiles import Bringer, Found, leaving
 from replisync.rewindplan import Undo, plan
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings, existing_standby, pipeline, recorded, signer, target_files
+from replisync.store.base import Store
 from replisync.store.records import Commit, Fault, Source
 
 # Missing files that are named one by one.
@@ -91,19 +92,34 @@ def rewind(
             found = bringer.look(undo)
             _refuse_loss(work.judge(found.refused, undo), to_serial, accept_loss=accept_loss)
             return _result(serverdir, undo, found, aside=len(leaving(files, undo, found)), dry_run=True)
-        stack.enter_context(recorded(store, "rewind", work))
-        work.recover()
-        undo = plan(store, to_serial)
-        found = bringer.bring(undo)
-        if last == to_serial:
-            return _result(serverdir, undo, found, aside=0, dry_run=False)
-        commit = _commit(files, undo, found, work, to_serial, accept_loss=accept_loss)
-        serverdir.lower_event_serial(to_serial)
-        store.rewind(commit, to_serial)
-        work.recover()
+        with recorded(store, "rewind", work):
+            done = take_back(serverdir, store, files, work, bringer, to_serial, accept_loss=accept_loss)
         context.log.info("rewound", from_serial=last, serial=to_serial)
-        aside = len(commit.leaving) + len(commit.staged)
-        return _result(serverdir, undo, found, aside=aside, dry_run=False)
+        return done
+
+
+def take_back(
+    serverdir: Serverdir,
+    store: Store,
+    files: FileStore,
+    work: Pipeline,
+    bringer: Bringer,
+    to_serial: int,
+    *,
+    accept_loss: bool = False,
+) -> Rewound:
+    """Do the work of `rewind` on a standby that is open, and locked by us."""
+    work.recover()
+    undo = plan(store, to_serial)
+    found = bringer.bring(undo)
+    if undo.first == undo.last:
+        return _result(serverdir, undo, found, aside=0, dry_run=False)
+    commit = _commit(files, undo, found, work, to_serial, accept_loss=accept_loss)
+    # Before the commit: events that are handled twice do no harm, events that are never handled would.
+    serverdir.lower_event_serial(to_serial)
+    store.rewind(commit, to_serial)
+    work.recover()
+    return _result(serverdir, undo, found, aside=len(commit.leaving) + len(commit.staged), dry_run=False)
 
 
 def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial: int) -> None:

@@ -99,6 +99,8 @@ class Target:
         self.serverdir = Serverdir(root)
         self.serverdir.prepare()
         server.trap = trap
+        self.server = server
+        self.trap = trap
         self.store = FailingStore(root / ".sqlite", write=True, create=True, trap=trap)
         stop = RecordingStop()
         primary = Primary("http://p/", None, uuid="ours", expected=server.uuid, transport=server.transport())
