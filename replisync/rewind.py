@@ -12,11 +12,18 @@ from replisync import clock
 from replisync.errors import ConditionFailed
 from replisync.pipeline import Judgement, Pipeline
 from replisync.ports import FileStore
-from replisync.primary import Primary
 from replisync.rewindfiles import Bringer, Found, leaving
 from replisync.rewindplan import Undo, plan
 from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings, existing_standby, pipeline, recorded, signer, target_files
+from replisync.standby import (
+    Context,
+    Settings,
+    connection,
+    existing_standby,
+    pipeline,
+    recorded,
+    target_files,
+)
 from replisync.store.base import Store
 from replisync.store.records import Commit, Fault, Source
 
@@ -68,14 +75,7 @@ def rewind(
         _check_reachable(serverdir, source, last, to_serial)
         has_secret = settings.secretfile is not None or settings.keyfile is not None
         primary = stack.enter_context(
-            Primary(
-                source.primary_url,
-                signer(settings) if has_secret else None,
-                uuid=source.uuid,
-                expected=source.primary_uuid,
-                connections=settings.threads,
-                silence=settings.silence,
-            )
+            connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=has_secret)
         )
         work = pipeline(serverdir, store, primary, settings, context)
         files = target_files(serverdir, store, settings.threads)

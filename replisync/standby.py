@@ -25,6 +25,8 @@ from replisync.storage import POSTGRES
 from replisync.store.base import Store
 from replisync.store.records import Divergence, Source
 from replisync.store.sqlite import SqliteStore
+from replisync.tls import Tls, tls_context
+from replisync.wire import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Settings:
     retention_days: how long files that deltas drop are kept; 0 keeps none.
     patience: seconds for which failures that may pass are borne; None for ever.
     silence: seconds without a byte after which the primary is given up.
+    entry_bytes: the longest entry of the primary's changelog that is taken.
     """
 
     secretfile: Path | None = None
@@ -47,6 +50,8 @@ class Settings:
     patience: float | None = 60.0
     silence: float = 37.5
     limits: BatchLimits = field(default_factory=BatchLimits)
+    tls: Tls = field(default_factory=Tls)
+    entry_bytes: int = Limits().entry_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,26 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
             "its database is not the one that it was made with",
             hint="give the right one with --storage",
         )
+
+
+def connection(settings: Settings, url: str, uuid: str, expected: str, *, secret: bool = True) -> Primary:
+    """Return the primary at a URL, with which nothing is connected yet.
+
+    uuid: the one that we show.
+    expected: the one that the primary must have; "" for any.
+    secret: whether its changelog is to be read.
+    Raises UsageError where the secret, or a file for TLS, cannot be used.
+    """
+    return Primary(
+        url,
+        signer(settings) if secret else None,
+        uuid=uuid,
+        expected=expected,
+        limits=Limits(settings.entry_bytes),
+        connections=settings.threads,
+        silence=settings.silence,
+        context=tls_context(settings.tls),
+    )
 
 
 def signer(settings: Settings) -> TokenSigner:

@@ -5,11 +5,11 @@ from typing import Any
 
 from replisync import __version__, clock
 from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, TargetUnusable, WrongHistory
-from replisync.primary import Primary
 from replisync.serverdir import Serverdir
-from replisync.standby import open_database
+from replisync.standby import Settings, connection, open_database
 from replisync.store.base import Store
 from replisync.store.records import Contact, Source
+from replisync.tls import Tls
 
 # Without a word from the primary for so long, a serial that equals its last known one proves little.
 _STALE_SECONDS = 300.0
@@ -17,7 +17,7 @@ _STALE_SECONDS = 300.0
 _RUN_FIELDS = ("command", "outcome", "from_serial", "to_serial", "files", "bytes", "seconds", "finished")
 
 
-def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:
+def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None) -> dict[str, Any]:
     """Return the fields of `status --json`; what is not known is None.
 
     offline: do not ask the primary.
@@ -32,15 +32,20 @@ def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:
         source = store.source()
         if source is None:
             raise TargetUnusable(f"status of {serverdir}", "its clone has not begun")
-        return _fields(serverdir, store, source, offline=offline)
+        settings = Settings(tls=tls or Tls())
+        return _fields(serverdir, store, source, None if offline else settings)
 
 
-def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool) -> dict[str, Any]:
+def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settings | None) -> dict[str, Any]:
+    """Return the fields.
+
+    settings: how the primary is asked; None where it is not.
+    """
     role = serverdir.role()
     promoted = role not in (None, "replica")
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
-    heard = None if offline or promoted else _ask(source)
+    heard = None if settings is None or promoted else _ask(source, settings)
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
@@ -51,7 +56,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
         lag,
         diverged=divergence is not None or heard == "diverged" or (isinstance(heard, int) and heard < serial),
         silent=heard == "unreachable",
-        offline=offline,
+        offline=settings is None,
     )
     return {
         "state": state,
@@ -83,10 +88,12 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
     }
 
 
-def _ask(source: Source) -> int | str:
+def _ask(source: Source, settings: Settings) -> int | str:
     """Return the primary's serial, or why it cannot be had: "unreachable" or "diverged"."""
     try:
-        with Primary(source.primary_url, None, uuid=source.uuid, expected=source.primary_uuid) as primary:
+        with connection(
+            settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
+        ) as primary:
             return primary.hello().serial
     except WrongHistory:
         return "diverged"

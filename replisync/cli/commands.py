@@ -13,6 +13,7 @@ from replisync.cli.options import (
     settings,
     storage_option,
     target,
+    tls_options,
     watched,
 )
 from replisync.errors import Stopped
@@ -24,6 +25,7 @@ from replisync.seed.changelog import clone as run_clone
 @serverdir_option
 @click.option("--primary-url", metavar="URL", required=True, help="Where the primary is.")
 @secret_options
+@tls_options
 @click.option(
     "--storage",
     default="sqlite",
@@ -50,6 +52,7 @@ def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values
 @storage_option
 @click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
 @secret_options
+@tls_options
 @click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Apply nothing beyond serial N.")
 @click.option(
     "--timeout",
@@ -94,6 +97,7 @@ def catchup(
 @storage_option
 @click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
 @secret_options
+@tls_options
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),

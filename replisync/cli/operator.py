@@ -20,6 +20,8 @@ from replisync.cli.options import (
     settings,
     storage_option,
     target,
+    tls,
+    tls_options,
     watched,
 )
 from replisync.errors import ConditionFailed, UsageError
@@ -44,6 +46,7 @@ def _print(value: Any) -> None:
 @click.option(
     "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 beyond so many seconds."
 )
+@tls_options
 def status(
     serverdir: Path,
     storage: str | None,
@@ -51,9 +54,10 @@ def status(
     offline: bool,
     max_lag_serials: int | None,
     max_lag_seconds: float | None,
+    **values: Any,
 ) -> None:
     """Say where the standby stands."""
-    fields = run_status(target(serverdir, storage), offline=offline)
+    fields = run_status(target(serverdir, storage), offline=offline, tls=tls(values))
     if not json:
         click.echo("\n".join(_status_lines(fields)))
     try:
@@ -108,10 +112,11 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
     "--replay-events", is_flag=True, help="Let devpi-server's plugins see all of the history again."
 )
 @dry_run_option
+@tls_options
 @json_option
-def promote(serverdir: Path, storage: str | None, json: bool, **choices: bool) -> None:
+def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
     """Make the standby startable as primary, after checking that it is complete."""
-    done = run_promote(target(serverdir, storage), **choices)
+    done = run_promote(target(serverdir, storage), tls=tls(choices), **choices)
     if json:
         _print(asdict(done))
         return
@@ -133,6 +138,7 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: bool) -
     "--to-serial", type=click.IntRange(0), metavar="N", required=True, help="The serial to go back to."
 )
 @secret_options
+@tls_options
 @click.option("--accept-loss", is_flag=True, help="Go back although files are missing that serial N needs.")
 @file_options
 @dry_run_option

@@ -14,10 +14,12 @@ from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
 from replisync.stop import Stop
 from replisync.storage import Storage
+from replisync.tls import Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
+_MIB = 1024 * 1024
 
 
 def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -93,6 +95,21 @@ secret_options = _compose(
     cost_options,
 )
 
+tls_options = _compose(
+    click.option(
+        "--ca-bundle",
+        type=_PATH,
+        metavar="FILE",
+        help="Trust the CAs in this PEM file, and no others, for the primary's certificate.",
+    ),
+    click.option(
+        "--replica-cert",
+        type=_PATH,
+        metavar="FILE",
+        help="A PEM file, mode 0600, with a certificate and its key to show to the primary.",
+    ),
+)
+
 patience_option = click.option(
     "--patience",
     type=click.FloatRange(0, min_open=True),
@@ -133,6 +150,14 @@ file_options = _compose(
         metavar="SECONDS",
         help="Give a request up after so many seconds without a byte.",
     ),
+    click.option(
+        "--max-entry-size",
+        type=click.IntRange(1, 900),
+        default=Settings().entry_bytes // _MIB,
+        show_default=True,
+        metavar="MIB",
+        help="Take no changelog entry that is longer.",
+    ),
 )
 
 
@@ -148,7 +173,14 @@ def settings(values: dict[str, Any]) -> Settings:
         retention_days=values.pop("retention", Settings().retention_days),
         patience=values.pop("patience", Settings().patience),
         silence=values.pop("request_timeout", Settings().silence),
+        tls=tls(values),
+        entry_bytes=values.pop("max_entry_size", Settings().entry_bytes // _MIB) * _MIB,
     )
+
+
+def tls(values: dict[str, Any]) -> Tls:
+    """Take what TLS is to use out of a command's values."""
+    return Tls(values.pop("ca_bundle", None), values.pop("replica_cert", None))
 
 
 def key_cost(values: dict[str, Any]) -> KeyCost:

@@ -20,7 +20,7 @@ HARMLESS = {
 }
 # Each library is known at one edge alone, where its errors are translated.
 HOMES = {
-    "httpx": {"origin", "primary"},
+    "httpx": {"origin", "primary", "tls"},
     # Files in PostgreSQL are rows of the target's database.
     "sqlalchemy": {"store", "filestore.database"},
     "sqlite3": {"store"},
@@ -51,6 +51,7 @@ EDGES = {
     "storage": set(),
     "serverdir": {"durable", "storage"},
     "secretfiles": {"durable"},
+    "tls": {"secretfiles"},
     "store.tables": set(),
     "store.records": set(),
     "store.schema": {"store.tables"},
