@@ -251,7 +251,11 @@ class Origin:
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
-                raise PrimaryRefused(attempted, f"an answer of more than {limit} bytes")
+                raise PrimaryRefused(
+                    attempted,
+                    f"an answer of more than {limit} bytes",
+                    hint="where the primary really has an entry that long, give a higher --max-entry-size",
+                )
         return b"".join(parts)
 
     def chunks(self, response: httpx.Response, attempted: str) -> Iterator[bytes]:

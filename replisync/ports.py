@@ -62,6 +62,10 @@ class FileStore(Protocol):
         """Return the size of a file in place."""
         ...
 
+    def obstacle(self, relpath: str) -> str:
+        """Return why a file can have no place, or "" where it can."""
+        ...
+
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place."""
         ...
