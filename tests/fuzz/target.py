@@ -1,4 +1,7 @@
-"""What must hold for any bytes at all; whoever finds others keeps them in `corpus.txt`.
+"""What must hold for any bytes at all.
+
+`corpus.txt` keeps bytes, as base64, that reach most of the code; those that once broke it belong there too.
+
 
 The first byte chooses a framing, the rest is what arrives. The outcome is an entry or a CorruptEntry: never
 another exception, and never another outcome because the network cut the stream elsewhere. What we take for
