@@ -58,7 +58,8 @@ def promote(
     with existing_standby(serverdir) as (store, source):
         settings = Settings(tls=tls or Tls())
         promotion = _assess(serverdir, store, source, settings, keep_identity=keep_identity, dry_run=dry_run)
-        _refuse_loss(promotion, accept_loss=accept_loss)
+        if not accept_loss:
+            _refuse_loss(promotion, diverged=store.divergence() is not None)
         if dry_run:
             return promotion
         settle(store, target_files(serverdir, store), retain=True)
@@ -104,16 +105,16 @@ def _assess(
     )
 
 
-def _refuse_loss(promotion: Promotion, *, accept_loss: bool) -> None:
-    if accept_loss:
-        return
+def _refuse_loss(promotion: Promotion, *, diverged: bool) -> None:
     attempted = f"promotion of {promotion.serverdir}"
     if promotion.lost_serials:
         raise ConditionFailed(
             attempted,
             f"the primary is at serial {promotion.primary_serial}, {promotion.lost_serials} ahead",
             serial=promotion.serial,
-            hint="`replisync catchup` first, or --accept-loss where the primary is gone for good",
+            hint="its history is not ours (see `replisync status`): --accept-loss where ours is to be kept"
+            if diverged
+            else "`replisync catchup` first, or --accept-loss where the primary is gone for good",
         )
     if promotion.missing_files:
         raise ConditionFailed(

@@ -7,15 +7,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pg8000.dbapi
 import pytest
 
 from replisync.errors import ConditionFailed, ForeignWriter, ReplisyncError, TargetUnusable
-from replisync.filestore.disk import DiskFiles
+from replisync.filestore.database import DatabaseFiles
 from replisync.plan import WantedFile
+from replisync.ports import FileStore
 from replisync.rewind import Rewound, take_back
 from replisync.rewindfiles import Bringer
 from replisync.rewindplan import Undo, plan
 from replisync.standby import Context
+from replisync.storage import Storage
 from replisync.store.base import Store
 from replisync.store.records import Commit, Divergence, Source
 from tests.edges.conftest import Database, commit, entry
@@ -24,6 +27,7 @@ from tests.edges.scenario import HISTORY, NOMD5, Op, Target, drop, put
 from tests.fakes import (
     Died,
     FailingFiles,
+    FailingPostgresStore,
     NoProgress,
     RecordingLog,
     RecordingStop,
@@ -31,6 +35,7 @@ from tests.fakes import (
     Trap,
     failure,
 )
+from tests.support import postgres as support
 
 OPS: tuple[Op, ...] = tuple(op for stage in HISTORY for op in stage)
 LAST = len(OPS) - 1
@@ -65,8 +70,7 @@ class Standby(Target):
 
     def take_back(self, serial: int, *, asks: bool = False, accept_loss: bool = False) -> Rewound:
         """Take it back to a serial; the primary is asked for files where it may be."""
-        own = self.serverdir
-        files = FailingFiles(DiskFiles(own.files, own.tmp, own.retained), self.trap)
+        files = FailingFiles(self.make_files(), self.trap)
         bringer = Bringer(
             self.store,
             files,  # type: ignore[arg-type]
@@ -76,7 +80,7 @@ class Standby(Target):
             not_skipped=self.pipeline.not_skipped,
         )
         return take_back(
-            own,
+            self.serverdir,
             self.store,
             files,  # type: ignore[arg-type]
             self.pipeline,
@@ -86,18 +90,34 @@ class Standby(Target):
         )
 
 
-def follow(root: Path, server: ScriptedPrimary, trap: Trap | None = None) -> Standby:
+def in_postgres(database: support.Database) -> type[Standby]:
+    """Return a kind of target that has its data in a database."""
+
+    class InPostgres(Standby):
+        def make_store(self) -> Store:
+            return FailingPostgresStore(Storage.parse(database.spec), write=True, trap=self.trap)
+
+        def make_files(self) -> FileStore:
+            store, own = self.store, self.serverdir
+            assert isinstance(store, FailingPostgresStore)
+            engine = store.engine_of_files(2)
+            return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
+
+    return InPostgres
+
+
+def follow(root: Path, server: ScriptedPrimary, kind: type[Standby] = Standby) -> Standby:
     """Return a target that has nothing of a primary yet."""
-    target = Standby(root, server, trap or Trap(), entries=1)
+    target = kind(root, server, Trap(), entries=1)
     target.begin()
     target.store.put_source(Source("http://p/", "primary", "ours", "sqlite", "changelog", "now"))
     return target
 
 
-def followed(root: Path) -> ChainedPrimary:
+def followed(root: Path, kind: type[Standby] = Standby) -> ChainedPrimary:
     """Have a target follow a primary entry by entry, so that everything is retained; return the primary."""
     server = ChainedPrimary()
-    with closing(follow(root, server)) as target:
+    with closing(follow(root, server, kind)) as target:
         for op in OPS:
             op(server)
             target.catch_up(server.serial)
@@ -309,12 +329,14 @@ READS = (
 )
 
 
-def interrupted(root: Path, serial: int, at: int | None, *, after: bool, error: Any) -> Trap:
+def interrupted(
+    root: Path, serial: int, at: int | None, *, after: bool, error: Any, kind: type[Standby] = Standby
+) -> Trap:
     """Take a target back with a failure in one call, then again; return the trap with all calls."""
-    server = followed(root)
+    server = followed(root, kind)
     trap = Trap(at, after=after, error=error)
     for _ in range(2):
-        with closing(Standby(root, server, trap, entries=1)) as target:
+        with closing(kind(root, server, trap, entries=1)) as target:
             try:
                 target.take_back(serial)
             except Died:
@@ -347,11 +369,53 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
         assert found == expected, f"a failure of call {at}, {call}"
 
 
+def state_in_postgres(root: Path, database: support.Database) -> dict[str, object]:
+    """Return what `state` does, and the names of what is retained."""
+    found: dict[str, object] = {}
+    with closing(pg8000.dbapi.connect(**database.options)) as connection:
+        cursor = connection.cursor()
+        files = {"contents": "SELECT path, data FROM files"}
+        sequence = {"sequence": "SELECT last_value, is_called FROM changelog_serial_seq"}
+        for name, query in {**_QUERIES, **files, **sequence}.items():
+            cursor.execute(query)
+            found[name] = sorted(map(tuple, cursor.fetchall()))
+        cursor.execute("SELECT stored_as FROM replisync_retained")
+        folder = root / ".replisync" / "retained"
+        assert sorted(row[0] for row in cursor.fetchall()) == sorted(path.name for path in folder.iterdir())
+    found["retained"] = sorted(map(without_time, folder.iterdir()))
+    return found
+
+
+def test_the_same_in_postgresql(postgres: support.Postgres, folder: Path) -> None:
+    """Contents of files are rows there, and devpi's sequence moves with the serial.
+
+    Every other call fails before its work, and the others after it: each one needs a database of its own.
+    """
+    database = postgres.schema()
+    undisturbed = interrupted(
+        folder / "undisturbed", 4, None, after=False, error=Died, kind=in_postgres(database)
+    )
+    expected = state_in_postgres(folder / "undisturbed", database)
+    assert expected["sequence"] == [(4, True)]
+    for at, call in enumerate(undisturbed.names):
+        if call.startswith(READS):
+            continue
+        database = postgres.schema()
+        root = folder / str(at)
+        after = at % 2 == 0
+        assert interrupted(root, 4, at, after=after, error=Died, kind=in_postgres(database)).sprung
+        assert state_in_postgres(root, database) == expected, f"a failure of call {at}, {call}"
+
+
+def without_time(path: Path) -> str:
+    """Return the name of a retained file as it was before a rewind gave it another one."""
+    return re.sub(r"^\d{4}-\d\d-\d\dT[^-]+-", "", path.name)
+
+
 def retained_names(root: Path) -> list[str]:
     """Return the names in the retained folder, without the times in them, and check the rows."""
     retained(root)
-    names = (path.name for path in (root / ".replisync" / "retained").iterdir())
-    return sorted(re.sub(r"^\d{4}-\d\d-\d\dT[^-]+-", "", name) for name in names)
+    return sorted(map(without_time, (root / ".replisync" / "retained").iterdir()))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the work", "after the work"])

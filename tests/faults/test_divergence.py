@@ -52,6 +52,7 @@ def test_a_primary_that_was_rewound_and_grew_again(world: World, restored: Resto
         fields = ahead.status(*options)
         assert fields["state"] == "diverged"
         assert fields["divergence"]["fork_serial"] == world.early_serial
+    assert "history is not ours" in ahead.promote("--dry-run", code=9)["hint"]
     world.proxy.refuse()
     ahead.catchup("--patience", 0.1, code=3)
     assert ahead.status()["state"] == "diverged", "what failed since then does not hide it"

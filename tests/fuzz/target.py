@@ -2,7 +2,6 @@
 
 `corpus.txt` keeps bytes, as base64, that reach most of the code; those that once broke it belong there too.
 
-
 The first byte chooses a framing, the rest is what arrives. The outcome is an entry or a CorruptEntry: never
 another exception, and never another outcome because the network cut the stream elsewhere. What we take for
 a value, devpi's own code takes for the same one.
