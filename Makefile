@@ -2,23 +2,28 @@
 #
 # PYTHON  the interpreter (3.11 or newer) that .venv is made with
 # ARGS    more arguments for pytest, the benchmark or the demo, as in `make test ARGS="-k promote"`
+# MINUTES how long the fuzzer runs
 # JOBS    how many tests run at a time; each job has servers of its own
 
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= 2
+MINUTES ?= 10
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help test check demo bench clean
+.PHONY: help test check demo bench fuzz minimum audit clean
 
 help:
 	@echo "make demo    run the main job on a real devpi-server and tell the story"
 	@echo "make test    run all tests"
 	@echo "make check   check format, lint and types"
 	@echo "make bench   measure speed and memory beside devpi's own replica"
+	@echo "make fuzz    feed mutated changelogs to their reader for MINUTES=10"
+	@echo "make minimum run the quick tests with the oldest versions of all dependencies"
+	@echo "make audit   ask PyPI for known vulnerabilities of what is installed"
 	@echo "make clean   remove what the others made, .venv too"
 
 test: $(STAMP)
@@ -35,6 +40,20 @@ demo: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(MINUTES)
+
+minimum:
+	$(PYTHON) -m venv --clear .venv-minimum
+	.venv-minimum/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--constraint tests/constraints.txt --editable '.[dev]'
+	.venv-minimum/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/unit tests/edges $(ARGS)
+
+audit: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[audit]'
+	$(BIN)/python -m pip_audit --local --skip-editable --strict
+
 # A fresh machine has Python with pip and venv; all else comes from where pip is configured to look.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,6 +64,6 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .cache .coverage .coverage.* .hypothesis
+	rm -rf $(VENV) .venv-minimum build dist *.egg-info .cache .coverage .coverage.* .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

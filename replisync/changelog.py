@@ -27,6 +27,9 @@ EMPTY_RENAMES = b"K\0\0\0\0@\0\0\0\x02Q"
 # What a PostgreSQL primary sends for a serial that was never written, and what compaction leaves.
 EMPTY_ENTRY = b"J" + EMPTY_RENAMES
 
+# What we stored was within the limit that the operator set then. SQLite's own bound for a row.
+_STORED = Limits(entry_bytes=10**9)
+
 
 class KeyChange(NamedTuple):
     """One key's new value.
@@ -69,7 +72,7 @@ def same_entry(ours: bytes, theirs: bytes) -> bool:
     if ours == theirs:
         return True
     try:
-        return bool(decode(ours).value == decode(theirs).value)
+        return bool(decode(ours, _STORED).value == decode(theirs, _STORED).value)
     except RecursionError:
         return False
 
@@ -79,13 +82,14 @@ def parse_stored(
 ) -> ChangelogEntry:
     """Return the entry that the stored bytes of one serial hold, ours or the primary's.
 
+    limits: for the primary's; ours are taken as they are.
     kinds: see StreamParser.
     Raises CorruptEntry where they are no entry.
     """
     if not data:
         raise _corrupt(serial, "the primary has no entry at this serial")
     try:
-        return _entry(serial, decode(data, limits, kinds))
+        return _entry(serial, decode(data, limits or _STORED, kinds))
     except CorruptEntry as err:
         raise _corrupt(serial, err.why) from err
 

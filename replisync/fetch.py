@@ -7,7 +7,7 @@ serial, and nothing knows of databases.
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
@@ -89,6 +89,14 @@ class _Work:
     room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ROOM))
     failed: threading.Event = field(default_factory=threading.Event)
     results: SimpleQueue[Outcome | _Staged | BaseException | None] = field(default_factory=SimpleQueue)
+
+
+def _outcome(one: Outcome | _Staged, obstacles: Mapping[str, str]) -> Outcome:
+    """Return what a file came to, after all that can have a place has one."""
+    if not isinstance(one, _Staged):
+        return one
+    obstacle = obstacles.get(one.fetched.file.relpath)
+    return one.fetched if obstacle is None else Refused(one.fetched.file, 0, obstacle)
 
 
 class Fetcher:
@@ -182,13 +190,28 @@ class Fetcher:
         """Return the outcomes after all that arrived is durable."""
         staged = [one for one in group if isinstance(one, _Staged)]
         held = [one.name for one in staged if one.fetched.staged is not None]
-        moves = [(one.fetched.file.relpath, one.name) for one in staged if one.fetched.staged is None]
+        moves = {one.fetched.file.relpath: one.name for one in staged if one.fetched.staged is None}
+        obstacles = self._obstacles(moves)
         if held:
             # A commit will promise this content, so it must survive whatever happens after it.
             self._target.hold(held)
-        if moves:
-            self._target.place(moves)
-        return [one.fetched if isinstance(one, _Staged) else one for one in group]
+        free = [(relpath, name) for relpath, name in moves.items() if relpath not in obstacles]
+        if free:
+            self._target.place(free)
+        return [_outcome(one, obstacles) for one in group]
+
+    def _obstacles(self, relpaths: Iterable[str]) -> dict[str, str]:
+        """Return which files can have no place, and why: names that collide on disk, also with each other."""
+        found: dict[str, str] = {}
+        names = set(relpaths)
+        for relpath in names:
+            above = relpath.rpartition("/")[0]
+            while above and above not in names:
+                above = above.rpartition("/")[0]
+            obstacle = "another file has the path of its folder" if above else self._target.obstacle(relpath)
+            if obstacle:
+                found[relpath] = obstacle
+        return found
 
     def _fetch_one(self, file: WantedFile) -> Outcome | _Staged:
         """Bring one file here, unless it is here already.
@@ -198,7 +221,7 @@ class Fetcher:
         size = self._size_in_place(file)
         if size is not None:
             return Fetched(file, size, downloaded=False)
-        problem = fetch_problem(file.relpath)
+        problem = fetch_problem(file.relpath) or self._target.obstacle(file.relpath)
         if problem:
             return Refused(file, 0, problem)
         try:

@@ -7,10 +7,17 @@ from dataclasses import dataclass, replace
 from replisync.loop import Patience, catch_up, follow
 from replisync.origin import normalized_url
 from replisync.pipeline import Pipeline
-from replisync.primary import Primary
 from replisync.serverdir import Serverdir, plain_url
 from replisync.settle import expire_retained
-from replisync.standby import Context, Settings, existing_standby, pipeline, recorded, signer, target_files
+from replisync.standby import (
+    Context,
+    Settings,
+    connection,
+    existing_standby,
+    pipeline,
+    recorded,
+    target_files,
+)
 from replisync.store.base import Store
 
 # Files that a follower asks for again in one go, while changes wait.
@@ -36,16 +43,7 @@ def _connected(
     with ExitStack() as stack:
         store, source = stack.enter_context(existing_standby(serverdir))
         url = normalized_url(primary_url) if primary_url else source.primary_url
-        primary = stack.enter_context(
-            Primary(
-                url,
-                signer(settings),
-                uuid=source.uuid,
-                expected=source.primary_uuid,
-                connections=settings.threads,
-                silence=settings.silence,
-            )
-        )
+        primary = stack.enter_context(connection(settings, url, source.uuid, source.primary_uuid))
         work = pipeline(serverdir, store, primary, settings, context)
         work.recover()
         _expire(serverdir, store, settings)

@@ -24,11 +24,14 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
     ]
     renderer: Any
     if form == "json":
+        shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        # The plain form of a traceback has no values in it, among which a secret might be.
+        plain = structlog.dev.plain_traceback
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
     return structlog.wrap_logger(
         structlog.PrintLogger(stream),
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
     )

@@ -4,6 +4,7 @@ All of httpx's errors are translated here, and nothing else in replisync sees on
 """
 
 import re
+import ssl
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,9 @@ from replisync.errors import (
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
 _CONNECT_SECONDS = 10.0
+
+# What a server says of our certificate, in the words of OpenSSL.
+_CERT_REFUSED = re.compile("alert (certificate|bad certificate|unsupported certificate|unknown ca)[a-z ]*")
 
 _SERIAL = re.compile("-?[0-9]{1,10}")
 
@@ -62,6 +66,7 @@ class Origin:
     connections: how many downloads go on at a time.
     silence: seconds without a byte after which the server is given up; a poll is always given as long as
         the protocol allows.
+    context: whom TLS trusts, and who we are; None for the usual trust.
     transport: httpx's own where it is None.
     """
 
@@ -74,6 +79,7 @@ class Origin:
         expected: str,
         connections: int,
         silence: float,
+        context: ssl.SSLContext | None,
         transport: httpx.BaseTransport | None,
     ) -> None:
         self.url = normalized_url(url)
@@ -88,7 +94,8 @@ class Origin:
         # A transport of our own leaves httpx's environment (proxies, .netrc) out: it must not decide to
         # whom the token goes.
         self._transport = transport or httpx.HTTPTransport(
-            limits=httpx.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2)
+            verify=context or True,
+            limits=httpx.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2),
         )
         self._client = httpx.Client(
             headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
@@ -246,7 +253,11 @@ class Origin:
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
-                raise PrimaryRefused(attempted, f"an answer of more than {limit} bytes")
+                raise PrimaryRefused(
+                    attempted,
+                    f"an answer of more than {limit} bytes",
+                    hint="where the primary really has an entry that long, give a higher --max-entry-size",
+                )
         return b"".join(parts)
 
     def chunks(self, response: httpx.Response, attempted: str) -> Iterator[bytes]:
@@ -345,7 +356,13 @@ def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
         return PrimaryRefused(
             attempted,
             "its TLS certificate cannot be verified",
-            hint="name a bundle with its CA in SSL_CERT_FILE, as in /etc/ssl/certs/ca-certificates.crt",
+            hint="name a bundle with its CA: --ca-bundle, or SSL_CERT_FILE in the environment",
+        )
+    if refusal := _CERT_REFUSED.search(why):
+        return PrimaryRefused(
+            attempted,
+            f"it does not accept our TLS certificate, or that we show none ({refusal[0]})",
+            hint="give the certificate and its key with --replica-cert",
         )
     if isinstance(err, httpx.ConnectError) and "Too many open files" in why:
         return LocalFailure(attempted, why, hint="raise the limit (ulimit -n), or use fewer threads")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from replisync import clock
 from replisync.ahead import read_ahead
-from replisync.changelog import ChangelogEntry, same_entry
+from replisync.changelog import ChangelogEntry
+from replisync.divergence import Comparison
 from replisync.errors import (
     BrokenStream,
     FilesMissing,
@@ -26,7 +27,7 @@ from replisync.origin import Hello
 from replisync.plan import Batch, BatchLimits, WantedFile, batches
 from replisync.ports import FileStore, Log, Progress
 from replisync.primary import Primary
-from replisync.settle import settle
+from replisync.settle import set_apart, settle
 from replisync.stop import Stop
 from replisync.store.base import Store
 from replisync.store.records import Commit, Fault
@@ -101,35 +102,28 @@ class Pipeline:
     def check_identity(self) -> Hello:
         """Make sure that the primary's history is the one that we follow; return who answered.
 
-        Raises WrongHistory where its serial is below ours or its entry at our serial is another.
+        Raises WrongHistory where its serial is below ours or its last entries up to ours are others.
         """
-        serial = self._store.last_serial()
-        with self._stop.waiting():
-            hello, entry = self._primary.entry(max(serial, 0))
-        if serial >= 0:
-            self._compare(serial, hello, entry)
-        self._store.put_contact(hello.serial, clock.now())
+        source = self._store.source()
+        comparison = Comparison(
+            self._store.entry_data,
+            self._entry,
+            first=0 if source is None else source.based_on + 1,
+            complete=source is not None and source.seed_finished is not None,
+        )
+        hello = comparison.check(self._store.last_serial())
+        self._store.put_agreement(hello.serial, clock.now())
         self._doubtful = False
         return hello
 
-    def _compare(self, serial: int, hello: Hello, entry: ChangelogEntry | None) -> None:
-        attempted = "comparison of the primary's history with ours"
-        if entry is None:
-            raise WrongHistory(
-                attempted,
-                f"the primary is at serial {hello.serial}, behind ours, as after its restore from a backup",
-                serial=serial,
-            )
-        if not same_entry(self._store.entry_data(serial) or b"", entry.data):
-            raise WrongHistory(
-                attempted,
-                "the primary has another entry at our last serial, so its history was rewritten before it",
-                serial=serial,
-            )
+    def _entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
+        with self._stop.waiting():
+            return self._primary.entry(serial)
 
     def recover(self) -> None:
         """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
         settle(self._store, self._files, retain=self._retain)
+        set_apart(self._store, self._files)
         self._files.clean_staging(())
 
     # Entries.
@@ -153,8 +147,12 @@ class Pipeline:
             self.check_identity()
             self._doubtful = True
         with ExitStack() as stack:
-            with self._stop.waiting():
-                changes = stack.enter_context(self._primary.changes(position + 1, poll=poll))
+            try:
+                with self._stop.waiting():
+                    changes = stack.enter_context(self._primary.changes(position + 1, poll=poll))
+            except WrongHistory:
+                self.check_identity()  # which finds out more
+                raise
             if changes.new_connection:
                 self.check_identity()
                 self._doubtful = True
@@ -222,7 +220,7 @@ class Pipeline:
 
         Raises FilesMissing where a file is missing that the serial must wait for.
         """
-        wanted = self._not_skipped(batch.wanted.values())
+        wanted = self.not_skipped(batch.wanted.values())
         present: dict[str, int] = {}
         staged: dict[str, str] = {}
         refused: list[Refused] = []
@@ -233,7 +231,7 @@ class Pipeline:
             present[outcome.file.relpath] = outcome.size
             if outcome.staged is not None:
                 staged[outcome.file.relpath] = outcome.staged
-        verdict = self._judge(refused, batch)
+        verdict = self.judge(refused, batch)
         if verdict.held:
             self._store.put_faults(tuple(verdict.held))
             raise missing(verdict.held)
@@ -257,7 +255,8 @@ class Pipeline:
             self._stop.check()
             raise Stopped("fetching of files", "it was asked to end")
 
-    def _not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
+    def not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
+        """Return those of some files that are not of an index whose files are left where they are."""
         if not self._skip_indexes:
             return list(files)
         skipped: dict[str, bool] = {}
@@ -271,7 +270,11 @@ class Pipeline:
                 kept.append(file)
         return kept
 
-    def _judge(self, refused: Sequence[Refused], batch: Batch | None = None) -> Judgement:
+    def judge(self, refused: Sequence[Refused], batch: Batch | None = None) -> Judgement:
+        """Tell what it means that files could not be had.
+
+        batch: what is about to be committed; its values of users count before those that are stored.
+        """
         verdict = Judgement()
         known = {fault.relpath: fault for fault in self._store.faults()} if refused else {}
         for refusal in refused:
@@ -325,7 +328,7 @@ class Pipeline:
             after = ""
             while files := self._store.wanted_files(index, after, _CLONE_CHUNK):
                 after = files[-1].relpath
-                held += self._fetch_chunk(self._not_skipped(files))
+                held += self._fetch_chunk(self.not_skipped(files))
         if held:
             raise missing(held)
 
@@ -335,7 +338,7 @@ class Pipeline:
             outcomes.append(outcome)
             self._progress.advance(1, outcome.size if isinstance(outcome, Fetched) else 0)
         present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
-        verdict = self._judge([o for o in outcomes if isinstance(o, Refused)])
+        verdict = self.judge([o for o in outcomes if isinstance(o, Refused)])
         self._store.files_arrived(present, verdict.absent, (*verdict.faults, *verdict.held))
         return verdict.held
 
@@ -356,7 +359,7 @@ class Pipeline:
                 # Its serial is committed, so it may take its place at once.
                 self._files.place([(outcome.file.relpath, outcome.staged)])
             present[outcome.file.relpath] = outcome.size
-        verdict = self._judge(refused)
+        verdict = self.judge(refused)
         again = [
             self._again(refusal, faults.get(refusal.file.relpath), verdict)
             for refusal in refused
@@ -381,7 +384,7 @@ class Pipeline:
             if not some:
                 break
             after = some[-1].relpath
-            found += self._not_skipped(some)
+            found += self.not_skipped(some)
         return found[: max(0, limit)]
 
 

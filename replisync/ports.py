@@ -1,6 +1,6 @@
 """What the loop needs of the parts that do I/O, as protocols: the only thing that it knows of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -62,12 +62,28 @@ class FileStore(Protocol):
         """Return the size of a file in place."""
         ...
 
+    def obstacle(self, relpath: str) -> str:
+        """Return why a file can have no place, or "" where it can."""
+        ...
+
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place."""
         ...
 
     def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Retain a file that a serial drops or replaces."""
+        ...
+
+    def size_aside(self, name: str) -> int | None:
+        """Return the size of what was put aside."""
+        ...
+
+    def read_aside(self, name: str) -> Iterator[bytes]:
+        """Yield what was put aside."""
+        ...
+
+    def rename_aside(self, names: Mapping[str, str]) -> None:
+        """Give what was put aside other names."""
         ...
 
     def remove(self, relpath: str) -> None:

@@ -6,6 +6,7 @@ how entries are stored.
 """
 
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -70,6 +71,7 @@ class Primary:
     connections: how many downloads go on at a time.
     silence: seconds without a byte after which the primary is given up; a poll is always given as long as
         the protocol allows.
+    context: whom TLS trusts, and who we are; None for the usual trust.
     transport: httpx's own by default; tests hand in others.
     """
 
@@ -83,6 +85,7 @@ class Primary:
         limits: Limits | None = None,
         connections: int = 8,
         silence: float = POLL_SECONDS,
+        context: ssl.SSLContext | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._origin = Origin(
@@ -92,6 +95,7 @@ class Primary:
             expected=expected,
             connections=connections,
             silence=silence,
+            context=context,
             transport=transport,
         )
         self._limits = limits or Limits()

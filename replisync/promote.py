@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 
 from replisync import clock
 from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, WrongHistory
-from replisync.primary import Primary
 from replisync.serverdir import Serverdir
 from replisync.settle import settle
-from replisync.standby import existing_standby, target_files
+from replisync.standby import Settings, connection, existing_standby, target_files
 from replisync.store.base import Store
 from replisync.store.records import Source
+from replisync.tls import Tls
 
 # An event serial of nothing handled: devpi-server hands all of the history to its plugins again.
 _NOTHING_HANDLED = -1
@@ -44,6 +44,7 @@ def promote(
     keep_identity: bool = False,
     replay_events: bool = False,
     dry_run: bool = False,
+    tls: Tls | None = None,
 ) -> Promotion:
     """Check that a standby is complete, and set its role to primary.
 
@@ -51,12 +52,15 @@ def promote(
     keep_identity: take the old primary's UUID, so that its other replicas go on with this one.
     replay_events: let devpi-server's plugins see all of the history again.
     dry_run: change nothing.
+    tls: how the old primary is asked where it is.
     Raises TargetUnusable where it is no complete standby or replisync writes to it, ConditionFailed where
     something would be lost.
     """
     with existing_standby(serverdir, promoting=True) as (store, source):
-        promotion = _assess(serverdir, store, source, keep_identity=keep_identity, dry_run=dry_run)
-        _refuse_loss(promotion, accept_loss=accept_loss)
+        settings = Settings(tls=tls or Tls())
+        promotion = _assess(serverdir, store, source, settings, keep_identity=keep_identity, dry_run=dry_run)
+        if not accept_loss:
+            _refuse_loss(promotion, diverged=store.divergence() is not None)
         if dry_run:
             return promotion
         settle(store, target_files(serverdir, store), retain=True)
@@ -72,14 +76,22 @@ def promote(
 
 
 def _assess(
-    serverdir: Serverdir, store: Store, source: Source, *, keep_identity: bool, dry_run: bool
+    serverdir: Serverdir,
+    store: Store,
+    source: Source,
+    settings: Settings,
+    *,
+    keep_identity: bool,
+    dry_run: bool,
 ) -> Promotion:
     serial = store.last_serial()
     contact = store.contact()
     primary_serial = contact.primary_serial if contact else None
     reachable = True
     try:
-        with Primary(source.primary_url, None, uuid=source.uuid, expected=source.primary_uuid) as primary:
+        with connection(
+            settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
+        ) as primary:
             primary_serial = primary.hello().serial
     except (PrimaryUnreachable, PrimaryRefused, WrongHistory):
         reachable = False
@@ -96,16 +108,16 @@ def _assess(
     )
 
 
-def _refuse_loss(promotion: Promotion, *, accept_loss: bool) -> None:
-    if accept_loss:
-        return
+def _refuse_loss(promotion: Promotion, *, diverged: bool) -> None:
     attempted = f"promotion of {promotion.serverdir}"
     if promotion.lost_serials:
         raise ConditionFailed(
             attempted,
             f"the primary is at serial {promotion.primary_serial}, {promotion.lost_serials} ahead",
             serial=promotion.serial,
-            hint="`replisync catchup` first, or --accept-loss where the primary is gone for good",
+            hint="its history is not ours (see `replisync status`): --accept-loss where ours is to be kept"
+            if diverged
+            else "`replisync catchup` first, or --accept-loss where the primary is gone for good",
         )
     if promotion.missing_files:
         raise ConditionFailed(

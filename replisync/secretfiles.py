@@ -70,11 +70,22 @@ def write_key(path: Path, key: bytes) -> None:
 
 def _read_private(path: Path, option: str) -> bytes:
     path = path.expanduser()
+    check_private(path, option)
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise UsageError(f"reading of {path} ({option})", err.strerror or str(err)) from err
+
+
+def check_private(path: Path, option: str) -> None:
+    """Make sure that nobody else can read a file, or put another one in its place.
+
+    Raises UsageError.
+    """
     attempted = f"reading of {path} ({option})"
     try:
         mode = path.stat().st_mode
         folder_mode = path.absolute().parent.stat().st_mode
-        data = path.read_bytes()
     except OSError as err:
         raise UsageError(attempted, err.strerror or str(err)) from err
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -83,4 +94,3 @@ def _read_private(path: Path, option: str) -> bytes:
         raise UsageError(
             attempted, "others may write to its folder", hint=f"run `chmod go-w {path.absolute().parent}`"
         )
-    return data

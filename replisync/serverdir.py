@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ _OURS = ".replisync"
 
 # devpi's database, with SQLite.
 SQLITE_FILE = ".sqlite"
+
+# Names that some file systems take for one; a standby would have one file where its primary has two.
+_NAMES = (
+    ("probe-a", "probe-A", "names that differ in upper and lower case"),
+    ("probe-\u00e9", "probe-e\u0301", "names that differ in how Unicode composes letters"),
+)
 
 # For how long a lock that is held is tried again.
 _LOCK_SECONDS = 0.4
@@ -64,6 +70,13 @@ class Serverdir:
             make_folder(self.root.absolute())
             for folder in (self.own, self.tmp, self.retained):
                 make_folder(folder.absolute())
+            problem = names_problem(self.tmp)
+        if problem:
+            raise TargetUnusable(
+                f"making of the serverdir {self.root}",
+                f"its file system takes {problem} for one",
+                hint="choose one that keeps all names apart, such as ext4 or xfs",
+            )
 
     def is_ours(self) -> bool:
         """Tell whether replisync made, or began to make, this serverdir."""
@@ -145,6 +158,16 @@ class Serverdir:
         with local_errors(f"writing of {self._event_serial}"):
             write_file(self._event_serial, str(serial + 1).encode(), 0o644)
 
+    def lower_event_serial(self, serial: int) -> None:
+        """See to it that no events beyond `serial` are said to be handled."""
+        with local_errors(f"reading of {self._event_serial}"):
+            try:
+                text = self._event_serial.read_text(errors="replace")
+            except FileNotFoundError:
+                return
+        if not (text.isascii() and text.isdigit() and int(text) <= serial + 1):
+            self.write_event_serial(serial)
+
     def role(self) -> str | None:
         """Return the role by `.nodeinfo`, or None where there is none."""
         info = self.nodeinfo()
@@ -198,6 +221,23 @@ class Serverdir:
         finally:
             os.close(fd)
         return None
+
+
+def names_problem(folder: Path, exists: Callable[[Path], bool] = os.path.lexists) -> str:
+    """Return which names the file system of a folder does not keep apart, or "" where it keeps all apart.
+
+    exists: tells whether there is a file.
+    Raises OSError.
+    """
+    for name, other, problem in _NAMES:
+        path = folder / name
+        path.touch()
+        try:
+            if exists(folder / other):
+                return problem
+        finally:
+            path.unlink()
+    return ""
 
 
 def standby_nodeinfo(uuid: str, primary_uuid: str, primary_url: str, *, before_6_13: bool) -> dict[str, Any]:

@@ -41,6 +41,17 @@ def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, st
     return rows
 
 
+def set_apart(store: Store, files: FileStore) -> None:
+    """Give what serials put aside that a rewind took back names of its own.
+
+    Their numbers come again, and what they put aside then must not be mixed up with this.
+    """
+    names = {row.stored_as: f"{row.retained_at}-{row.stored_as}" for row in store.retained_beyond_last()}
+    if names:
+        files.rename_aside(names)
+        store.set_apart(names)
+
+
 def expire_retained(store: Store, files: FileStore, days: float) -> None:
     """Remove what was put aside more than so many days ago."""
     names = store.retained_before(clock.later(-days * 86400))

@@ -23,8 +23,10 @@ from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.stop import Stop
 from replisync.storage import POSTGRES
 from replisync.store.base import Store
-from replisync.store.records import Source
+from replisync.store.records import Divergence, Source
 from replisync.store.sqlite import SqliteStore
+from replisync.tls import Tls, tls_context
+from replisync.wire import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Settings:
     retention_days: how long files that deltas drop are kept; 0 keeps none.
     patience: seconds for which failures that may pass are borne; None for ever.
     silence: seconds without a byte after which the primary is given up.
+    entry_bytes: the longest entry of the primary's changelog that is taken.
     """
 
     secretfile: Path | None = None
@@ -47,6 +50,8 @@ class Settings:
     patience: float | None = 60.0
     silence: float = 37.5
     limits: BatchLimits = field(default_factory=BatchLimits)
+    tls: Tls = field(default_factory=Tls)
+    entry_bytes: int = Limits().entry_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,26 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
         )
 
 
+def connection(settings: Settings, url: str, uuid: str, expected: str, *, secret: bool = True) -> Primary:
+    """Return the primary at a URL, with which nothing is connected yet.
+
+    uuid: the one that we show.
+    expected: the one that the primary must have; "" for any.
+    secret: whether its changelog is to be read.
+    Raises UsageError where the secret, or a file for TLS, cannot be used.
+    """
+    return Primary(
+        url,
+        signer(settings) if secret else None,
+        uuid=uuid,
+        expected=expected,
+        limits=Limits(settings.entry_bytes),
+        connections=settings.threads,
+        silence=settings.silence,
+        context=tls_context(settings.tls),
+    )
+
+
 def signer(settings: Settings) -> TokenSigner:
     """Return what signs our tokens.
 
@@ -241,6 +266,8 @@ def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
     except BaseException as err:
         # The record must not hide the error that is on its way.
         with suppress(ReplisyncError):
+            if isinstance(err, WrongHistory):
+                _record_divergence(store, err)
             end(
                 "diverged" if isinstance(err, WrongHistory) else "failed",
                 getattr(err, "exit_code", 1),
@@ -248,3 +275,9 @@ def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
             )
         raise
     end("ok", 0, None)
+
+
+def _record_divergence(store: Store, err: WrongHistory) -> None:
+    fork = err.details.get("fork_serial")
+    known = fork if isinstance(fork, int) else None
+    store.put_divergence(Divergence(clock.now(), store.last_serial(), known, err.why))

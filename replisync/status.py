@@ -5,11 +5,11 @@ from typing import Any
 
 from replisync import __version__, clock
 from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, TargetUnusable, WrongHistory
-from replisync.primary import Primary
 from replisync.serverdir import Serverdir
-from replisync.standby import open_database
+from replisync.standby import Settings, connection, open_database
 from replisync.store.base import Store
-from replisync.store.records import Contact, Run, Source
+from replisync.store.records import Contact, Source
+from replisync.tls import Tls
 
 # Without a word from the primary for so long, a serial that equals its last known one proves little.
 _STALE_SECONDS = 300.0
@@ -17,7 +17,7 @@ _STALE_SECONDS = 300.0
 _RUN_FIELDS = ("command", "outcome", "from_serial", "to_serial", "files", "bytes", "seconds", "finished")
 
 
-def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:
+def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None) -> dict[str, Any]:
     """Return the fields of `status --json`; what is not known is None.
 
     offline: do not ask the primary.
@@ -32,20 +32,32 @@ def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:
         source = store.source()
         if source is None:
             raise TargetUnusable(f"status of {serverdir}", "its clone has not begun")
-        return _fields(serverdir, store, source, offline=offline)
+        settings = Settings(tls=tls or Tls())
+        return _fields(serverdir, store, source, None if offline else settings)
 
 
-def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool) -> dict[str, Any]:
+def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settings | None) -> dict[str, Any]:
+    """Return the fields.
+
+    settings: how the primary is asked; None where it is not.
+    """
     role = serverdir.role()
     promoted = role not in (None, "replica") or source.promoted is not None
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
-    heard = None if offline or promoted else _ask(source)
+    heard = None if settings is None or promoted else _ask(source, settings)
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
+    divergence = store.divergence()
     state = "promoted" if promoted else "cloning" if role is None else None
-    state = state or _state(run, contact, lag, primary_serial, serial, heard=heard, offline=offline)
+    state = state or _state(
+        contact,
+        lag,
+        diverged=divergence is not None or heard == "diverged" or (isinstance(heard, int) and heard < serial),
+        silent=heard == "unreachable",
+        offline=settings is None,
+    )
     return {
         "state": state,
         "serverdir": str(serverdir),
@@ -72,13 +84,16 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
         "version": __version__,
         "running": serverdir.locked_by() is not None,
         "error": run.error if run else None,
+        "divergence": None if divergence is None else asdict(divergence),
     }
 
 
-def _ask(source: Source) -> int | str:
+def _ask(source: Source, settings: Settings) -> int | str:
     """Return the primary's serial, or why it cannot be had: "unreachable" or "diverged"."""
     try:
-        with Primary(source.primary_url, None, uuid=source.uuid, expected=source.primary_uuid) as primary:
+        with connection(
+            settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
+        ) as primary:
             return primary.hello().serial
     except WrongHistory:
         return "diverged"
@@ -86,21 +101,11 @@ def _ask(source: Source) -> int | str:
         return "unreachable"
 
 
-def _state(
-    run: Run | None,
-    contact: Contact | None,
-    lag: int | None,
-    primary_serial: int | None,
-    serial: int,
-    *,
-    heard: int | str | None,
-    offline: bool,
-) -> str:
-    rewound = primary_serial is not None and primary_serial < serial and isinstance(heard, int)
-    if heard == "diverged" or rewound or (run is not None and run.outcome == "diverged"):
+def _state(contact: Contact | None, lag: int | None, *, diverged: bool, silent: bool, offline: bool) -> str:
+    if diverged:
         return "diverged"
-    silent = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
-    if heard == "unreachable" or (offline and silent):
+    long_ago = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
+    if silent or (offline and long_ago):
         return "stale"
     return "behind" if lag else "current"
 

@@ -410,7 +410,7 @@ class Decoder:
         return pos
 
     def _too_long(self) -> CorruptEntry:
-        return _corrupt(f"a value of more than {self._limit} bytes")
+        return _corrupt(f"a value of more than {self._limit} bytes, the most that --max-entry-size allows")
 
     def _missing(self, missing: int) -> int:
         if missing > self._limit:

@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 
 from replisync.errors import LocalFailure
 from replisync.stop import Stop
+from replisync.store.base import Store
+from replisync.store.postgres import PostgresStore
 from replisync.store.sqlite import SqliteStore
 from replisync.wire import encode
 
@@ -146,8 +148,8 @@ class FailingFiles:
         return call
 
 
-class FailingStore(SqliteStore):
-    """A store whose transactions fail, before or after their commit, where the trap is set."""
+class FailingTransactions(Store):
+    """Makes transactions of a store fail, before or after their commit, where the trap is set."""
 
     def __init__(self, *args: Any, trap: Trap, **options: Any) -> None:
         self._trap = trap
@@ -166,6 +168,14 @@ class FailingStore(SqliteStore):
             pass
         with super()._reading() as connection:
             yield connection
+
+
+class FailingStore(FailingTransactions, SqliteStore):
+    """One in SQLite."""
+
+
+class FailingPostgresStore(FailingTransactions, PostgresStore):
+    """One in PostgreSQL."""
 
 
 class Body(httpx.SyncByteStream):

@@ -33,6 +33,14 @@ def upgrade() -> None:
         sa.Column("in_sync_at", sa.String(32)),
     )
     op.create_table(
+        "replisync_divergence",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("found_at", sa.String(32), nullable=False),
+        sa.Column("serial", sa.Integer, nullable=False),
+        sa.Column("fork_serial", sa.Integer),
+        sa.Column("reason", sa.Text, nullable=False),
+    )
+    op.create_table(
         "replisync_runs",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("command", sa.String(32), nullable=False),
@@ -96,5 +104,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove all tables."""
-    for name in ("retained", "pending", "faults", "files", "timeline", "runs", "contact", "source"):
+    names = ("retained", "pending", "faults", "files", "timeline", "runs", "divergence", "contact", "source")
+    for name in names:
         op.drop_table(f"replisync_{name}")

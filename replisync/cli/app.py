@@ -30,6 +30,12 @@ LOGGER = "replisync.logger"
 @click.pass_context
 def app(context: click.Context, log_level: str, log_format: str | None, configfile: Path | None) -> None:
     """Keep an always-current, promotable standby of a devpi-server."""
+    if sys.getfilesystemencoding() != "utf-8":
+        raise UsageError(
+            "starting",
+            f"names of files would be written as {sys.getfilesystemencoding()}, and not as UTF-8",
+            hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1, in the environment",
+        )
     context.default_map = _read_config(configfile) if configfile else {}
     context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
 

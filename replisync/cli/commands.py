@@ -1,7 +1,5 @@
 """The commands that copy: clone, catchup, follow."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,19 @@ from replisync.cli.options import (
     settings,
     storage_option,
     target,
+    tls_options,
+    watched,
 )
 from replisync.errors import Stopped
 from replisync.follow import run_catchup, run_follow
-from replisync.progress import shown
 from replisync.seed.changelog import clone as run_clone
-from replisync.standby import Context
-from replisync.stop import Stop
-
-
-@contextmanager
-def _watched(log: Any) -> Iterator[Context]:
-    stop = Stop()
-    with shown(log) as progress, stop.on_signals():
-        yield Context(stop, log, progress)
 
 
 @click.command()
 @serverdir_option
 @click.option("--primary-url", metavar="URL", required=True, help="Where the primary is.")
 @secret_options
+@tls_options
 @click.option(
     "--storage",
     default="sqlite",
@@ -47,7 +38,7 @@ def _watched(log: Any) -> Iterator[Context]:
 @click.pass_obj
 def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values: Any) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
-    with _watched(log) as context:
+    with watched(log) as context:
         done = run_clone(target(serverdir, storage), primary_url, settings(values), context)
     click.echo(
         f"{serverdir} is a standby at serial {done.serial}, with {done.files.total - done.files.missing} of "
@@ -61,6 +52,7 @@ def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values
 @storage_option
 @click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
 @secret_options
+@tls_options
 @click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Apply nothing beyond serial N.")
 @click.option(
     "--timeout",
@@ -82,7 +74,7 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply everything up to the primary's serial as of now, then end."""
-    with _watched(log) as context:
+    with watched(log) as context:
         done = run_catchup(
             target(serverdir, storage),
             settings(values),
@@ -105,6 +97,7 @@ def catchup(
 @storage_option
 @click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
 @secret_options
+@tls_options
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -123,7 +116,7 @@ def follow(
     **values: Any,
 ) -> None:
     """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
-    with _watched(log) as context:
+    with watched(log) as context:
         try:
             run_follow(
                 target(serverdir, storage),

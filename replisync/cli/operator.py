@@ -1,4 +1,4 @@
-"""The commands of an operator: status, promote, faults, derive-key."""
+"""The commands of an operator: status, promote, rewind, faults, derive-key."""
 
 import json as jsonlib
 from dataclasses import asdict
@@ -11,16 +11,23 @@ from replisync.auth import derive_key as derive
 from replisync.cli.options import (
     cost_options,
     dry_run_option,
+    file_options,
     json_option,
     key_cost,
+    secret_options,
     secretfile_option,
     serverdir_option,
+    settings,
     storage_option,
     target,
+    tls,
+    tls_options,
+    watched,
 )
 from replisync.errors import ConditionFailed, UsageError
 from replisync.faults import clear_faults, list_faults, retry_faults, skip_fault
 from replisync.promote import promote as run_promote
+from replisync.rewind import rewind as run_rewind
 from replisync.secretfiles import read_secret, write_key
 from replisync.status import check_lag
 from replisync.status import status as run_status
@@ -39,6 +46,7 @@ def _print(value: Any) -> None:
 @click.option(
     "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 beyond so many seconds."
 )
+@tls_options
 def status(
     serverdir: Path,
     storage: str | None,
@@ -46,9 +54,10 @@ def status(
     offline: bool,
     max_lag_serials: int | None,
     max_lag_seconds: float | None,
+    **values: Any,
 ) -> None:
     """Say where the standby stands."""
-    fields = run_status(target(serverdir, storage), offline=offline)
+    fields = run_status(target(serverdir, storage), offline=offline, tls=tls(values))
     if not json:
         click.echo("\n".join(_status_lines(fields)))
     try:
@@ -81,6 +90,10 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
             f"  last run    {run['command']}: {run['outcome']}, serial {run['from_serial']} to "
             f"{known(run['to_serial'])}, {run['files']} files, finished {known(run['finished'])}"
         )
+    if fields["divergence"]:
+        fork = fields["divergence"]["fork_serial"]
+        agree = "nowhere, as far as is known" if fork is None else f"up to serial {fork}"
+        lines.append(f"  diverged    found {fields['divergence']['found_at']}, the histories agree {agree}")
     if fields["error"]:
         lines.append(f"  error       {fields['error']}")
     return lines
@@ -99,10 +112,11 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
     "--replay-events", is_flag=True, help="Let devpi-server's plugins see all of the history again."
 )
 @dry_run_option
+@tls_options
 @json_option
-def promote(serverdir: Path, storage: str | None, json: bool, **choices: bool) -> None:
+def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
     """Make the standby startable as primary, after checking that it is complete."""
-    done = run_promote(target(serverdir, storage), **choices)
+    done = run_promote(target(serverdir, storage), tls=tls(choices), **choices)
     if json:
         _print(asdict(done))
         return
@@ -115,6 +129,57 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: bool) -
     if not done.dry_run:
         spec = "" if done.storage == "sqlite" else f" --storage {done.storage},password=.."
         click.echo(f"start it: devpi-server --serverdir {done.serverdir} --role primary --secretfile F{spec}")
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option(
+    "--to-serial", type=click.IntRange(0), metavar="N", required=True, help="The serial to go back to."
+)
+@secret_options
+@tls_options
+@click.option("--accept-loss", is_flag=True, help="Go back although files are missing that serial N needs.")
+@file_options
+@dry_run_option
+@json_option
+@click.pass_obj
+def rewind(
+    log: Any,
+    /,
+    serverdir: Path,
+    storage: str | None,
+    to_serial: int,
+    accept_loss: bool,
+    dry_run: bool,
+    json: bool,
+    **values: Any,
+) -> None:
+    """Take the standby back to serial N, to go on from there with what the primary has."""
+    with watched(log) as context:
+        done = run_rewind(
+            target(serverdir, storage),
+            to_serial,
+            settings(values),
+            context,
+            accept_loss=accept_loss,
+            dry_run=dry_run,
+        )
+    if json:
+        _print(asdict(done))
+        return
+    if not done.entries:
+        click.echo(f"{done.serverdir} is at serial {done.to_serial} already")
+        return
+    would = "would go" if done.dry_run else "went"
+    click.echo(
+        f"{done.serverdir} {would} back from serial {done.from_serial} to {done.to_serial}: {done.restored} "
+        f"files come back, {done.fetched} from the primary, {done.put_aside} are put aside"
+    )
+    if done.missing:
+        click.echo(f"{done.missing} files could not be had (see `replisync faults list`)")
+    if not done.dry_run:
+        click.echo("start a devpi-server again that was running on it: it remembers what it has read")
 
 
 @click.group()
@@ -180,4 +245,4 @@ def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
     click.echo(f"{output} opens the changelog of servers with this secret, and nothing else")
 
 
-ALL = (status, promote, faults, derive_key)
+ALL = (status, promote, rewind, faults, derive_key)

@@ -1,20 +1,25 @@
 """Options that several commands have, named as devpi-server names them where it has them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from replisync.auth import KeyCost
+from replisync.progress import shown
 from replisync.serverdir import Serverdir
-from replisync.standby import Settings
+from replisync.standby import Context, Settings
+from replisync.stop import Stop
 from replisync.storage import Storage
+from replisync.tls import Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
+_MIB = 1024 * 1024
 
 
 def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -44,6 +49,14 @@ def target(serverdir: Path, storage: str | None) -> Serverdir:
     given = Storage.parse(storage) if storage else None
     # PGPASSWORD is what PostgreSQL's own programs take too.
     return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
+
+
+@contextmanager
+def watched(log: Any) -> Iterator[Context]:
+    """Show progress, and let signals end the work."""
+    stop = Stop()
+    with shown(log) as progress, stop.on_signals():
+        yield Context(stop, log, progress)
 
 
 # Errors are printed as JSON too where this is set, whether by flag, environment or file.
@@ -80,6 +93,21 @@ secret_options = _compose(
         help="A file that `derive-key` wrote: quicker than --secretfile, and opens the changelog alone.",
     ),
     cost_options,
+)
+
+tls_options = _compose(
+    click.option(
+        "--ca-bundle",
+        type=_PATH,
+        metavar="FILE",
+        help="Trust the CAs in this PEM file, and no others, for the primary's certificate.",
+    ),
+    click.option(
+        "--replica-cert",
+        type=_PATH,
+        metavar="FILE",
+        help="A PEM file, mode 0600, with a certificate and its key to show to the primary.",
+    ),
 )
 
 patience_option = click.option(
@@ -122,6 +150,14 @@ file_options = _compose(
         metavar="SECONDS",
         help="Give a request up after so many seconds without a byte.",
     ),
+    click.option(
+        "--max-entry-size",
+        type=click.IntRange(1, 900),
+        default=Settings().entry_bytes // _MIB,
+        show_default=True,
+        metavar="MIB",
+        help="Take no changelog entry that is longer.",
+    ),
 )
 
 
@@ -137,7 +173,14 @@ def settings(values: dict[str, Any]) -> Settings:
         retention_days=values.pop("retention", Settings().retention_days),
         patience=values.pop("patience", Settings().patience),
         silence=values.pop("request_timeout", Settings().silence),
+        tls=tls(values),
+        entry_bytes=values.pop("max_entry_size", Settings().entry_bytes // _MIB) * _MIB,
     )
+
+
+def tls(values: dict[str, Any]) -> Tls:
+    """Take what TLS is to use out of a command's values."""
+    return Tls(values.pop("ca_bundle", None), values.pop("replica_cert", None))
 
 
 def key_cost(values: dict[str, Any]) -> KeyCost:

@@ -7,7 +7,7 @@ transaction of its own, committed before the serial that needs it.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -172,6 +172,10 @@ class DatabaseFiles:
         found: int | None = self._scalar("size", relpath)
         return found
 
+    def obstacle(self, relpath: str) -> str:  # noqa: ARG002
+        """Return "": rows are in nobody's way."""
+        return ""
+
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place, or None where there is none."""
         if algorithm in _SERVER_DIGESTS:
@@ -223,6 +227,18 @@ class DatabaseFiles:
     def remove(self, relpath: str) -> None:
         """Remove a file from its place, durably."""
         self._write(_DELETE.format(path=literal(relpath)))
+
+    def size_aside(self, name: str) -> int | None:
+        """Return the size in bytes of a file in the retained folder, or None where there is none."""
+        return self._disk.size_aside(name)
+
+    def read_aside(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file in the retained folder."""
+        return self._disk.read_aside(name)
+
+    def rename_aside(self, names: Mapping[str, str]) -> None:
+        """Give files in the retained folder other names."""
+        self._disk.rename_aside(names)
 
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files from the retained folder."""

@@ -7,7 +7,8 @@ appear before a commit (new content under a name that is in use) waits in the st
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from replisync.keys import Digest
 
 # Folders that are remembered as durable.
 _FOLDERS_KNOWN = 10_000
+
+# What is read of a retained file at a time.
+_BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +159,28 @@ class DiskFiles:
         """Return the size in bytes of a file in place, or None where there is none."""
         with local_errors(f"looking for {relpath}"):
             try:
-                return os.stat(f"{self._files}/{relpath}").st_size
+                found = os.stat(f"{self._files}/{relpath}")
             except OSError as err:
                 if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                     return None
                 raise
+        # A folder with all that is in it must never be taken for a file.
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def obstacle(self, relpath: str) -> str:
+        """Return why a file can have no place because of what is there already, or "" where it can."""
+        path = f"{self._files}/{relpath}"
+        with local_errors(f"looking for {relpath}"):
+            if os.path.isdir(path):
+                return "its path is that of a folder with other files"
+            while len(path) > len(self._files):
+                path = os.path.dirname(path)
+                try:
+                    mode = os.stat(path).st_mode
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                return "" if stat.S_ISDIR(mode) else "another file has the path of its folder"
+        return ""
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place, or None where there is none."""
@@ -167,7 +188,7 @@ class DiskFiles:
             try:
                 with open(f"{self._files}/{relpath}", "rb") as file:
                     return hashlib.file_digest(file, algorithm).hexdigest()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
     def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
@@ -181,6 +202,8 @@ class DiskFiles:
         aside = f"{self._retained}/{name}"
         with local_errors(f"putting aside of {relpath}"):
             try:
+                if os.path.isdir(target):
+                    return None
                 if not keep:
                     os.rename(target, aside)
                 elif not os.path.exists(aside):
@@ -197,9 +220,35 @@ class DiskFiles:
         with local_errors(f"removing of {relpath}"):
             try:
                 os.unlink(target)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
             fsync_folder(os.path.dirname(target))
+
+    def size_aside(self, name: str) -> int | None:
+        """Return the size in bytes of a file in the retained folder, or None where there is none."""
+        with local_errors(f"looking for {self._retained}/{name}"):
+            try:
+                return os.stat(f"{self._retained}/{name}").st_size
+            except FileNotFoundError:
+                return None
+
+    def read_aside(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file in the retained folder.
+
+        Raises LocalFailure.
+        """
+        path = f"{self._retained}/{name}"
+        with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
+            while block := file.read(_BLOCK_BYTES):
+                yield block
+
+    def rename_aside(self, names: Mapping[str, str]) -> None:
+        """Give files in the retained folder other names, durably; one that has it already is passed over."""
+        with local_errors(f"renaming in {self._retained}"):
+            for name, new in names.items():
+                with suppress(FileNotFoundError):
+                    os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
+            fsync_folder(self._retained)
 
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files from the retained folder."""

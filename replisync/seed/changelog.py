@@ -16,7 +16,15 @@ from replisync.origin import Hello
 from replisync.pipeline import Pipeline
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.standby import Context, Settings, open_database, pipeline, recorded, require_replica, signer
+from replisync.standby import (
+    Context,
+    Settings,
+    connection,
+    open_database,
+    pipeline,
+    recorded,
+    require_replica,
+)
 from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.records import FileCounts, Source
@@ -40,13 +48,11 @@ def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: C
     primary or the disk may do; then the same call resumes.
     """
     known = _known_source(serverdir)
-    primary = Primary(
+    primary = connection(
+        settings,
         primary_url,
-        signer(settings),
-        uuid=known.uuid if known else uuid.uuid4().hex,
-        expected=known.primary_uuid if known else "",
-        connections=settings.threads,
-        silence=settings.silence,
+        known.uuid if known else uuid.uuid4().hex,
+        known.primary_uuid if known else "",
     )
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with primary:

@@ -14,7 +14,7 @@ from replisync.changelog import parse_stored
 from replisync.errors import ForeignWriter, TargetUnusable
 from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
 from replisync.plan import WantedFile
-from replisync.store import schema
+from replisync.store import schema, undo
 from replisync.store import tables as t
 from replisync.store.records import (
     ABSENT,
@@ -22,9 +22,11 @@ from replisync.store.records import (
     WANTED,
     Commit,
     Contact,
+    Divergence,
     Fault,
     FileCounts,
     Pending,
+    Retained,
     Run,
     Source,
 )
@@ -228,6 +230,37 @@ class Store:
             self._finish_rows(connection, batch.last)
             return moves
 
+    def rewind(self, commit: Commit, serial: int) -> None:
+        """Make an older serial the last one, in one transaction.
+
+        commit: its batch is the one that takes back what is behind `serial`; what it says of files is made
+            true as in `apply`.
+        Raises ForeignWriter where the target's last serial is not the one before the batch's, TargetUnusable
+        where our history does not tell what was before.
+        """
+        with self._writing() as connection:
+            last = self._last_serial(connection)
+            if last != commit.batch.last - 1:
+                raise ForeignWriter("rewinding", f"the target is at serial {last} meanwhile")
+            self._check_own(connection, last)
+            undo.undo_keys(connection, last, serial, self._write_keys)
+            undo.cut(connection, serial)
+            self._update_ledger(connection, commit)
+            self._finish_rows(connection, serial)
+
+    def entries_behind(self, serial: int, before: int) -> list[tuple[int, bytes]]:
+        """Return entries behind `serial`, the last ones below `before` first, a bounded number of them."""
+        with self._reading() as connection:
+            return undo.entries_behind(connection, serial, before)
+
+    def commit_of(self, serial: int) -> tuple[int, int]:
+        """Return the last serial of the commit that has a serial, and of the commit before; -1 for none."""
+        column = t.timeline.c.serial
+        with self._reading() as connection:
+            before = connection.execute(select(func.max(column)).where(column < serial)).scalar()
+            of_it = connection.execute(select(func.min(column)).where(column >= serial)).scalar()
+        return (serial if of_it is None else of_it), (-1 if before is None else before)
+
     def _update_ledger(self, connection: Connection, commit: Commit) -> bool:
         batch = commit.batch
         moves: list[dict[str, Any]] = [
@@ -289,6 +322,30 @@ class Store:
         with self._writing() as connection:
             for some in _chunks(names):
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
+
+    def retained_of(self, relpaths: Iterable[str]) -> list[Retained]:
+        """Return what was put aside of some files, the earliest serial first."""
+        found: list[Retained] = []
+        with self._reading() as connection:
+            for paths in _chunks(relpaths):
+                query = select(t.retained).where(t.retained.c.relpath.in_(paths))
+                rows = connection.execute(query.order_by(t.retained.c.serial, t.retained.c.retained_at))
+                found += [Retained(**row) for row in rows.mappings()]
+        return found
+
+    def retained_beyond_last(self) -> list[Retained]:
+        """Return what was put aside by serials that a rewind took back."""
+        with self._reading() as connection:
+            last = self._last_serial(connection)
+            rows = connection.execute(select(t.retained).where(t.retained.c.serial > last))
+            return [Retained(**row) for row in rows.mappings()]
+
+    def set_apart(self, names: Mapping[str, str]) -> None:
+        """Remember that what was put aside has new names, and belongs to no serial of this history."""
+        with self._writing() as connection:
+            for name, new in names.items():
+                here = update(t.retained).where(t.retained.c.stored_as == name)
+                connection.execute(here.values(stored_as=new, serial=-1))
 
     # The ledger of files.
 
@@ -456,6 +513,24 @@ class Store:
         """Remember that the primary was heard of, and whether we are where it is."""
         with self._writing() as connection:
             self._put_contact(connection, primary_serial, self._last_serial(connection), now)
+
+    def put_agreement(self, primary_serial: int, now: str) -> None:
+        """Remember that the primary was heard of, and that its history is ours."""
+        with self._writing() as connection:
+            self._put_contact(connection, primary_serial, self._last_serial(connection), now)
+            connection.execute(t.divergence.delete())
+
+    def divergence(self) -> Divergence | None:
+        """Return how the primary's history was found not to be ours; None where it is."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.divergence)).mappings().first()
+        return None if row is None else Divergence(**{k: v for k, v in row.items() if k != "id"})
+
+    def put_divergence(self, divergence: Divergence) -> None:
+        """Remember that the primary's history is not ours."""
+        with self._writing() as connection:
+            connection.execute(t.divergence.delete())
+            connection.execute(insert(t.divergence).values(id=1, **asdict(divergence)))
 
     @staticmethod
     def _put_contact(connection: Connection, primary_serial: int, ours: int, now: str) -> None:

@@ -10,6 +10,9 @@ WANTED = "wanted"
 PRESENT = "present"
 ABSENT = "absent"
 
+# Kinds of seeds whose entries are made anew, with serials moved to where the primary's were.
+_REBASED = frozenset({"export"})
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -30,6 +33,25 @@ class Source:
     seed_serial: int | None = None
     seed_finished: str | None = None
     promoted: str | None = None
+
+    @property
+    def based_on(self) -> int:
+        """The last serial whose entry is not the primary's own; -1 where all of them are."""
+        return -1 if self.seed_kind not in _REBASED or self.seed_serial is None else self.seed_serial
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """That the primary's history was found not to be ours.
+
+    serial: ours, when it was found.
+    fork_serial: up to which both agree; None where that is not known, or nowhere.
+    """
+
+    found_at: str
+    serial: int
+    fork_serial: int | None
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +136,13 @@ class Pending:
     serial: int
     action: str
     staged: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """A file in the retained folder; see tables.retained."""
+
+    stored_as: str
+    relpath: str
+    serial: int
+    retained_at: str

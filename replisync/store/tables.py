@@ -68,6 +68,17 @@ contact = Table(
     Column("in_sync_at", String(32)),
 )
 
+# That the primary's history is not ours: one row, from when it is found until both agree again.
+divergence = Table(
+    "replisync_divergence",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("found_at", String(32), nullable=False),
+    Column("serial", Integer, nullable=False),
+    Column("fork_serial", Integer),
+    Column("reason", Text, nullable=False),
+)
+
 # Each run of a command that writes.
 runs = Table(
     "replisync_runs",
@@ -136,7 +147,8 @@ pending = Table(
     Column("staged", Text),
 )
 
-# Files that deltas dropped or replaced, kept for the retention time.
+# Files that deltas dropped or replaced, kept for the retention time. serial: which one did; -1 where it is
+# none of this history, because a rewind took it back.
 retained = Table(
     "replisync_retained",
     metadata,

@@ -13,8 +13,10 @@ from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
 from replisync.pipeline import Pipeline
 from replisync.plan import BatchLimits
+from replisync.ports import FileStore
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir
+from replisync.store.base import Store
 from replisync.store.records import Source
 from tests.fakes import (
     FailingFiles,
@@ -99,11 +101,12 @@ class Target:
         self.serverdir = Serverdir(root)
         self.serverdir.prepare()
         server.trap = trap
-        self.store = FailingStore(root / ".sqlite", write=True, create=True, trap=trap)
+        self.server = server
+        self.trap = trap
+        self.store = self.make_store()
         stop = RecordingStop()
         primary = Primary("http://p/", None, uuid="ours", expected=server.uuid, transport=server.transport())
-        real = DiskFiles(self.serverdir.files, self.serverdir.tmp, self.serverdir.retained)
-        files = FailingFiles(real, trap)
+        files = FailingFiles(self.make_files(), trap)
         self.primary = primary
         self.pipeline = Pipeline(
             primary,
@@ -115,6 +118,14 @@ class Target:
             progress=NoProgress(),
             limits=BatchLimits(entries=entries),
         )
+
+    def make_store(self) -> Store:
+        """Return the store, with the trap in it."""
+        return FailingStore(self.serverdir.root / ".sqlite", write=True, create=True, trap=self.trap)
+
+    def make_files(self) -> FileStore:
+        """Return where files go."""
+        return DiskFiles(self.serverdir.files, self.serverdir.tmp, self.serverdir.retained)
 
     def close(self) -> None:
         """Let go of everything, as a process does that ends."""

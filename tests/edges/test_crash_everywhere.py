@@ -23,6 +23,7 @@ READS = (
     "store.in_the_transaction",
     "primary.",
     "files.size_of",
+    "files.obstacle",
     "files.digest_of",
     "files.staged",
 )

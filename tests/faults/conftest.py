@@ -124,3 +124,25 @@ def world(_base: World, tmp_path: Path) -> Iterator[World]:
     proxy.clear()
     proxy.drop_connections()
     assert _base.primary.serial() == _base.serial, "a test changed the primary that all tests share"
+
+
+@dataclass
+class Restored:
+    """The primary after its restore from a backup, running, with its own way from there on."""
+
+    server: Server
+    client: Client
+
+    def grow(self, serial: int) -> None:
+        """Commit other changes than the lost ones, up to a serial."""
+        while (last := self.server.serial()) < serial:
+            self.client.register("alice/dev", f"other{last}", "1.0")
+
+
+@pytest.fixture
+def restored(world: World) -> Iterator[Restored]:
+    """The primary as it was before its latest changes; the standbys have them already."""
+    serverdir = copy_serverdir(world.restored, world.folder / "restored")
+    with Server(serverdir, secretfile=world.secretfile) as server, Client(server.url) as client:
+        client.login("alice", "secret")
+        yield Restored(server, client)

@@ -37,10 +37,14 @@ def assert_nothing_stored(secrets: set[bytes], folder: Path) -> None:
 
 
 def test_runs_that_succeed(world: World) -> None:
-    """Clone, catchup and follow at the level debug, and what they leave."""
+    """Clone, catchup, rewind and follow at the level debug, and what they leave."""
     said = []
     new, standby = world.folder / "new", world.standby()
-    for command, options in (("clone", world.new(new)), ("catchup", world.options(standby))):
+    for command, options in (
+        ("clone", world.new(new)),
+        ("catchup", world.options(standby)),
+        ("rewind", world.options(standby, "--to-serial", world.early_serial)),
+    ):
         done = run_here(command, *options, before=DEBUG)
         said.append(done.stdout + str(done.logs))
     with Background(world.folder / "follow.log", "follow", *world.options(new), before=DEBUG) as follower:

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import World
-from tests.support.client import Client
-from tests.support.devpi import Server, copy_serverdir
+from tests.faults.conftest import Restored, World
+from tests.support.devpi import Server
 from tests.support.runs import Background, Outcome, run_here
 from tests.support.snapshot import assert_untouched, last_serial, snapshot
 
@@ -68,28 +66,6 @@ def test_another_server_when_a_clone_resumes(world: World, stranger: Server) -> 
     assert (target / ".nodeinfo").exists()
 
 
-@dataclass
-class Restored:
-    """The primary after its restore from a backup, running, with its own way from there on."""
-
-    server: Server
-    client: Client
-
-    def grow(self, serial: int) -> None:
-        """Commit other changes than the lost ones, up to a serial."""
-        while (last := self.server.serial()) < serial:
-            self.client.register("alice/dev", f"other{last}", "1.0")
-
-
-@pytest.fixture
-def restored(world: World) -> Iterator[Restored]:
-    """The primary as it was before its latest changes; the standbys have them already."""
-    serverdir = copy_serverdir(world.restored, world.folder / "restored")
-    with Server(serverdir, secretfile=world.secretfile) as server, Client(server.url) as client:
-        client.login("alice", "secret")
-        yield Restored(server, client)
-
-
 def test_a_primary_that_was_restored_from_a_backup(world: World, restored: Restored) -> None:
     """Behind us, at our serial again, or beyond it: its entry at our serial is not ours."""
     standby, clone = world.standby(), half_clone(world)
@@ -106,8 +82,10 @@ def test_a_primary_that_was_restored_from_a_backup(world: World, restored: Resto
             said = detected(world, command, standby)
             assert why in said.message
             assert f"at serial {world.serial}" in said.message
+            assert f"agree up to serial {world.early_serial}" in said.message
         said = detected(world, "clone", clone, "--primary-url", world.proxy.url)
         assert why in said.message
+        assert "clone anew" in said.message
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,16 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"`make ([a-z]+)", page.read_text()))
     assert named <= targets
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    tested = (ROOT / "tests" / "constraints.txt").read_text().split()
+    bounds = {name: bound for name, _, bound in (line.partition(">=") for line in declared)}
+    versions = {name: version for name, _, version in (line.partition("==") for line in tested)}
+    assert bounds.keys() == versions.keys()
+    for name, bound in bounds.items():
+        assert f"{versions[name]}.".startswith(f"{bound}.")
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -20,7 +20,7 @@ HARMLESS = {
 }
 # Each library is known at one edge alone, where its errors are translated.
 HOMES = {
-    "httpx": {"origin", "primary"},
+    "httpx": {"origin", "primary", "tls"},
     # Files in PostgreSQL are rows of the target's database.
     "sqlalchemy": {"store", "filestore.database"},
     "sqlite3": {"store"},
@@ -51,10 +51,12 @@ EDGES = {
     "storage": set(),
     "serverdir": {"durable", "storage"},
     "secretfiles": {"durable"},
+    "tls": {"secretfiles"},
     "store.tables": set(),
     "store.records": set(),
     "store.schema": {"store.tables"},
-    "store.base": {"store", "store.schema", "store.tables", "store.records", "clock"},
+    "store.undo": {"store", "store.tables"},
+    "store.base": {"store", "store.schema", "store.tables", "store.records", "store.undo", "clock"},
     "store.sqlite": {"store.base", "store.records", "store.tables"},
     "fetch": set(),
     "progress": set(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import io
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from replisync.auth import KeyCost, TokenSigner, derive_key
 from replisync.cli.app import run
 from replisync.errors import UsageError
+from replisync.logs import make_logger
 from replisync.origin import normalized_url
 from replisync.secretfiles import read_key, read_secret, replication_key, write_key
 from replisync.standby import Settings
@@ -170,6 +172,21 @@ class TestNothingIsShown:
 
     def test_settings_hold_paths_alone(self, folder: Path) -> None:
         assert not _leaks(repr(Settings(secretfile=secret(folder), keyfile=folder / "key", cost=CHEAP)))
+
+    @pytest.mark.parametrize("form", ["json", "console"])
+    def test_the_traceback_of_a_bug_has_no_values(self, form: str) -> None:
+        stream = io.StringIO()
+
+        def fail(secret: str) -> None:
+            raise RuntimeError(f"a bug with {len(secret)} letters")
+
+        try:
+            fail(SECRET)
+        except RuntimeError as err:
+            make_logger("debug", form, stream).error("bug", exc_info=err)
+        assert "a bug with" in stream.getvalue()
+        assert "Traceback" in stream.getvalue()
+        assert not _leaks(stream.getvalue())
 
     def test_a_signer_does_not_show_its_key(self) -> None:
         signer = TokenSigner(derive_key(SECRET.encode(), CHEAP), lambda: 1.8e9)
