@@ -1,9 +1,11 @@
 """Writes that are on disk when they return, and what the system's errors mean to an operator."""
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from replisync.errors import LocalFailure
@@ -37,6 +39,28 @@ def fsync_folder(folder: Path | str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_file_system(path: Path | str) -> bool:
+    """Make all that was written to the file system of `path` durable; tell whether the system can do that.
+
+    Raises OSError where something could not be written.
+    """
+    call = getattr(_libc(), "syncfs", None)
+    if call is None:
+        return False
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if call(fd):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(fd)
+    return True
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def make_folder(folder: Path | str) -> None:

@@ -25,6 +25,7 @@ class CaughtUp:
     serial: int
     files: int
     bytes: int
+    local: int
     faults: int
 
 
@@ -88,7 +89,10 @@ def run_catchup(
             context.progress.stage("changes", None, "serials")
             catch_up(work, store.last_serial, patience, to_serial=to_serial)
             patience.call(work.retry_faults)
-        return CaughtUp(first, store.last_serial(), work.tally.files, work.tally.bytes, len(store.faults()))
+        tally = work.tally
+        return CaughtUp(
+            first, store.last_serial(), tally.files, tally.bytes, tally.local, len(store.faults())
+        )
 
 
 def run_follow(

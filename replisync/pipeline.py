@@ -44,10 +44,15 @@ _MIRROR_TRIES = 2
 
 @dataclass(slots=True)
 class Tally:
-    """What a run did, for the record of runs."""
+    """What a run did, for the record of runs.
+
+    files, bytes: what was downloaded.
+    local: files that were found on this machine instead.
+    """
 
     files: int = 0
     bytes: int = 0
+    local: int = 0
     entries: int = 0
 
 
@@ -241,9 +246,11 @@ class Pipeline:
         try:
             for outcome in self._fetcher.fetch(wanted) if wanted else ():
                 done += 1
-                if isinstance(outcome, Fetched) and outcome.downloaded:
+                if isinstance(outcome, Fetched) and outcome.origin == "primary":
                     self.tally.files += 1
                     self.tally.bytes += outcome.size
+                elif isinstance(outcome, Fetched) and outcome.origin == "local":
+                    self.tally.local += 1
                 yield outcome
         except Stopped:
             self._stop.check()  # which knows whether it was a signal

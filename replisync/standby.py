@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replisync import clock
 from replisync.auth import KeyCost, TokenSigner
-from replisync.errors import ReplisyncError, Stopped, TargetUnusable, WrongHistory
+from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
 from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
 from replisync.pipeline import Pipeline
@@ -19,6 +19,7 @@ from replisync.plan import BatchLimits
 from replisync.ports import FileStore, Log, Progress
 from replisync.primary import Primary
 from replisync.secretfiles import replication_key
+from replisync.seed.local import LocalFiles
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.stop import Stop
 from replisync.storage import POSTGRES
@@ -36,6 +37,8 @@ class Settings:
     retention_days: how long files that deltas drop are kept; 0 keeps none.
     patience: seconds for which failures that may pass are borne; None for ever.
     silence: seconds without a byte after which the primary is given up.
+    search: folders in which files are looked for before they are asked for; see seed.local.
+    hard_links: whether files that are found there are linked rather than copied.
     """
 
     secretfile: Path | None = None
@@ -47,6 +50,8 @@ class Settings:
     patience: float | None = 60.0
     silence: float = 37.5
     limits: BatchLimits = field(default_factory=BatchLimits)
+    search: tuple[Path, ...] = ()
+    hard_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,16 @@ def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared
     return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained)
 
 
+def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
+    """Return where files may lie on this machine; None where the operator names no folder.
+
+    Raises UsageError where a folder is none to look in, or files are to be linked into a database.
+    """
+    if settings.hard_links and serverdir.storage().name == POSTGRES:
+        raise UsageError("use of --hard-links", "with pg8000 the files are rows of the database")
+    return LocalFiles(settings.search, link=settings.hard_links) if settings.search else None
+
+
 def pipeline(
     serverdir: Serverdir,
     store: Store,
@@ -191,7 +206,10 @@ def pipeline(
     replace: see fetch.Fetcher.
     """
     files = target_files(serverdir, store, settings.threads, shared=not replace)
-    fetcher = Fetcher(primary, files, threads=settings.threads, stop=context.stop, replace=replace)
+    local = local_files(serverdir, settings)
+    fetcher = Fetcher(
+        primary, files, threads=settings.threads, stop=context.stop, replace=replace, local=local
+    )
     return Pipeline(
         primary,
         store,
@@ -219,6 +237,7 @@ def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
             seconds=round(time.monotonic() - started, 3),
             files=work.tally.files,
             bytes=work.tally.bytes,
+            local=work.tally.local,
             outcome=outcome,
             exit_code=exit_code,
             error=error,

@@ -14,7 +14,17 @@ from replisync.store.records import Contact, Run, Source
 # Without a word from the primary for so long, a serial that equals its last known one proves little.
 _STALE_SECONDS = 300.0
 
-_RUN_FIELDS = ("command", "outcome", "from_serial", "to_serial", "files", "bytes", "seconds", "finished")
+_RUN_FIELDS = (
+    "command",
+    "outcome",
+    "from_serial",
+    "to_serial",
+    "files",
+    "bytes",
+    "local",
+    "seconds",
+    "finished",
+)
 
 
 def status(serverdir: Serverdir, *, offline: bool = False) -> dict[str, Any]:

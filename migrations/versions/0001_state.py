@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("to_serial", sa.Integer),
         sa.Column("files", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("local", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("seconds", sa.Float),
         sa.Column("outcome", sa.String(32), nullable=False),
         sa.Column("exit_code", sa.Integer),

@@ -52,6 +52,7 @@ def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values
     click.echo(
         f"{serverdir} is a standby at serial {done.serial}, with {done.files.total - done.files.missing} of "
         f"{done.files.total} files"
+        + (f", {done.local} of them from this machine" if done.local else "")
         + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
     )
 
@@ -96,7 +97,7 @@ def catchup(
     else:
         click.echo(
             f"{serverdir} went from serial {done.from_serial} to {done.serial}, with {done.files} files "
-            f"({done.bytes} bytes)"
+            f"({done.bytes} bytes)" + (f" and {done.local} from this machine" if done.local else "")
         )
 
 

@@ -107,6 +107,16 @@ file_options = _compose(
         help="Comma-separated indexes, types of indexes, or 'all', whose files are not fetched.",
     ),
     click.option(
+        "--replica-file-search-path",
+        type=_PATH,
+        multiple=True,
+        metavar="DIR",
+        help="Take files from here by digest: a serverdir, its +files, or an export dump. May be repeated.",
+    ),
+    click.option(
+        "--hard-links", is_flag=True, help="Link files that are found on this machine, instead of copying."
+    ),
+    click.option(
         "--retention",
         type=click.FloatRange(0),
         default=Settings().retention_days,
@@ -137,6 +147,8 @@ def settings(values: dict[str, Any]) -> Settings:
         retention_days=values.pop("retention", Settings().retention_days),
         patience=values.pop("patience", Settings().patience),
         silence=values.pop("request_timeout", Settings().silence),
+        search=values.pop("replica_file_search_path", ()),
+        hard_links=values.pop("hard_links", False),
     )
 
 

@@ -16,7 +16,16 @@ from replisync.origin import Hello
 from replisync.pipeline import Pipeline
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.standby import Context, Settings, open_database, pipeline, recorded, require_replica, signer
+from replisync.standby import (
+    Context,
+    Settings,
+    local_files,
+    open_database,
+    pipeline,
+    recorded,
+    require_replica,
+    signer,
+)
 from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.records import FileCounts, Source
@@ -30,6 +39,7 @@ class Cloned:
 
     serial: int
     files: FileCounts
+    local: int
     faults: int
 
 
@@ -40,6 +50,7 @@ def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: C
     primary or the disk may do; then the same call resumes.
     """
     known = _known_source(serverdir)
+    local_files(serverdir, settings)  # what is wrong with them shows before anything is written
     primary = Primary(
         primary_url,
         signer(settings),
@@ -73,7 +84,7 @@ def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: C
             with recorded(store, "clone", work):
                 _fill(store, source, work, patience, context)
                 store.put_source(replace(_source(store), seed_finished=clock.now()))
-            return _finish(serverdir, store, hello)
+            return _finish(serverdir, store, hello, work.tally.local)
 
 
 def _known_source(serverdir: Serverdir) -> Source | None:
@@ -162,9 +173,9 @@ def _as_far_as_possible(work: Pipeline) -> bool:
     return True
 
 
-def _finish(serverdir: Serverdir, store: Store, hello: Hello) -> Cloned:
+def _finish(serverdir: Serverdir, store: Store, hello: Hello, local: int) -> Cloned:
     serial, source = store.last_serial(), _source(store)
-    done = Cloned(serial, store.file_counts(), len(store.faults()))
+    done = Cloned(serial, store.file_counts(), local, len(store.faults()))
     serverdir.write_serverversion()
     serverdir.write_event_serial(serial)
     serverdir.write_nodeinfo(

@@ -79,6 +79,7 @@ runs = Table(
     Column("to_serial", Integer),
     Column("files", Integer, nullable=False, server_default=text("0")),
     Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("local", Integer, nullable=False, server_default=text("0")),
     Column("seconds", Float),
     Column("outcome", String(32), nullable=False),
     Column("exit_code", Integer),

@@ -48,6 +48,7 @@ EDGES = {
     "origin": set(),
     "primary": {"origin"},
     "filestore.disk": {"durable"},
+    "seed.local": {"durable"},
     "storage": set(),
     "serverdir": {"durable", "storage"},
     "secretfiles": {"durable"},
