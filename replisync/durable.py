@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -75,6 +76,19 @@ def make_folder(folder: Path | str) -> None:
         with suppress(FileExistsError):
             os.mkdir(folder)
     fsync_folder(parent)
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[None]:
+    """Hold a folder for what nobody needs later: empty at the beginning, gone at the end."""
+    with local_errors(f"clearing of {folder}"):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:

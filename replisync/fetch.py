@@ -239,7 +239,7 @@ class Fetcher:
                     f"fetch of {file.relpath}", f"it answered {answer.status}", serial=file.serial
                 )
             if answer.status != 200:
-                return Refused(file, answer.status, f"the primary answered {answer.status}")
+                return Refused(file, answer.status, answer.reason)
             try:
                 chunks = self._until_stopped(answer.chunks)
                 arrived = self._target.receive(file.relpath, chunks, file.digest, answer.length)

@@ -10,7 +10,16 @@ from replisync.pipeline import Pipeline
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir, plain_url
 from replisync.settle import expire_retained
-from replisync.standby import Context, Settings, existing_standby, pipeline, recorded, signer, target_files
+from replisync.standby import (
+    Context,
+    Settings,
+    existing_standby,
+    local_files,
+    pipeline,
+    recorded,
+    signer,
+    target_files,
+)
 from replisync.store.base import Store
 
 # Files that a follower asks for again in one go, while changes wait.
@@ -47,7 +56,8 @@ def _connected(
                 silence=settings.silence,
             )
         )
-        work = pipeline(serverdir, store, primary, settings, context)
+        local = local_files(serverdir, settings)
+        work = pipeline(serverdir, store, primary, settings, context, files=primary, local=local)
         work.recover()
         _expire(serverdir, store, settings)
         if url != source.primary_url:

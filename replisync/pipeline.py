@@ -6,8 +6,9 @@ can be repeated at any point without doing anything twice.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from replisync import clock
 from replisync.ahead import read_ahead
@@ -25,7 +26,7 @@ from replisync.keys import index_of, index_type, user_key
 from replisync.origin import Hello
 from replisync.plan import Batch, BatchLimits, WantedFile, batches
 from replisync.ports import FileStore, Log, Progress
-from replisync.primary import Primary
+from replisync.primary import Changes
 from replisync.settle import settle
 from replisync.stop import Stop
 from replisync.store.base import Store
@@ -56,6 +57,18 @@ class Tally:
     entries: int = 0
 
 
+class History(Protocol):
+    """A changelog to follow: a primary's, or one that lies on this machine."""
+
+    def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
+        """Return whose it is, and its entry at a serial; None where it does not have one."""
+        ...
+
+    def changes(self, first: int, *, poll: bool) -> AbstractContextManager[Changes]:
+        """Return what comes from a serial on."""
+        ...
+
+
 @dataclass(slots=True)
 class Judgement:
     """What the refused files of a batch mean."""
@@ -69,11 +82,12 @@ class Pipeline:
     """One target that follows one primary.
 
     retain: whether what deltas drop is kept in the retained folder.
+    tally: where to count what is done; one that begins with zero where it is None.
     """
 
     def __init__(
         self,
-        primary: Primary,
+        primary: History,
         store: Store,
         files: FileStore,
         fetcher: Fetcher,
@@ -84,6 +98,7 @@ class Pipeline:
         limits: BatchLimits | None = None,
         skip_indexes: frozenset[str] = frozenset(),
         retain: bool = True,
+        tally: Tally | None = None,
     ) -> None:
         self._primary = primary
         self._store = store
@@ -99,7 +114,7 @@ class Pipeline:
         self._doubtful = True
         self._left_at: int | None = None  # the serial after our last step; None where that is not known
         self._reached = -1  # the serial after our last commit
-        self.tally = Tally()
+        self.tally = tally or Tally()
 
     # Who is there.
 
@@ -144,7 +159,8 @@ class Pipeline:
 
         poll: wait up to 30 seconds for a change where there is none.
         last: apply nothing beyond this serial.
-        metadata_only: leave the files for later, which is right in a clone that is not complete alone.
+        metadata_only: leave files that are wanted for later, which is right in a clone that is not complete
+            alone.
         Raises Stopped between two batches where we were asked to stop.
         """
         settle(self._store, self._files, retain=self._retain)
@@ -202,7 +218,7 @@ class Pipeline:
         """Commit a batch; where a serial of it must wait for a file, commit those before it."""
         self._stop.check()
         try:
-            commit = Commit(batch) if metadata_only else self._with_files(batch)
+            commit = self._without_files(batch) if metadata_only else self._with_files(batch)
         except FilesMissing as err:
             good = batch.before(err.serial or batch.first)
             if good is not None:
@@ -216,6 +232,13 @@ class Pipeline:
         self._log.debug("committed", serial=batch.last, entries=len(batch.entries))
 
     # Files.
+
+    def _without_files(self, batch: Batch) -> Commit:
+        """Return what may be committed where no devpi-server reads yet: wanted files stay wanted."""
+        return Commit(batch, leaving=self._in_place(batch.dropped))
+
+    def _in_place(self, relpaths: Iterable[str]) -> frozenset[str]:
+        return frozenset(path for path in relpaths if self._files.size_of(path) is not None)
 
     def _with_files(self, batch: Batch) -> Commit:
         """Bring the files that the batch demands; return what may now be committed.
@@ -238,8 +261,7 @@ class Pipeline:
             self._store.put_faults(tuple(verdict.held))
             raise missing(verdict.held)
         without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
-        leaving = frozenset(path for path in without if self._files.size_of(path) is not None)
-        return Commit(batch, present, staged, leaving, verdict.absent, tuple(verdict.faults))
+        return Commit(batch, present, staged, self._in_place(without), verdict.absent, tuple(verdict.faults))
 
     def _fetch(self, wanted: list[WantedFile]) -> Iterator[Outcome]:
         done = 0

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from replisync import clock
 from replisync.auth import KeyCost, TokenSigner
 from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
 from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
-from replisync.pipeline import Pipeline
+from replisync.pipeline import History, Pipeline, Tally
 from replisync.plan import BatchLimits
-from replisync.ports import FileStore, Log, Progress
-from replisync.primary import Primary
+from replisync.ports import FileSource, FileStore, Log, Progress
 from replisync.secretfiles import replication_key
 from replisync.seed.local import LocalFiles
 from replisync.serverdir import SQLITE_FILE, Serverdir
@@ -115,8 +115,8 @@ def require_replica(serverdir: Serverdir, role: str | None) -> None:
     if role != "replica":
         raise TargetUnusable(
             f"opening of {serverdir}",
-            f"it was promoted: its role is {role}",
-            hint="a promoted server is never written again; clone into another --serverdir",
+            f"it was promoted, or copied, to be a server of its own: its role is {role}",
+            hint="such a server is never written again; clone into another --serverdir",
         )
 
 
@@ -195,25 +195,29 @@ def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
 def pipeline(
     serverdir: Serverdir,
     store: Store,
-    primary: Primary,
+    history: History,
     settings: Settings,
     context: Context,
     *,
+    files: FileSource,
+    local: LocalFiles | None,
     replace: bool = False,
+    tally: Tally | None = None,
 ) -> Pipeline:
     """Put the loop together.
 
+    files: where files come from that `local` does not have.
     replace: see fetch.Fetcher.
+    tally: see pipeline.Pipeline.
     """
-    files = target_files(serverdir, store, settings.threads, shared=not replace)
-    local = local_files(serverdir, settings)
+    target = target_files(serverdir, store, settings.threads, shared=not replace)
     fetcher = Fetcher(
-        primary, files, threads=settings.threads, stop=context.stop, replace=replace, local=local
+        files, target, threads=settings.threads, stop=context.stop, replace=replace, local=local
     )
     return Pipeline(
-        primary,
+        history,
         store,
-        files,
+        target,
         fetcher,
         stop=context.stop,
         log=context.log,
@@ -221,11 +225,19 @@ def pipeline(
         limits=settings.limits,
         skip_indexes=settings.skip_indexes,
         retain=settings.retention_days > 0,
+        tally=tally,
     )
 
 
+class Tallied(Protocol):
+    """Who counts what it does."""
+
+    @property
+    def tally(self) -> Tally: ...
+
+
 @contextmanager
-def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
+def recorded(store: Store, command: str, work: Tallied) -> Iterator[None]:
     """Remember in the store that a command ran, and how it ended."""
     number = store.begin_run(command, clock.now())
     started = time.monotonic()

@@ -50,7 +50,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
     promoted = role not in (None, "replica")
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
-    heard = None if offline or promoted else _ask(source)
+    heard = None if offline or promoted or not source.primary_url else _ask(source)
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
@@ -59,7 +59,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, *, offline: bool
         "state": state,
         "serverdir": str(serverdir),
         "storage": source.storage,
-        "primary_url": source.primary_url,
+        "primary_url": source.primary_url or None,
         "primary_uuid": source.primary_uuid,
         "uuid": str((serverdir.nodeinfo() or {}).get("uuid", source.uuid)),
         "serial": serial,

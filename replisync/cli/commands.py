@@ -16,9 +16,10 @@ from replisync.cli.options import (
     storage_option,
     target,
 )
-from replisync.errors import Stopped
+from replisync.errors import Stopped, UsageError
 from replisync.follow import run_catchup, run_follow
 from replisync.progress import shown
+from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as run_clone
 from replisync.standby import Context
 from replisync.stop import Stop
@@ -33,7 +34,13 @@ def _watched(log: Any) -> Iterator[Context]:
 
 @click.command()
 @serverdir_option
-@click.option("--primary-url", metavar="URL", required=True, help="Where the primary is.")
+@click.option("--primary-url", metavar="URL", help="Where the primary is.")
+@click.option(
+    "--from-serverdir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Copy this serverdir of the primary, which may be running; its database must be SQLite.",
+)
 @secret_options
 @click.option(
     "--storage",
@@ -45,12 +52,27 @@ def _watched(log: Any) -> Iterator[Context]:
 @file_options
 @patience_option
 @click.pass_obj
-def clone(log: Any, /, serverdir: Path, primary_url: str, storage: str, **values: Any) -> None:
+def clone(
+    log: Any,
+    /,
+    serverdir: Path,
+    primary_url: str | None,
+    from_serverdir: Path | None,
+    storage: str,
+    **values: Any,
+) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
     with _watched(log) as context:
-        done = run_clone(target(serverdir, storage), primary_url, settings(values), context)
+        new, chosen = target(serverdir, storage), settings(values)
+        if from_serverdir is not None:
+            done = copy_serverdir(new, from_serverdir, primary_url, chosen, context)
+        elif primary_url is not None:
+            done = run_clone(new, primary_url, chosen, context)
+        else:
+            raise UsageError("clone", "there is no source: give --primary-url or --from-serverdir")
+    what = "standby" if done.role == "replica" else "server of its own"
     click.echo(
-        f"{serverdir} is a standby at serial {done.serial}, with {done.files.total - done.files.missing} of "
+        f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
         f"{done.files.total} files"
         + (f", {done.local} of them from this machine" if done.local else "")
         + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")

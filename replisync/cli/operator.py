@@ -70,7 +70,7 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
         f"{fields['serverdir']}: {fields['state']}",
         f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, "
         f"behind by {known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}",
-        f"  primary     {fields['primary_url']} ({fields['primary_uuid']})",
+        f"  primary     {known(fields['primary_url'])} ({fields['primary_uuid']})",
         f"  last heard  {known(fields['last_contact'])}",
         f"  files       {present} of {fields['files_total']} here, {fields['faults']} faults",
         f"  seed        {seed['kind']} at serial {known(seed['serial'])}, finished {known(seed['finished'])}",
