@@ -8,6 +8,7 @@ from replisync.loop import Patience, catch_up, follow
 from replisync.origin import normalized_url
 from replisync.pipeline import Pipeline
 from replisync.primary import Primary
+from replisync.seed.rebase import EXPORT, Rewriter
 from replisync.serverdir import Serverdir, plain_url
 from replisync.settle import expire_retained
 from replisync.standby import (
@@ -57,7 +58,10 @@ def _connected(
             )
         )
         local = local_files(serverdir, settings)
-        work = pipeline(serverdir, store, primary, settings, context, files=primary, local=local)
+        rewrite = Rewriter(store) if source.seed_kind == EXPORT else None
+        work = pipeline(
+            serverdir, store, primary, settings, context, files=primary, local=local, rewrite=rewrite
+        )
         work.recover()
         _expire(serverdir, store, settings)
         if url != source.primary_url:

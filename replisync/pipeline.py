@@ -5,7 +5,7 @@ After any error the next step begins from the target again: nothing is carried o
 can be repeated at any point without doing anything twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -41,6 +41,9 @@ _RETRY_LAST_SECONDS = 86400
 
 # What may pass, such as a silent upstream or a wrong digest, holds a serial for so many tries.
 _MIRROR_TRIES = 2
+
+
+Rewrite = Callable[[Iterable[list[ChangelogEntry]]], Iterable[list[ChangelogEntry]]]
 
 
 @dataclass(slots=True)
@@ -83,6 +86,7 @@ class Pipeline:
 
     retain: whether what deltas drop is kept in the retained folder.
     tally: where to count what is done; one that begins with zero where it is None.
+    rewrite: makes of the primary's entries those that are stored, where they are not the same.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Pipeline:
         skip_indexes: frozenset[str] = frozenset(),
         retain: bool = True,
         tally: Tally | None = None,
+        rewrite: Rewrite | None = None,
     ) -> None:
         self._primary = primary
         self._store = store
@@ -114,6 +119,7 @@ class Pipeline:
         self._doubtful = True
         self._left_at: int | None = None  # the serial after our last step; None where that is not known
         self._reached = -1  # the serial after our last commit
+        self._rewrite = rewrite or (lambda groups: groups)
         self.tally = tally or Tally()
 
     # Who is there.
@@ -140,7 +146,7 @@ class Pipeline:
                 f"the primary is at serial {hello.serial}, behind ours, as after its restore from a backup",
                 serial=serial,
             )
-        if not same_entry(self._store.entry_data(serial) or b"", entry.data):
+        if not same_entry(self._store.primary_entry(serial) or b"", entry.data):
             raise WrongHistory(
                 attempted,
                 "the primary has another entry at our last serial, so its history was rewritten before it",
@@ -211,7 +217,7 @@ class Pipeline:
     ) -> None:
         entries = read_ahead(groups, self._stop)
         with closing(entries):
-            for batch in batches(until(entries, last), self._limits):
+            for batch in batches(self._rewrite(until(entries, last)), self._limits):
                 self._apply(batch, primary_serial, metadata_only=metadata_only)
 
     def _apply(self, batch: Batch, primary_serial: int, *, metadata_only: bool) -> None:

@@ -15,7 +15,7 @@ from replisync.auth import KeyCost, TokenSigner
 from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
 from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
-from replisync.pipeline import History, Pipeline, Tally
+from replisync.pipeline import History, Pipeline, Rewrite, Tally
 from replisync.plan import BatchLimits
 from replisync.ports import FileSource, FileStore, Log, Progress
 from replisync.secretfiles import replication_key
@@ -203,12 +203,13 @@ def pipeline(
     local: LocalFiles | None,
     replace: bool = False,
     tally: Tally | None = None,
+    rewrite: Rewrite | None = None,
 ) -> Pipeline:
     """Put the loop together.
 
     files: where files come from that `local` does not have.
     replace: see fetch.Fetcher.
-    tally: see pipeline.Pipeline.
+    tally, rewrite: see pipeline.Pipeline.
     """
     target = target_files(serverdir, store, settings.threads, shared=not replace)
     fetcher = Fetcher(
@@ -226,6 +227,7 @@ def pipeline(
         skip_indexes=settings.skip_indexes,
         retain=settings.retention_days > 0,
         tally=tally,
+        rewrite=rewrite,
     )
 
 

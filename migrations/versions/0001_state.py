@@ -25,6 +25,11 @@ def upgrade() -> None:
         sa.Column("seed_finished", sa.String(32)),
     )
     op.create_table(
+        "replisync_tip",
+        sa.Column("serial", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
         "replisync_contact",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("contacted_at", sa.String(32), nullable=False),
@@ -96,5 +101,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove all tables."""
-    for name in ("retained", "pending", "faults", "files", "timeline", "runs", "contact", "source"):
+    for name in ("retained", "pending", "faults", "files", "timeline", "runs", "contact", "tip", "source"):
         op.drop_table(f"replisync_{name}")

@@ -10,6 +10,7 @@ from replisync.loop import Patience, catch_up
 from replisync.origin import Hello
 from replisync.pipeline import Pipeline
 from replisync.primary import Primary
+from replisync.seed.rebase import EXPORT
 from replisync.serverdir import Serverdir, standby_nodeinfo
 from replisync.standby import Context, Settings, open_database, require_replica, signer
 from replisync.storage import SQLITE
@@ -111,6 +112,12 @@ def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
     Raises WrongHistory where that one was of another server.
     """
     known = store.source() or source
+    if EXPORT in (known.seed_kind, source.seed_kind) and known.seed_kind != source.seed_kind:
+        raise TargetUnusable(
+            f"clone into {serverdir}",
+            f"another kind of clone was begun there ({known.seed_kind})",
+            hint="go on with it in the way that it was begun, or remove the folder",
+        )
     if known.primary_uuid != source.primary_uuid:
         raise WrongHistory(
             f"clone into {serverdir}", "another clone, of another server, was begun there meanwhile"

@@ -57,6 +57,14 @@ source = Table(
     Column("seed_finished", String(32)),
 )
 
+# The primary's own bytes of the entry at our last serial, where ours are others: at most one row.
+tip = Table(
+    "replisync_tip",
+    metadata,
+    Column("serial", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
 # When the primary was last heard of: one row, which the hot standby's plugin reads too.
 contact = Table(
     "replisync_contact",
