@@ -51,11 +51,13 @@ class ChangelogEntry:
     serial: its number.
     changes: the changes by relpath.
     data: the bytes to store.
+    original: those of the primary, where others are stored.
     """
 
     serial: int
     changes: Mapping[str, KeyChange]
     data: bytes
+    original: bytes | None = None
 
 
 def digest(data: bytes) -> str:

@@ -102,7 +102,9 @@ class Comparison:
                 hint="nothing was written; run `replisync catchup` to find out",
             )
         if fork is None:
-            return WrongHistory(_ATTEMPTED, f"{why}; they agree at no serial that we have", serial=serial)
+            return WrongHistory(
+                _ATTEMPTED, f"{why}; no serial is known up to which they agree", serial=serial
+            )
         error = WrongHistory(
             _ATTEMPTED,
             f"{why}; the histories agree up to serial {fork}",

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,6 +52,19 @@ def make_folder(folder: Path | str) -> None:
         with suppress(FileExistsError):
             os.mkdir(folder)
     fsync_folder(parent)
+
+
+@contextmanager
+def emptied(folder: Path) -> Iterator[None]:
+    """Hold a folder for what nobody needs later: empty at the beginning, gone at the end."""
+    with local_errors(f"clearing of {folder}"):
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 from replisync.errors import (
     BrokenStream,
@@ -18,19 +19,19 @@ from replisync.errors import (
     Stopped,
     WrongContent,
 )
-from replisync.keys import fetch_problem
+from replisync.keys import fetch_problem, hold_problem
 from replisync.plan import WantedFile
-from replisync.ports import Arrived, FileSource, FileStore, StopFlag
+from replisync.ports import Arrived, FileSource, FileStore, LocalSource, StopFlag
 
 # How often somebody who waits for downloads looks whether to stop; what arrived waits no longer for others.
 _LOOK_SECONDS = 0.2
 
-# Files that are made durable together, and how many may be waiting for that or on their way.
-_GROUP = 64
-_ROOM = 2 * _GROUP
-
 # What stands for the status of an answer that broke off or never came.
 _BROKEN = 504
+
+
+# Over the network; from a folder of this machine; or it was in its place before.
+Origin = Literal["primary", "local", "here"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,13 @@ class Fetched:
 
     size: in bytes.
     staged: its name in the staging folder, where another content is still in its place; else None.
-    downloaded: whether it came over the network.
+    origin: how it came here.
     """
 
     file: WantedFile
     size: int
     staged: str | None = None
-    downloaded: bool = True
+    origin: Origin = "primary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ class _Work:
     """
 
     todo: Iterator[WantedFile]
+    room: threading.Semaphore
     lock: threading.Lock = field(default_factory=threading.Lock)
-    room: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_ROOM))
     failed: threading.Event = field(default_factory=threading.Event)
     results: SimpleQueue[Outcome | _Staged | BaseException | None] = field(default_factory=SimpleQueue)
 
@@ -104,16 +105,27 @@ class Fetcher:
 
     replace: whether a file may take the place of another content at once. It may where no devpi-server can
         be reading, as in a clone that is not complete; else it stays staged until its serial is committed.
+    local: where to look for files on this machine before they are asked for.
     """
 
     def __init__(
-        self, source: FileSource, target: FileStore, *, threads: int, stop: StopFlag, replace: bool = False
+        self,
+        source: FileSource,
+        target: FileStore,
+        *,
+        threads: int,
+        stop: StopFlag,
+        replace: bool = False,
+        local: LocalSource | None = None,
     ) -> None:
         self._source = source
         self._target = target
         self._threads = threads
         self._stop = stop
         self._replace = replace
+        self._local = local
+        # Files that are made durable together; twice as many may be waiting for that or on their way.
+        self._group = target.group
 
     def fetch(self, files: Iterable[WantedFile]) -> Iterator[Outcome]:
         """Yield the outcome for each file as it is there, in no order; fewer where we are to stop.
@@ -121,7 +133,7 @@ class Fetcher:
         Raises the first error that is no outcome (the disk, the connection, a refusal of all requests),
         after the other downloads ended.
         """
-        work = _Work(iter(files))
+        work = _Work(iter(files), threading.Semaphore(2 * self._group))
         workers = [
             threading.Thread(target=self._run, args=(work,), name=f"fetch-{number}", daemon=True)
             for number in range(self._threads)
@@ -179,7 +191,7 @@ class Fetcher:
                     running -= 1
                 else:
                     group.append(result)
-            if len(group) >= _GROUP or time.monotonic() - begun > _LOOK_SECONDS:
+            if len(group) >= self._group or time.monotonic() - begun > _LOOK_SECONDS:
                 if group:
                     yield group
                 group, begun = [], time.monotonic()
@@ -220,8 +232,11 @@ class Fetcher:
         """
         size = self._size_in_place(file)
         if size is not None:
-            return Fetched(file, size, downloaded=False)
-        problem = fetch_problem(file.relpath) or self._target.obstacle(file.relpath)
+            return Fetched(file, size, origin="here")
+        local = self._take(file)
+        if local is not None:
+            return local
+        problem = fetch_problem(file.relpath)
         if problem:
             return Refused(file, 0, problem)
         try:
@@ -230,6 +245,16 @@ class Fetcher:
             # This one file may be what hangs: it must be seen, and the others must go on.
             return Refused(file, _BROKEN, err.why)
 
+    def _take(self, file: WantedFile) -> _Staged | None:
+        """Bring a file that lies on this machine; None where it does not."""
+        if self._local is None or hold_problem(file.relpath):
+            return None
+        for path in self._local.paths(file):
+            arrived = self._target.take(file.relpath, path, file.digest, link=self._local.link)
+            if arrived is not None:
+                return self._staged(file, arrived, "local")
+        return None
+
     def _download(self, file: WantedFile) -> Refused | _Staged:
         with self._source.download(file.relpath) as answer:
             if answer.status >= 500 and answer.status not in (500, 502):
@@ -237,14 +262,17 @@ class Fetcher:
                     f"fetch of {file.relpath}", f"it answered {answer.status}", serial=file.serial
                 )
             if answer.status != 200:
-                return Refused(file, answer.status, f"the primary answered {answer.status}")
+                return Refused(file, answer.status, answer.reason)
             try:
                 chunks = self._until_stopped(answer.chunks)
                 arrived = self._target.receive(file.relpath, chunks, file.digest, answer.length)
             except WrongContent as err:
                 return Refused(file, answer.status, err.why)
-        in_use = self._in_use(file, arrived)
-        return _Staged(Fetched(file, arrived.size, staged=arrived.name if in_use else None), arrived.name)
+        return self._staged(file, arrived, "primary")
+
+    def _staged(self, file: WantedFile, arrived: Arrived, origin: Origin) -> _Staged:
+        staged = arrived.name if self._in_use(file, arrived) else None
+        return _Staged(Fetched(file, arrived.size, staged, origin), arrived.name)
 
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from replisync.loop import Patience, catch_up, follow
 from replisync.origin import normalized_url
 from replisync.pipeline import Pipeline
+from replisync.seed.rebase import EXPORT, Rewriter
 from replisync.serverdir import Serverdir, plain_url
 from replisync.settle import expire_retained
 from replisync.standby import (
@@ -14,6 +15,7 @@ from replisync.standby import (
     Settings,
     connection,
     existing_standby,
+    local_files,
     pipeline,
     recorded,
     target_files,
@@ -32,6 +34,7 @@ class CaughtUp:
     serial: int
     files: int
     bytes: int
+    local: int
     faults: int
 
 
@@ -44,7 +47,11 @@ def _connected(
         store, source = stack.enter_context(existing_standby(serverdir))
         url = normalized_url(primary_url) if primary_url else source.primary_url
         primary = stack.enter_context(connection(settings, url, source.uuid, source.primary_uuid))
-        work = pipeline(serverdir, store, primary, settings, context)
+        local = local_files(serverdir, settings)
+        rewrite = Rewriter(store) if source.seed_kind == EXPORT else None
+        work = pipeline(
+            serverdir, store, primary, settings, context, files=primary, local=local, rewrite=rewrite
+        )
         work.recover()
         _expire(serverdir, store, settings)
         if url != source.primary_url:
@@ -86,7 +93,10 @@ def run_catchup(
             context.progress.stage("changes", None, "serials")
             catch_up(work, store.last_serial, patience, to_serial=to_serial)
             patience.call(work.retry_faults)
-        return CaughtUp(first, store.last_serial(), work.tally.files, work.tally.bytes, len(store.faults()))
+        tally = work.tally
+        return CaughtUp(
+            first, store.last_serial(), tally.files, tally.bytes, tally.local, len(store.faults())
+        )
 
 
 def run_follow(

@@ -119,9 +119,14 @@ def path_problem(relpath: str) -> str:
 
 
 def fetch_problem(relpath: str) -> str:
-    """Return why a file can never be had over HTTP or held on disk, or "" where it can."""
+    """Return why a file can never be had over HTTP, or be held on disk; "" where it can."""
     if "#" in relpath:
         return "its name has a '#', at which devpi-server cuts every request"
+    return hold_problem(relpath)
+
+
+def hold_problem(relpath: str) -> str:
+    """Return why a file can never be held on disk, or "" where it can."""
     if len(relpath.encode()) > MAX_PATH_BYTES:
         return f"its path has more than {MAX_PATH_BYTES} bytes"
     if max(len(part.encode()) for part in relpath.split("/")) > MAX_NAME_BYTES:

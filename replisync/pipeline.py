@@ -5,9 +5,10 @@ After any error the next step begins from the target again: nothing is carried o
 can be repeated at any point without doing anything twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from replisync import clock
 from replisync.ahead import read_ahead
@@ -26,7 +27,7 @@ from replisync.keys import index_of, index_type, user_key
 from replisync.origin import Hello
 from replisync.plan import Batch, BatchLimits, WantedFile, batches
 from replisync.ports import FileStore, Log, Progress
-from replisync.primary import Primary
+from replisync.primary import Changes
 from replisync.settle import set_apart, settle
 from replisync.stop import Stop
 from replisync.store.base import Store
@@ -43,13 +44,38 @@ _RETRY_LAST_SECONDS = 86400
 _MIRROR_TRIES = 2
 
 
+Rewrite = Callable[[Iterable[list[ChangelogEntry]]], Iterable[list[ChangelogEntry]]]
+
+
 @dataclass(slots=True)
 class Tally:
-    """What a run did, for the record of runs."""
+    """What a run did, for the record of runs.
+
+    files, bytes: what was downloaded.
+    local: files that were found on this machine instead.
+    """
 
     files: int = 0
     bytes: int = 0
+    local: int = 0
     entries: int = 0
+
+
+class History(Protocol):
+    """A changelog to follow: a primary's, or one that lies on this machine."""
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the next answer comes over another connection than the last one."""
+        ...
+
+    def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
+        """Return whose it is, and its entry at a serial; None where it does not have one."""
+        ...
+
+    def changes(self, first: int, *, poll: bool) -> AbstractContextManager[Changes]:
+        """Return what comes from a serial on."""
+        ...
 
 
 @dataclass(slots=True)
@@ -65,11 +91,13 @@ class Pipeline:
     """One target that follows one primary.
 
     retain: whether what deltas drop is kept in the retained folder.
+    tally: where to count what is done; one that begins with zero where it is None.
+    rewrite: makes of the primary's entries those that are stored, where they are not the same.
     """
 
     def __init__(
         self,
-        primary: Primary,
+        primary: History,
         store: Store,
         files: FileStore,
         fetcher: Fetcher,
@@ -80,6 +108,8 @@ class Pipeline:
         limits: BatchLimits | None = None,
         skip_indexes: frozenset[str] = frozenset(),
         retain: bool = True,
+        tally: Tally | None = None,
+        rewrite: Rewrite | None = None,
     ) -> None:
         self._primary = primary
         self._store = store
@@ -95,7 +125,8 @@ class Pipeline:
         self._doubtful = True
         self._left_at: int | None = None  # the serial after our last step; None where that is not known
         self._reached = -1  # the serial after our last commit
-        self.tally = Tally()
+        self._rewrite = rewrite or (lambda groups: groups)
+        self.tally = tally or Tally()
 
     # Who is there.
 
@@ -104,14 +135,15 @@ class Pipeline:
 
         Raises WrongHistory where its serial is below ours or its last entries up to ours are others.
         """
-        source = self._store.source()
+        source, serial = self._store.source(), self._store.last_serial()
         comparison = Comparison(
-            self._store.entry_data,
+            self._store.primary_entry,
             self._entry,
-            first=0 if source is None else source.based_on + 1,
+            # Where entries are made anew it is known of the last one alone what the primary's own was.
+            first=0 if source is None or source.based_on < 0 else max(serial, 0),
             complete=source is not None and source.seed_finished is not None,
         )
-        hello = comparison.check(self._store.last_serial())
+        hello = comparison.check(serial)
         self._store.put_agreement(hello.serial, clock.now())
         self._doubtful = False
         return hello
@@ -133,7 +165,8 @@ class Pipeline:
 
         poll: wait up to 30 seconds for a change where there is none.
         last: apply nothing beyond this serial.
-        metadata_only: leave the files for later, which is right in a clone that is not complete alone.
+        metadata_only: leave files that are wanted for later, which is right in a clone that is not complete
+            alone.
         Raises Stopped between two batches where we were asked to stop.
         """
         settle(self._store, self._files, retain=self._retain)
@@ -193,14 +226,14 @@ class Pipeline:
     ) -> None:
         entries = read_ahead(groups, self._stop)
         with closing(entries):
-            for batch in batches(until(entries, last), self._limits):
+            for batch in batches(self._rewrite(until(entries, last)), self._limits):
                 self._apply(batch, primary_serial, metadata_only=metadata_only)
 
     def _apply(self, batch: Batch, primary_serial: int, *, metadata_only: bool) -> None:
         """Commit a batch; where a serial of it must wait for a file, commit those before it."""
         self._stop.check()
         try:
-            commit = Commit(batch) if metadata_only else self._with_files(batch)
+            commit = self._without_files(batch) if metadata_only else self._with_files(batch)
         except FilesMissing as err:
             good = batch.before(err.serial or batch.first)
             if good is not None:
@@ -214,6 +247,13 @@ class Pipeline:
         self._log.debug("committed", serial=batch.last, entries=len(batch.entries))
 
     # Files.
+
+    def _without_files(self, batch: Batch) -> Commit:
+        """Return what may be committed where no devpi-server reads yet: wanted files stay wanted."""
+        return Commit(batch, leaving=self._in_place(batch.dropped))
+
+    def _in_place(self, relpaths: Iterable[str]) -> frozenset[str]:
+        return frozenset(path for path in relpaths if self._files.size_of(path) is not None)
 
     def _with_files(self, batch: Batch) -> Commit:
         """Bring the files that the batch demands; return what may now be committed.
@@ -236,17 +276,18 @@ class Pipeline:
             self._store.put_faults(tuple(verdict.held))
             raise missing(verdict.held)
         without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
-        leaving = frozenset(path for path in without if self._files.size_of(path) is not None)
-        return Commit(batch, present, staged, leaving, verdict.absent, tuple(verdict.faults))
+        return Commit(batch, present, staged, self._in_place(without), verdict.absent, tuple(verdict.faults))
 
     def _fetch(self, wanted: list[WantedFile]) -> Iterator[Outcome]:
         done = 0
         try:
             for outcome in self._fetcher.fetch(wanted) if wanted else ():
                 done += 1
-                if isinstance(outcome, Fetched) and outcome.downloaded:
+                if isinstance(outcome, Fetched) and outcome.origin == "primary":
                     self.tally.files += 1
                     self.tally.bytes += outcome.size
+                elif isinstance(outcome, Fetched) and outcome.origin == "local":
+                    self.tally.local += 1
                 yield outcome
         except Stopped:
             self._stop.check()  # which knows whether it was a signal

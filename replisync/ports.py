@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from replisync.keys import Digest
+from replisync.plan import WantedFile
 
 
 class ChunkSource(Protocol):
@@ -12,6 +13,8 @@ class ChunkSource(Protocol):
 
     @property
     def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
     @property
     def length(self) -> int | None: ...
     @property
@@ -23,6 +26,16 @@ class FileSource(Protocol):
 
     def download(self, relpath: str) -> AbstractContextManager[ChunkSource]:
         """Ask for a file."""
+        ...
+
+
+class LocalSource(Protocol):
+    """Where files may lie on this machine; see seed.local.LocalFiles."""
+
+    @property
+    def link(self) -> bool: ...
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield where a file may lie, the likeliest first."""
         ...
 
 
@@ -40,10 +53,19 @@ class Arrived(Protocol):
 class FileStore(Protocol):
     """Where files go; see filestore.disk.DiskFiles."""
 
+    @property
+    def group(self) -> int:
+        """How many files it likes to make durable together at most."""
+        ...
+
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Arrived:
         """Take and check what arrives, under no name yet; durable after `hold` or `place`."""
+        ...
+
+    def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Arrived | None:
+        """Take a file of this machine, if it has the digest, under no name yet."""
         ...
 
     def hold(self, names: Sequence[str]) -> None:

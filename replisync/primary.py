@@ -60,6 +60,11 @@ class Download:
     length: int | None
     chunks: Iterator[bytes]
 
+    @property
+    def reason(self) -> str:
+        """Why it is no success, in one clause."""
+        return f"the primary answered {self.status}"
+
 
 class Primary:
     """One primary, as one replica sees it.

@@ -77,7 +77,7 @@ def rewind(
         primary = stack.enter_context(
             connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=has_secret)
         )
-        work = pipeline(serverdir, store, primary, settings, context)
+        work = pipeline(serverdir, store, primary, settings, context, files=primary, local=None)
         files = target_files(serverdir, store, settings.threads)
         bringer = Bringer(
             store,
@@ -126,10 +126,11 @@ def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial:
     attempted = f"rewinding of {serverdir} to serial {to_serial}"
     if to_serial > last:
         raise ConditionFailed(attempted, f"the standby is at serial {last}")
-    if to_serial < source.based_on:
+    if source.based_on >= 0:
+        # Only of the last entry is it known what the primary's own was.
         raise ConditionFailed(
             attempted,
-            f"it was made from an export at serial {source.based_on}, and has no history before that",
+            "it was made from an export, and could not tell the primary's history by an earlier serial",
             hint="clone anew into an empty serverdir",
         )
 

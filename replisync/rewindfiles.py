@@ -178,7 +178,7 @@ class Bringer:
             found.present[relpath] = outcome.size
             if outcome.staged is not None:
                 found.staged[relpath] = outcome.staged
-            elif outcome.downloaded:
+            elif outcome.origin != "here":
                 found.placed.append(relpath)
         if done < len(files):
             self._context.stop.check()

@@ -52,6 +52,7 @@ class Serverdir:
         self.own = root / _OURS
         self.tmp = self.own / "tmp"
         self.retained = self.own / "retained"
+        self.seed = self.own / "seed"
         self.files = root / "+files"
         self._storage = self.own / "storage"
         self._nodeinfo = root / ".nodeinfo"

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from replisync import clock
 from replisync.auth import KeyCost, TokenSigner
-from replisync.errors import ReplisyncError, Stopped, TargetUnusable, WrongHistory
+from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
 from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
-from replisync.pipeline import Pipeline
+from replisync.pipeline import History, Pipeline, Rewrite, Tally
 from replisync.plan import BatchLimits
-from replisync.ports import FileStore, Log, Progress
+from replisync.ports import FileSource, FileStore, Log, Progress
 from replisync.primary import Primary
 from replisync.secretfiles import replication_key
+from replisync.seed.local import LocalFiles
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.stop import Stop
 from replisync.storage import POSTGRES
@@ -39,6 +41,8 @@ class Settings:
     patience: seconds for which failures that may pass are borne; None for ever.
     silence: seconds without a byte after which the primary is given up.
     entry_bytes: the longest entry of the primary's changelog that is taken.
+    search: folders in which files are looked for before they are asked for; see seed.local.
+    hard_links: whether files that are found there are linked rather than copied.
     """
 
     secretfile: Path | None = None
@@ -52,6 +56,8 @@ class Settings:
     limits: BatchLimits = field(default_factory=BatchLimits)
     tls: Tls = field(default_factory=Tls)
     entry_bytes: int = Limits().entry_bytes
+    search: tuple[Path, ...] = ()
+    hard_links: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +121,8 @@ def require_replica(serverdir: Serverdir, role: str | None) -> None:
     if role != "replica":
         raise TargetUnusable(
             f"opening of {serverdir}",
-            f"it was promoted: its role is {role}",
-            hint="a promoted server is never written again; clone into another --serverdir",
+            f"it was promoted, or copied, to be a server of its own: its role is {role}",
+            hint="such a server is never written again; clone into another --serverdir",
         )
 
 
@@ -211,25 +217,43 @@ def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared
     return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained)
 
 
+def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
+    """Return where files may lie on this machine; None where the operator names no folder.
+
+    Raises UsageError where a folder is none to look in, or files are to be linked into a database.
+    """
+    if settings.hard_links and serverdir.storage().name == POSTGRES:
+        raise UsageError("use of --hard-links", "with pg8000 the files are rows of the database")
+    return LocalFiles(settings.search, link=settings.hard_links) if settings.search else None
+
+
 def pipeline(
     serverdir: Serverdir,
     store: Store,
-    primary: Primary,
+    history: History,
     settings: Settings,
     context: Context,
     *,
+    files: FileSource,
+    local: LocalFiles | None,
     replace: bool = False,
+    tally: Tally | None = None,
+    rewrite: Rewrite | None = None,
 ) -> Pipeline:
     """Put the loop together.
 
+    files: where files come from that `local` does not have.
     replace: see fetch.Fetcher.
+    tally, rewrite: see pipeline.Pipeline.
     """
-    files = target_files(serverdir, store, settings.threads, shared=not replace)
-    fetcher = Fetcher(primary, files, threads=settings.threads, stop=context.stop, replace=replace)
+    target = target_files(serverdir, store, settings.threads, shared=not replace)
+    fetcher = Fetcher(
+        files, target, threads=settings.threads, stop=context.stop, replace=replace, local=local
+    )
     return Pipeline(
-        primary,
+        history,
         store,
-        files,
+        target,
         fetcher,
         stop=context.stop,
         log=context.log,
@@ -237,11 +261,20 @@ def pipeline(
         limits=settings.limits,
         skip_indexes=settings.skip_indexes,
         retain=settings.retention_days > 0,
+        tally=tally,
+        rewrite=rewrite,
     )
 
 
+class Tallied(Protocol):
+    """Who counts what it does."""
+
+    @property
+    def tally(self) -> Tally: ...
+
+
 @contextmanager
-def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
+def recorded(store: Store, command: str, work: Tallied) -> Iterator[None]:
     """Remember in the store that a command ran, and how it ended."""
     number = store.begin_run(command, clock.now())
     started = time.monotonic()
@@ -253,6 +286,7 @@ def recorded(store: Store, command: str, work: Pipeline) -> Iterator[None]:
             seconds=round(time.monotonic() - started, 3),
             files=work.tally.files,
             bytes=work.tally.bytes,
+            local=work.tally.local,
             outcome=outcome,
             exit_code=exit_code,
             error=error,

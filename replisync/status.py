@@ -14,7 +14,17 @@ from replisync.tls import Tls
 # Without a word from the primary for so long, a serial that equals its last known one proves little.
 _STALE_SECONDS = 300.0
 
-_RUN_FIELDS = ("command", "outcome", "from_serial", "to_serial", "files", "bytes", "seconds", "finished")
+_RUN_FIELDS = (
+    "command",
+    "outcome",
+    "from_serial",
+    "to_serial",
+    "files",
+    "bytes",
+    "local",
+    "seconds",
+    "finished",
+)
 
 
 def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None) -> dict[str, Any]:
@@ -45,7 +55,8 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     promoted = role not in (None, "replica") or source.promoted is not None
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
-    heard = None if settings is None or promoted else _ask(source, settings)
+    asked = settings is not None and not promoted and source.primary_url
+    heard = _ask(source, settings) if asked and settings else None
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
@@ -62,7 +73,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         "state": state,
         "serverdir": str(serverdir),
         "storage": source.storage,
-        "primary_url": source.primary_url,
+        "primary_url": source.primary_url or None,
         "primary_uuid": source.primary_uuid,
         "uuid": str((serverdir.nodeinfo() or {}).get("uuid", source.uuid)),
         "serial": serial,

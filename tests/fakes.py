@@ -141,6 +141,8 @@ class FailingFiles:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._real, name)
+        if not callable(method):
+            return method  # type: ignore[no-any-return]
 
         def call(*args: Any, **options: Any) -> Any:
             return self._trap.call(f"files.{name}", lambda: method(*args, **options))

@@ -26,6 +26,11 @@ def upgrade() -> None:
         sa.Column("promoted", sa.String(32)),
     )
     op.create_table(
+        "replisync_tip",
+        sa.Column("serial", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
         "replisync_contact",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("contacted_at", sa.String(32), nullable=False),
@@ -50,6 +55,7 @@ def upgrade() -> None:
         sa.Column("to_serial", sa.Integer),
         sa.Column("files", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("bytes", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("local", sa.Integer, nullable=False, server_default=sa.text("0")),
         sa.Column("seconds", sa.Float),
         sa.Column("outcome", sa.String(32), nullable=False),
         sa.Column("exit_code", sa.Integer),
@@ -104,6 +110,17 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove all tables."""
-    names = ("retained", "pending", "faults", "files", "timeline", "runs", "divergence", "contact", "source")
+    names = (
+        "retained",
+        "pending",
+        "faults",
+        "files",
+        "timeline",
+        "runs",
+        "divergence",
+        "contact",
+        "tip",
+        "source",
+    )
     for name in names:
         op.drop_table(f"replisync_{name}")

@@ -65,13 +65,13 @@ def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within
     for name, table in tables.items():
         command = group.commands.get(name)
         if command is None or not isinstance(table, dict):
-            takers = [known for known in group.commands if within and _option(group.commands[known], name)]
-            if not takers:
+            takers = {known: _option(group.commands[known], name) for known in group.commands if within}
+            if not any(takers.values()):
                 what = f"`{within.strip()}` has no command or option" if within else "there is no command"
                 raise UsageError(attempted, f"{what} {name!r}")
-            for known in takers:
-                option = _option(group.commands[known], name)
-                defaults[known].setdefault(option, _plain(table, name, attempted))
+            for known, found in takers.items():
+                if found is not None:
+                    defaults[known].setdefault(found.name, _plain(table, name, attempted, found))
         elif isinstance(command, click.Group):
             defaults[name] = _defaults(command, table, attempted, f"{within}{name} ")
         else:
@@ -79,18 +79,21 @@ def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within
                 parameter = _option(command, option)
                 if parameter is None:
                     raise UsageError(attempted, f"`{within}{name}` has no option {option!r}")
-                defaults[name][parameter] = _plain(value, option, attempted)
+                defaults[name][parameter.name] = _plain(value, option, attempted, parameter)
     return defaults
 
 
-def _option(command: click.Command, name: str) -> str | None:
-    return next((p.name for p in command.params if f"--{name}" in p.opts), None)
+def _option(command: click.Command, name: str) -> click.Parameter | None:
+    return next((p for p in command.params if f"--{name}" in p.opts), None)
 
 
-def _plain(value: Any, option: str, attempted: str) -> Any:
-    """Return an option's value; a list is what devpi's options write with commas."""
+def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) -> Any:
+    """Return an option's value; a list is what devpi's options write with commas, or give several times."""
+    several = getattr(parameter, "multiple", False)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
+        return value if several else ",".join(value)
+    if several and isinstance(value, str):
+        return [value]
     if isinstance(value, str | int | float):
         return value
     raise UsageError(attempted, f"the value of {option!r} is none that an option can have")

@@ -11,7 +11,6 @@ from replisync.auth import derive_key as derive
 from replisync.cli.options import (
     cost_options,
     dry_run_option,
-    file_options,
     json_option,
     key_cost,
     secret_options,
@@ -22,6 +21,7 @@ from replisync.cli.options import (
     target,
     tls,
     tls_options,
+    transfer_options,
     watched,
 )
 from replisync.errors import ConditionFailed, UsageError
@@ -79,7 +79,7 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
         f"{fields['serverdir']}: {fields['state']}",
         f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, "
         f"behind by {known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}",
-        f"  primary     {fields['primary_url']} ({fields['primary_uuid']})",
+        f"  primary     {known(fields['primary_url'])} ({fields['primary_uuid']})",
         f"  last heard  {known(fields['last_contact'])}",
         f"  files       {present} of {fields['files_total']} here, {fields['faults']} faults",
         f"  seed        {seed['kind']} at serial {known(seed['serial'])}, finished {known(seed['finished'])}",
@@ -140,7 +140,7 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) ->
 @secret_options
 @tls_options
 @click.option("--accept-loss", is_flag=True, help="Go back although files are missing that serial N needs.")
-@file_options
+@transfer_options
 @dry_run_option
 @json_option
 @click.pass_obj

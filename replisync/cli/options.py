@@ -119,7 +119,7 @@ patience_option = click.option(
     help="Bear failures that may pass for so many seconds without any progress.",
 )
 
-file_options = _compose(
+_download_options = _compose(
     click.option(
         "--file-replication-threads",
         type=click.IntRange(1, 64),
@@ -134,6 +134,9 @@ file_options = _compose(
         metavar="NAMES",
         help="Comma-separated indexes, types of indexes, or 'all', whose files are not fetched.",
     ),
+)
+
+_limit_options = _compose(
     click.option(
         "--retention",
         type=click.FloatRange(0),
@@ -160,6 +163,23 @@ file_options = _compose(
     ),
 )
 
+# Of the commands that bring files from the primary, and of those that look for them on this machine before.
+transfer_options = _compose(_download_options, _limit_options)
+file_options = _compose(
+    _download_options,
+    click.option(
+        "--replica-file-search-path",
+        type=_PATH,
+        multiple=True,
+        metavar="DIR",
+        help="Take files from here by digest: a serverdir, its +files, or an export dump. May be repeated.",
+    ),
+    click.option(
+        "--hard-links", is_flag=True, help="Link files that are found on this machine, instead of copying."
+    ),
+    _limit_options,
+)
+
 
 def settings(values: dict[str, Any]) -> Settings:
     """Take the values of the options above out of a command's values, as settings."""
@@ -175,6 +195,8 @@ def settings(values: dict[str, Any]) -> Settings:
         silence=values.pop("request_timeout", Settings().silence),
         tls=tls(values),
         entry_bytes=values.pop("max_entry_size", Settings().entry_bytes // _MIB) * _MIB,
+        search=values.pop("replica_file_search_path", ()),
+        hard_links=values.pop("hard_links", False),
     )
 
 

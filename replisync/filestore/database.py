@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from replisync.durable import fsync_folder, local_errors, write_file
-from replisync.errors import TargetUnusable
-from replisync.filestore.disk import DiskFiles, Received, check_content
+from replisync.errors import TargetUnusable, WrongContent
+from replisync.filestore.disk import DiskFiles, Received, check_content, open_plain
 from replisync.keys import Digest
 from replisync.storage import Storage
 from replisync.store.pgwire import COPY_BYTES, copy_file, copy_in, literal, translated
@@ -68,6 +68,11 @@ class DatabaseFiles:
         self._shared = shared
         self._small: dict[str, bytes] = {}
 
+    @property
+    def group(self) -> int:
+        """How many files are made durable together at most: what waits for it is in memory."""
+        return 32
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with translated(self._storage), self._engine.connect() as connection:
@@ -99,6 +104,22 @@ class DatabaseFiles:
         name = hashlib.sha256(relpath.encode()).hexdigest()
         self._small[name] = data
         return Received(name, size, hashlib.sha256(data).hexdigest())
+
+    def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:  # noqa: ARG002
+        """Take a file of this machine; it is not durable before `place` or `hold`.
+
+        link: nothing can be linked into a database.
+        Returns None where it cannot be read or has another digest, raises LocalFailure where it cannot be
+        kept.
+        """
+        source = open_plain(path)
+        if source is None:
+            return None
+        with os.fdopen(source, "rb") as file:
+            try:
+                return self.receive(relpath, iter(lambda: file.read(_READ_BYTES), b""), digest, None)
+            except (WrongContent, OSError):
+                return None
 
     def hold(self, names: Sequence[str]) -> None:
         """Make what arrived durable under no name."""

@@ -21,8 +21,9 @@ from replisync.keys import Digest
 # Folders that are remembered as durable.
 _FOLDERS_KNOWN = 10_000
 
-# What is read of a retained file at a time.
-_BLOCK_BYTES = 1024 * 1024
+# What is read, or copied, at a time.
+_PIECE_BYTES = 1024 * 1024
+_COPY_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class DiskFiles:
         self._synced: set[str] = set()
         self._syncer = Syncer(self._staging)
 
+    @property
+    def group(self) -> int:
+        """How many files are made durable together at most: what waits for it lies on disk."""
+        return 128
+
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Received:
@@ -71,7 +77,10 @@ class DiskFiles:
         size = 0
         with local_errors(f"writing of {relpath}"):
             self._syncer.begin()
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            # Never into what is there: it may be a link to a file of somebody else's.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             for chunk in chunks:
                 sha256.update(chunk)
@@ -89,6 +98,34 @@ class DiskFiles:
         with local_errors(f"writing of {relpath}"):
             os.close(fd)
         return Received(name, size, sha256.hexdigest())
+
+    def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:
+        """Bring a file of this machine to the staging folder; it is not durable before `place` or `hold`.
+
+        link: as a hard link where the file system lets us; else as a copy, which shares the blocks of the
+            file where the file system can do that.
+        Returns None where it cannot be read or has another digest; then nothing is left. Raises
+        LocalFailure where it cannot be written.
+        """
+        source = open_plain(path)
+        if source is None:
+            return None
+        name = hashlib.sha256(relpath.encode()).hexdigest()
+        staged = f"{self._staging}/{name}"
+        try:
+            with local_errors(f"taking of {relpath} from {path}"):
+                self._syncer.begin()
+                with suppress(FileNotFoundError):
+                    os.unlink(staged)
+                linked = link and _link(source, path, staged)
+                found = _digests(source, digest) if linked else _copy(source, staged, digest)
+                if found is not None and (digest is None or found[2] == digest.hexdigest):
+                    return Received(name, found[0], found[1])
+                with suppress(FileNotFoundError):
+                    os.unlink(staged)
+                return None
+        finally:
+            os.close(source)
 
     def hold(self, names: Sequence[str]) -> None:
         """Make staged files survive a power failure under their names in the staging folder."""
@@ -239,7 +276,7 @@ class DiskFiles:
         """
         path = f"{self._retained}/{name}"
         with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
-            while block := file.read(_BLOCK_BYTES):
+            while block := file.read(_PIECE_BYTES):
                 yield block
 
     def rename_aside(self, names: Mapping[str, str]) -> None:
@@ -256,6 +293,68 @@ class DiskFiles:
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._retained}/{name}")
+
+
+def open_plain(path: str) -> int | None:
+    """Open a file for reading; None where there is none, or what is there is no plain file."""
+    try:
+        # Without waiting: it may be a pipe to which nobody writes.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _link(source: int, path: str, target: str) -> bool:
+    """Make `target` a link to the open file that lies at `path`; tell whether that was possible."""
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError:
+        # Another file system, another owner, too many links: a copy does as well.
+        return False
+    if os.path.samestat(os.stat(target), os.fstat(source)):
+        return True
+    os.unlink(target)
+    return False
+
+
+def _copy(source: int, target: str, digest: Digest | None) -> tuple[int, str, str] | None:
+    """Copy an open file; return what `_digests` says of the copy, or None where it cannot be read."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    copy = os.open(target, flags, 0o666)
+    try:
+        # Where it can, the system lets the copy share the file's blocks, or has a file server copy.
+        with suppress(OSError):
+            while os.copy_file_range(source, copy, _COPY_BYTES):
+                pass
+        try:
+            while piece := os.read(source, _PIECE_BYTES):
+                _write_all(copy, piece, target)
+        except OSError:
+            return None
+        os.lseek(copy, 0, os.SEEK_SET)
+        return _digests(copy, digest)
+    finally:
+        os.close(copy)
+
+
+def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:
+    """Return size, sha256, and the digest that is asked for; None where the file cannot be read."""
+    sha256 = hashlib.sha256()
+    other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else sha256
+    size = 0
+    try:
+        while piece := os.read(fd, _PIECE_BYTES):
+            size += len(piece)
+            sha256.update(piece)
+            if other is not sha256:
+                other.update(piece)
+    except OSError:
+        return None
+    return size, sha256.hexdigest(), other.hexdigest()
 
 
 def _write_all(fd: int, chunk: bytes, relpath: str) -> None:

@@ -188,6 +188,27 @@ class Store:
         found = connection.execute(query).scalar()
         return None if found is None else bytes(found)
 
+    def primary_entry(self, serial: int) -> bytes | None:
+        """Return the primary's bytes of an entry: what is stored, unless that is known to be another."""
+        query = select(t.tip.c.data).where(t.tip.c.serial == serial)
+        with self._reading() as connection:
+            found = connection.execute(query).scalar()
+        return self.entry_data(serial) if found is None else bytes(found)
+
+    @staticmethod
+    def _put_tip(connection: Connection, serial: int, data: bytes) -> None:
+        connection.execute(t.tip.delete())
+        connection.execute(insert(t.tip).values(serial=serial, data=data))
+
+    def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]:
+        """Return the serials that last changed some keys; those that never were are left out."""
+        found: dict[str, int] = {}
+        with self._reading() as connection:
+            for paths in _chunks(relpaths):
+                query = select(t.kv.c.key, t.kv.c.serial).where(t.kv.c.key.in_(paths))
+                found |= {row.key: row.serial for row in connection.execute(query)}
+        return found
+
     def value(self, relpath: str) -> Any:
         """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there."""
         with self._reading() as connection:
@@ -226,6 +247,9 @@ class Store:
             self._write_keys(connection, ((key, name, serial) for key, (name, serial) in batch.keys.items()))
             moves = self._update_ledger(connection, commit)
             connection.execute(insert(t.timeline).values(serial=batch.last, committed_at=now))
+            original = batch.entries[-1].original
+            if original is not None:
+                self._put_tip(connection, batch.last, original)
             self._put_contact(connection, primary_serial, batch.last, now)
             self._finish_rows(connection, batch.last)
             return moves
@@ -497,9 +521,14 @@ class Store:
             found = connection.execute(select(t.source.c.uuid)).scalar()
         return None if found is None else str(found)
 
-    def put_source(self, source: Source) -> None:
-        """Remember where the data comes from."""
+    def put_source(self, source: Source, tip: bytes | None = None) -> None:
+        """Remember where the data comes from.
+
+        tip: the primary's bytes of the entry at our last serial, where ours are others.
+        """
         with self._writing() as connection:
+            if tip is not None:
+                self._put_tip(connection, self._last_serial(connection), tip)
             connection.execute(t.source.delete())
             connection.execute(insert(t.source).values(id=1, **asdict(source)))
 

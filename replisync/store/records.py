@@ -81,7 +81,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a command that writes."""
+    """One run of a command that writes.
+
+    files, bytes: what was downloaded.
+    local: files that were found on this machine instead.
+    """
 
     command: str
     started: str
@@ -91,6 +95,7 @@ class Run:
     to_serial: int | None = None
     files: int = 0
     bytes: int = 0
+    local: int = 0
     seconds: float | None = None
     exit_code: int | None = None
     error: str | None = None

@@ -58,6 +58,14 @@ source = Table(
     Column("promoted", String(32)),
 )
 
+# The primary's own bytes of the entry at our last serial, where ours are others: at most one row.
+tip = Table(
+    "replisync_tip",
+    metadata,
+    Column("serial", Integer, primary_key=True, autoincrement=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
 # When the primary was last heard of: one row, which the hot standby's plugin reads too.
 contact = Table(
     "replisync_contact",
@@ -91,6 +99,7 @@ runs = Table(
     Column("to_serial", Integer),
     Column("files", Integer, nullable=False, server_default=text("0")),
     Column("bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("local", Integer, nullable=False, server_default=text("0")),
     Column("seconds", Float),
     Column("outcome", String(32), nullable=False),
     Column("exit_code", Integer),

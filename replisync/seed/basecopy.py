@@ -1,0 +1,225 @@
+"""The first copy from a serverdir on this machine, also one whose server runs: exact, serials kept.
+
+The history is read from a snapshot of the database, the files are linked or copied. Then, with a primary,
+what it committed since; without one the copy is a server of its own.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from replisync import clock
+from replisync.durable import emptied, local_errors
+from replisync.errors import FilesMissing, UsageError
+from replisync.loop import Patience, catch_up
+from replisync.pipeline import History, Pipeline, Tally
+from replisync.ports import FileSource
+from replisync.primary import Primary
+from replisync.seed.history import LocalHistory, NoSource
+from replisync.seed.local import FILES, LocalFiles
+from replisync.seed.target import (
+    Cloned,
+    begin,
+    connect,
+    copy_files_and_changes,
+    current_source,
+    first_contact,
+    hand_over,
+    known_source,
+    new_target,
+    release,
+)
+from replisync.serverdir import SQLITE_FILE, Serverdir
+from replisync.standby import Context, Settings, local_files, pipeline, recorded
+from replisync.store.base import Store
+from replisync.store.records import Source
+from replisync.store.snapshot import Rows, take_snapshot
+
+KIND = "base-copy"
+
+# A running server may delete a file that we are to copy: then its history is read on, so often at most.
+_ROUNDS = 20
+
+
+class Origin:
+    """The serverdir that is copied; it is only read.
+
+    Raises UsageError where it is none that can be copied.
+    """
+
+    def __init__(self, root: Path) -> None:
+        attempted = f"use of --from-serverdir {root}"
+        with local_errors(f"reading of {root}"):
+            try:
+                info = json.loads((root / ".nodeinfo").read_bytes())
+                version = (root / ".serverversion").read_text()
+            except (FileNotFoundError, NotADirectoryError) as err:
+                raise UsageError(attempted, "it is no serverdir, or not a complete one") from err
+            except ValueError as err:
+                raise UsageError(attempted, "its .nodeinfo is not what devpi-server writes") from err
+        if not isinstance(info, dict) or not isinstance(info.get("uuid"), str):
+            raise UsageError(attempted, "its .nodeinfo is not what devpi-server writes")
+        if not version.startswith("4"):
+            raise UsageError(attempted, f"its state has version {version.strip()}, and 4 is supported")
+        if not (root / SQLITE_FILE).is_file():
+            raise UsageError(
+                attempted,
+                "its database is not SQLite",
+                hint="clone with --primary-url, or from a dump of devpi-export with --from-export",
+            )
+        self.root = root
+        self.database = root / SQLITE_FILE
+        # A replica has the history, and the serials, of its primary.
+        replica = info.get("role") == "replica"
+        of_primary = info.get("primary-uuid") or info.get("master-uuid") if replica else None
+        self.uuid = str(of_primary or info["uuid"])
+
+    def event_serial(self) -> int | None:
+        """Return up to where its events are handled; None where none are."""
+        with suppress(OSError, ValueError):
+            return int((self.root / ".event_serial").read_text()) - 1
+        return None
+
+
+def copy(
+    serverdir: Serverdir, root: Path, primary_url: str | None, settings: Settings, context: Context
+) -> Cloned:
+    """Copy a serverdir into a new one, or go on with a copy that was interrupted.
+
+    primary_url: where its primary is, to be followed; None for a server of its own.
+    Raises UsageError where `root` cannot be copied, WrongHistory where the primary is another server, and
+    what `changelog.clone` does.
+    """
+    origin = Origin(root)
+    check_apart(serverdir, root, "--from-serverdir")
+    known = known_source(serverdir)
+    local_files(serverdir, settings)
+    local = LocalFiles(settings.search, own=root / FILES, link=settings.hard_links)
+    patience = Patience(context.stop, context.log, seconds=settings.patience)
+    with ExitStack() as stack:
+        primary = hello = None
+        if primary_url is not None:
+            primary = stack.enter_context(connect(primary_url, known, settings))
+            primary.expect(origin.uuid)
+            hello = first_contact(primary, patience, context)
+        # Before the history: what is handled then, is in it.
+        events = origin.event_serial()
+        store = stack.enter_context(new_target(serverdir))
+        source = Source(
+            primary_url=primary.url if primary else "",
+            primary_uuid=origin.uuid,
+            uuid=primary.uuid if primary else uuid.uuid4().hex,
+            storage=str(serverdir.storage()),
+            seed_kind=KIND,
+            seed_started=clock.now(),
+        )
+        source = begin(serverdir, store, source)
+        copier = _Copier(serverdir, origin, store, local, settings, context)
+        with recorded(store, "clone", copier):
+            copier.run(primary, patience)
+            store.put_source(replace(current_source(store), seed_finished=clock.now()))
+        if hello is not None:
+            return hand_over(serverdir, store, hello, copier.tally.local)
+        handled = None if events is None else min(events, store.last_serial())
+        return release(serverdir, store, source.uuid, copier.tally.local, handled)
+
+
+def check_apart(serverdir: Serverdir, source: Path, option: str) -> None:
+    """Make sure that a target and what it is made of are different folders.
+
+    Raises UsageError.
+    """
+    ours, theirs = serverdir.root.resolve(), source.resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise UsageError(
+            f"use of {option} {source}", "--serverdir is the same folder, or one lies in the other"
+        )
+
+
+class _Copier:
+    def __init__(
+        self,
+        serverdir: Serverdir,
+        origin: Origin,
+        store: Store,
+        local: LocalFiles,
+        settings: Settings,
+        context: Context,
+    ) -> None:
+        self.tally = Tally()
+        self._serverdir = serverdir
+        self._origin = origin
+        self._store = store
+        self._local = local
+        self._settings = settings
+        self._context = context
+
+    def run(self, primary: Primary | None, patience: Patience) -> None:
+        """Copy history and files, and what a primary committed since."""
+        if primary is None:
+            self._copy_alone()
+            return
+        if current_source(self._store).seed_serial is None:
+            with self._history() as history:
+                self._catch_up(self._pipeline(history, primary))
+        work = self._pipeline(primary, primary)
+        work.recover()
+        copy_files_and_changes(self._store, work, patience, self._context)
+
+    def _pipeline(self, history: History, files: FileSource) -> Pipeline:
+        return pipeline(
+            self._serverdir,
+            self._store,
+            history,
+            self._settings,
+            self._context,
+            replace=True,
+            local=self._local,
+            files=files,
+            tally=self.tally,
+        )
+
+    def _catch_up(self, work: Pipeline) -> None:
+        """Bring the target to the end of the history that `work` reads; its files are left for later."""
+        store, context = self._store, self._context
+        work.recover()
+        serial = work.check_identity().serial
+        context.log.info("metadata", from_serial=store.last_serial() + 1, to_serial=serial)
+        context.progress.stage("metadata", serial - store.last_serial(), "serials")
+        source = current_source(store)
+        # What is wrong with it does not pass.
+        at_once = Patience(context.stop, context.log, seconds=0.0)
+        serial = catch_up(work, store.last_serial, at_once, metadata_only=True)
+        store.put_source(replace(source, seed_serial=serial))
+
+    def _copy_alone(self) -> None:
+        nowhere = NoSource(f"it is not in {self._origin.root}")
+        seen = -1
+        for rounds_left in reversed(range(_ROUNDS)):
+            with self._history() as history:
+                work = self._pipeline(history, nowhere)
+                try:
+                    self._catch_up(work)
+                    counts = self._store.file_counts()
+                    self._context.progress.stage("files", counts.missing, "files")
+                    work.fetch_wanted()
+                except FilesMissing:
+                    # A running server may have deleted them since.
+                    if history.serial == seen or not rounds_left:
+                        raise
+                    seen = history.serial
+                else:
+                    return
+
+    @contextmanager
+    def _history(self) -> Iterator[LocalHistory]:
+        """Hold the history of the serverdir as of now, in a copy that is removed afterwards."""
+        folder = self._serverdir.seed
+        with emptied(folder):
+            snapshot = folder / "snapshot.sqlite"
+            take_snapshot(self._origin.database, snapshot, self._context.stop.check)
+            with closing(Rows(snapshot)) as rows:
+                yield LocalHistory(rows, self._origin.uuid)

@@ -1,0 +1,156 @@
+"""Files that lie on this machine already: old serverdirs, their `+files`, and dumps of devpi-export.
+
+Only where a file may lie is found out here. Whoever takes one proves that it has the right digest.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from replisync.durable import local_errors
+from replisync.errors import UsageError
+from replisync.keys import Digest, path_problem
+from replisync.plan import WantedFile
+
+DUMP_INDEX = "dataindex.json"
+FILES = "+files"
+
+# In devpi's layout, `user/index/+f/abc/0123456789012/name`, these are the first characters of a digest.
+_SPLIT = (3, 16)
+
+
+class _Folder(Protocol):
+    def paths(self, file: WantedFile) -> Iterator[str]: ...
+
+
+class LocalFiles:
+    """Folders to look for files in, before they are asked for over the network.
+
+    folders: serverdirs, their `+files`, or dumps.
+    own: a `+files` whose files are the wanted ones by their very relpath: there a file is found that has
+        no digest too.
+    link: whether to take files as hard links where that is possible.
+    Raises UsageError where one of the folders cannot be one.
+    """
+
+    def __init__(self, folders: Sequence[Path], *, own: Path | None = None, link: bool = False) -> None:
+        self.link = link
+        self._own = None if own is None else os.fspath(own.absolute())
+        self._folders: list[_Folder] = [] if own is None else [_Tree(own)]
+        self._folders += [_opened(folder) for folder in folders]
+
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield where a file may lie, the likeliest first."""
+        if file.digest is not None:
+            for folder in self._folders:
+                yield from folder.paths(file)
+        elif self._own is not None:
+            yield f"{self._own}/{file.relpath}"
+
+
+def _opened(folder: Path) -> _Folder:
+    attempted = f"use of --replica-file-search-path {folder}"
+    if not folder.is_dir():
+        raise UsageError(attempted, "it is no folder")
+    if (folder / DUMP_INDEX).is_file():
+        return _Dump(folder)
+    return _Tree(folder / FILES if (folder / FILES).is_dir() else folder)
+
+
+class _Tree:
+    """A folder with devpi's layout."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fspath(root.absolute())
+        self._indexes: list[str] | None = None
+
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield the file of the same relpath, then those that were filed under the same digest."""
+        first = f"{self._root}/{file.relpath}"
+        yield first
+        # Beside it may lie what a devpi-server that was killed did not give its name yet.
+        yield from _names(os.path.dirname(first), but=first)
+        if file.digest is not None:
+            start, end = _SPLIT
+            filed = f"+f/{file.digest.hexdigest[:start]}/{file.digest.hexdigest[start:end]}"
+            for index in self._all_indexes():
+                folder = f"{index}/{filed}"
+                if folder != os.path.dirname(first):
+                    yield from _names(folder)
+
+    def _all_indexes(self) -> list[str]:
+        if self._indexes is None:
+            self._indexes = [index for user in _names(self._root) for index in _names(user)]
+        return self._indexes
+
+
+def _names(folder: str, but: str = "") -> list[str]:
+    """Return the paths in a folder, but for one; none where there is no such folder."""
+    try:
+        return [path for name in sorted(os.listdir(folder)) if (path := f"{folder}/{name}") != but]
+    except OSError:
+        return []
+
+
+class _Dump:
+    """A dump of devpi-export: `dataindex.json` says which file has which digest.
+
+    Dumps without digests are of devpi-servers that are older than the layout that is looked for here.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fspath(root.absolute())
+        self._paths: dict[bytes, str] = {}
+        read_dump(root, self._note)
+
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield the file that has the digest."""
+        found = None if file.digest is None else self._paths.get(_key(file.digest))
+        if found is not None:
+            yield f"{self._root}/{found}"
+
+    def _note(self, item: dict[str, Any]) -> None:
+        relpath, meta = item.get("relpath"), item.get("entrymapping")
+        if not isinstance(relpath, str) or not isinstance(meta, dict) or path_problem(relpath):
+            return
+        hashes = meta.get("hashes")
+        specs = [f"{kind}={value}" for kind, value in hashes.items()] if isinstance(hashes, dict) else []
+        specs += [str(meta.get("hash_spec")), f"md5={meta.get('md5', '')}"]
+        for digest in map(Digest.parse, specs):
+            if digest is not None:
+                self._paths[_key(digest)] = relpath
+
+
+def _key(digest: Digest) -> bytes:
+    """Return a digest in few bytes: a dump may have millions of files."""
+    try:
+        return digest.algorithm.encode() + bytes.fromhex(digest.hexdigest)
+    except ValueError:
+        return str(digest).encode()
+
+
+def read_dump(root: Path, note: Callable[[dict[str, Any]], None] = lambda _item: None) -> dict[str, Any]:
+    """Read the index of a dump; return it without files and versions, of which there may be millions.
+
+    note: called with what the index says of each file.
+    Raises UsageError where it is no index of a dump.
+    """
+    path = root / DUMP_INDEX
+
+    def drop(item: dict[str, Any]) -> dict[str, Any] | None:
+        if isinstance(item.get("relpath"), str):
+            note(item)
+            return None
+        return None if isinstance(item.get("name"), str) else item
+
+    with local_errors(f"reading of {path}"):
+        data = path.read_bytes()
+    try:
+        index = json.loads(data, object_hook=drop)
+    except (ValueError, RecursionError) as err:
+        raise UsageError(f"reading of {path}", f"it is no index of devpi-export: {err}") from err
+    if not isinstance(index, dict) or not isinstance(index.get("indexes"), dict):
+        raise UsageError(f"reading of {path}", "it is no index of devpi-export")
+    return index

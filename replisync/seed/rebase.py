@@ -1,0 +1,180 @@
+"""The history of an import, moved to the serials of the server that was exported.
+
+devpi-import begins a history of its own, with serials from 0 on. To go on with the changes of the exported
+server it is shifted, so that it ends at the serial of the export: its serials and back serials are raised,
+and empty entries stand before it. Where there is not room enough its first entries become one.
+
+Keys of mirrors are left out, here and in all changes that come later: what an import knows of a mirror is
+not what its server knew, and devpi would never mend the difference. A promoted server asks upstream afresh.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, KeyChange, parse_stored
+from replisync.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
+from replisync.origin import Hello
+from replisync.primary import Changes
+from replisync.store.snapshot import Rows
+from replisync.wire import encode
+
+# The kind of a seed whose history is another than the primary's up to its serial.
+EXPORT = "export"
+
+_GROUP = 1000
+
+# Keys whose serials are remembered before those that are committed are forgotten.
+_KNOWN_KEYS = 50_000
+
+
+class RebasedImport:
+    """The history of an import, as it is to be in the target.
+
+    uuid: of the exported server.
+    serial: its serial when it was exported, at which the history is to end; None leaves the serials as
+        they are.
+    mirrors: whether keys of mirrors are carried too.
+    """
+
+    disconnected = False
+
+    def __init__(self, rows: Rows, uuid: str, serial: int | None, *, mirrors: bool) -> None:
+        self._rows = rows
+        last = rows.last_serial()
+        self._offset = 0 if serial is None else serial - last
+        self._hello = Hello(uuid, last + self._offset, before_6_13=False)
+        self._mirrors = frozenset() if mirrors else frozenset(self._find_mirrors())
+
+    def _find_mirrors(self) -> Iterator[str]:
+        for serial, data in self._all(0):
+            for relpath, change in parse_stored(serial, data, kinds=READ_KEYNAMES).changes.items():
+                if change.keyname == USER_KEYNAME and isinstance(change.value, Mapping):
+                    indexes = (
+                        f"{relpath.partition('/')[0]}/{name}" for name in change.value.get("indexes", ())
+                    )
+                    yield from (name for name in indexes if index_type(change.value, name) == "mirror")
+
+    def _all(self, first: int) -> Iterator[tuple[int, bytes]]:
+        for group in self._rows.groups(first):
+            yield from group
+
+    @property
+    def serial(self) -> int:
+        """The last serial."""
+        return self._hello.serial
+
+    def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
+        """Return whose history it is, and its entry at a serial; None where it does not have one."""
+        if serial > self.serial:
+            return self._hello, None
+        return self._hello, next(self._entries(serial))
+
+    @contextmanager
+    def changes(self, first: int, *, poll: bool) -> Iterator[Changes]:  # noqa: ARG002 - nothing comes later
+        """Yield the entries from serial `first` on."""
+        yield Changes(self._hello, _grouped(self._entries(first)), new_connection=False)
+
+    def _entries(self, first: int) -> Iterator[ChangelogEntry]:
+        for serial in range(first, min(self._offset, self.serial + 1)):
+            yield ChangelogEntry(serial, {}, EMPTY_ENTRY)
+        merged = max(0, -self._offset)  # the import's last serial that goes into the first entry
+        rows = self._all(0 if first == 0 else max(0, first - self._offset))
+        if first == 0 and merged:
+            changes: dict[str, KeyChange] = {}
+            for serial, data in rows:
+                changes.update(self._shifted(serial, data))
+                if serial == merged:
+                    break
+            yield rewritten(0, changes)
+        for serial, data in rows:
+            yield rewritten(serial + self._offset, self._shifted(serial, data))
+
+    def _shifted(self, serial: int, data: bytes) -> dict[str, KeyChange]:
+        return {
+            relpath: change._replace(back_serial=self._new_serial(serial, change.back_serial))
+            for relpath, change in parse_stored(serial, data).changes.items()
+            if index_of(relpath) not in self._mirrors
+        }
+
+    def _new_serial(self, serial: int, back_serial: int) -> int:
+        # Within the first entry nothing comes before.
+        if back_serial < 0 or serial + self._offset <= 0:
+            return -1
+        return max(0, back_serial + self._offset)
+
+
+def _grouped(entries: Iterable[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:
+    group: list[ChangelogEntry] = []
+    size = 0
+    for entry in entries:
+        group.append(entry)
+        size += len(entry.data)
+        if len(group) >= _GROUP or size >= 1024 * 1024:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def rewritten(serial: int, changes: dict[str, KeyChange], original: bytes | None = None) -> ChangelogEntry:
+    """Return an entry with these changes.
+
+    original: the bytes of the primary's own entry, where there is one.
+    """
+    data = encode(({relpath: tuple(change) for relpath, change in changes.items()}, []))
+    return ChangelogEntry(serial, changes, data, original)
+
+
+class Known(Protocol):
+    """What a target knows; see store.base.Store."""
+
+    def last_serial(self) -> int: ...
+    def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]: ...
+    def value(self, relpath: str) -> Any: ...
+
+
+class Rewriter:
+    """Changes of a primary as they are to be in a target whose history before them is another.
+
+    The back serial of each change becomes the serial that the target knows of its key, or -1; changes of
+    keys of mirrors are left out.
+    """
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def __call__(self, groups: Iterable[list[ChangelogEntry]]) -> Iterator[list[ChangelogEntry]]:
+        """Yield the groups that follow the target's last serial, rewritten."""
+        # Of entries that are not committed yet the target knows nothing.
+        serials: dict[str, int] = {}
+        users: dict[str, Any] = {}
+        for group in groups:
+            missing = {path for entry in group for path in entry.changes if path not in serials}
+            serials |= dict.fromkeys(missing, -1) | self._known.serials_of(missing)
+            yield [self._rewrite(entry, serials, users) for entry in group]
+            if len(serials) > _KNOWN_KEYS:
+                last = self._known.last_serial()
+                serials = {path: serial for path, serial in serials.items() if serial > last}
+
+    def _rewrite(
+        self, entry: ChangelogEntry, serials: dict[str, int], users: dict[str, Any]
+    ) -> ChangelogEntry:
+        # Its values are needed as a whole, not only those that replication looks into.
+        changes = parse_stored(entry.serial, entry.data).changes
+        before = {path: self._user(path, users) for path in {user_key(path) for path in changes}}
+        users |= {path: change.value for path, change in changes.items() if change.keyname == USER_KEYNAME}
+        kept: dict[str, KeyChange] = {}
+        for path, change in changes.items():
+            index = index_of(path)
+            values = (before[user_key(path)], users[user_key(path)])
+            if change.keyname != USER_KEYNAME and any(index_type(v, index) == "mirror" for v in values):
+                continue
+            kept[path] = change._replace(back_serial=serials[path])
+            serials[path] = entry.serial
+        return rewritten(entry.serial, kept, entry.data)
+
+    def _user(self, path: str, users: dict[str, Any]) -> Any:
+        if path not in users:
+            users[path] = self._known.value(path)
+        return users[path]

@@ -1,0 +1,188 @@
+"""What every way of seeding has in common: the new target, its files, and the hand-over as a standby."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from replisync.errors import FilesMissing, TargetUnusable, WrongHistory
+from replisync.loop import Patience, catch_up
+from replisync.origin import Hello
+from replisync.pipeline import Pipeline
+from replisync.primary import Primary
+from replisync.seed.rebase import EXPORT
+from replisync.serverdir import Serverdir, standby_nodeinfo
+from replisync.standby import Context, Settings, connection, open_database, require_replica
+from replisync.storage import SQLITE
+from replisync.store.base import Store
+from replisync.store.records import FileCounts, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """What a clone ended with.
+
+    role: of the server that it is now: replica, or standalone.
+    local: files that were found on this machine.
+    """
+
+    role: str
+    serial: int
+    files: FileCounts
+    local: int
+    faults: int
+
+
+def known_source(serverdir: Serverdir) -> Source | None:
+    """Return where an interrupted clone got its data; None where there was none.
+
+    Raises TargetUnusable where the serverdir cannot be cloned into. Writes nothing.
+    """
+    attempted = f"clone into {serverdir}"
+    foreign = serverdir.foreign_content()
+    if not serverdir.is_ours():
+        if foreign:
+            raise TargetUnusable(attempted, f"it is not empty: there is {foreign[0]}")
+        return None
+    if serverdir.role() is not None:
+        require_replica(serverdir, serverdir.role())
+        raise TargetUnusable(
+            attempted,
+            "it is a finished standby",
+            hint="`replisync catchup` and `replisync follow` bring it up to date",
+        )
+    if serverdir.remembered_storage() is None:
+        return None
+    with open_database(serverdir) as store:
+        # Where the tables are missing it was interrupted before it began.
+        return store.source() if store.version() is not None else None
+
+
+def connect(url: str, known: Source | None, settings: Settings) -> Primary:
+    """Return the primary behind a URL, as an interrupted clone knew it or as a new replica sees it."""
+    return connection(
+        settings, url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
+    )
+
+
+def first_contact(primary: Primary, patience: Patience, context: Context) -> Hello:
+    """Find out who the primary is: whatever is wrong with it shows before anything is written."""
+
+    def ask() -> Hello:
+        with context.stop.waiting():
+            return primary.entry(0)[0]
+
+    hello = patience.call(ask)
+    primary.expect(hello.uuid)
+    return hello
+
+
+@contextmanager
+def new_target(serverdir: Serverdir) -> Iterator[Store]:
+    """Hold the lock and the open database of a target that is not complete."""
+    fresh = serverdir.remembered_storage() is None
+    if fresh and serverdir.storage().name != SQLITE:
+        # Before anything is written: a wrong password, a database that is in use.
+        with open_database(serverdir) as store:
+            store.check_unused()
+    serverdir.prepare()
+    with ExitStack() as stack:
+        stack.enter_context(serverdir.lock())
+        serverdir.remember_storage()
+
+        def guard() -> None:
+            if serverdir.role() is not None:
+                raise TargetUnusable(f"clone into {serverdir}", "somebody made a server of it meanwhile")
+
+        store = stack.enter_context(
+            open_database(serverdir, write=True, create=True, alone=True, guard=guard)
+        )
+        store.prepare()
+        yield store
+
+
+def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
+    """Remember where the data comes from, unless an interrupted clone did; return what is remembered.
+
+    Raises WrongHistory where that one was of another server.
+    """
+    known = store.source() or source
+    if EXPORT in (known.seed_kind, source.seed_kind) and known.seed_kind != source.seed_kind:
+        raise TargetUnusable(
+            f"clone into {serverdir}",
+            f"another kind of clone was begun there ({known.seed_kind})",
+            hint="go on with it in the way that it was begun, or remove the folder",
+        )
+    if known.primary_uuid != source.primary_uuid:
+        raise WrongHistory(
+            f"clone into {serverdir}", "another clone, of another server, was begun there meanwhile"
+        )
+    store.check_own()
+    known = replace(known, primary_url=source.primary_url, seed_kind=source.seed_kind)
+    store.put_source(known)
+    return known
+
+
+def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, context: Context) -> None:
+    """Bring the files of a target with complete metadata, then what the primary committed since."""
+    counts = store.file_counts()
+    context.log.info("files", total=counts.total, missing=counts.missing)
+    context.progress.stage("files", counts.missing, "files")
+
+    def arrived() -> object:
+        return store.file_counts(), work.tally.files, work.tally.local
+
+    # A file that cannot be had may be one that a later change replaces: first that, then it must be there.
+    complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)
+    hello = patience.call(work.check_identity)
+    context.progress.stage("changes since", hello.serial - store.last_serial(), "serials")
+    catch_up(work, store.last_serial, patience)
+    if not complete:
+        patience.call(work.fetch_wanted, progress=arrived)
+
+
+def _as_far_as_possible(work: Pipeline) -> bool:
+    """Fetch what can be had; tell whether that is all."""
+    try:
+        work.fetch_wanted()
+    except FilesMissing:
+        return False
+    return True
+
+
+def current_source(store: Store) -> Source:
+    """Return where the data comes from.
+
+    Raises TargetUnusable where nobody knows any more.
+    """
+    source = store.source()
+    if source is None:
+        raise TargetUnusable("clone", "somebody removed the record of where the data comes from")
+    return source
+
+
+def hand_over(serverdir: Serverdir, store: Store, hello: Hello, local: int) -> Cloned:
+    """Make a standby of a complete target."""
+    serial, source = store.last_serial(), current_source(store)
+    done = Cloned("replica", serial, store.file_counts(), local, len(store.faults()))
+    serverdir.write_serverversion()
+    serverdir.write_event_serial(serial)
+    serverdir.write_nodeinfo(
+        standby_nodeinfo(source.uuid, source.primary_uuid, source.primary_url, before_6_13=hello.before_6_13)
+    )
+    return done
+
+
+def release(serverdir: Serverdir, store: Store, uuid: str, local: int, event_serial: int | None) -> Cloned:
+    """Make a server of its own of a complete target, as devpi-import leaves one.
+
+    event_serial: up to where devpi's events are handled; None where none are.
+    """
+    done = Cloned("standalone", store.last_serial(), store.file_counts(), local, len(store.faults()))
+    serverdir.write_serverversion()
+    if event_serial is not None:
+        serverdir.write_event_serial(event_serial)
+    store.back_to_devpi()
+    # The role is last: once it is there, no replisync writes here any more.
+    serverdir.write_nodeinfo({"uuid": uuid, "role": "standalone"})
+    return done
