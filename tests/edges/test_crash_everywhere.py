@@ -96,6 +96,8 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
     for at, call in enumerate(undisturbed.names):
         if call.startswith(READS) and (after or error is Died) and call != "store.in_the_transaction":
             continue
+        if call == "store.read" and undisturbed.names[at - 1] == call:
+            continue  # as the one before it: nothing has changed in between
         root = folder / str(at)
         trap = Trap(at, after=after, error=error)
         run(root, trap)

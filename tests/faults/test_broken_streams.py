@@ -42,7 +42,8 @@ def opened(world: World, target: Path, *, files: bool = True) -> Iterator[Pipeli
             source.primary_url, signer(settings), uuid=source.uuid, expected=source.primary_uuid
         ) as primary,
     ):
-        yield pipeline(Serverdir(target), store, primary, settings, Context(Stop(), log, Lines(log)))
+        context = Context(Stop(), log, Lines(log))
+        yield pipeline(Serverdir(target), store, primary, settings, context, files=primary, local=None)
 
 
 def rows(serverdir: Path) -> list[tuple[int, bytes]]:

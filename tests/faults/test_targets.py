@@ -167,9 +167,9 @@ def not_ours(target: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (role("primary"), "it was promoted: its role is primary"),
-        (role("standalone"), "it was promoted: its role is standalone"),
-        (role("master"), "it was promoted: its role is master"),
+        (role("primary"), "to be a server of its own: its role is primary"),
+        (role("standalone"), "to be a server of its own: its role is standalone"),
+        (role("master"), "to be a server of its own: its role is master"),
         (no_json, "it is not what devpi-server writes"),
         (newer_tables, "9999"),
         (not_ours, "it is no"),
