@@ -22,6 +22,7 @@ class Source:
     uuid: the UUID that we give the target.
     seed_serial: the primary's serial when the seeding's metadata was complete; None before.
     promoted: when the target was promoted; None where it was not.
+    seed_reason: why the seed took another way than the changelog, in one clause; None where nobody had to ask.
     """
 
     primary_url: str
@@ -33,6 +34,7 @@ class Source:
     seed_serial: int | None = None
     seed_finished: str | None = None
     promoted: str | None = None
+    seed_reason: str | None = None
 
     @property
     def based_on(self) -> int:

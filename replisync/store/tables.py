@@ -56,6 +56,7 @@ source = Table(
     Column("seed_started", String(32), nullable=False),
     Column("seed_finished", String(32)),
     Column("promoted", String(32)),
+    Column("seed_reason", Text),
 )
 
 # The primary's own bytes of the entry at our last serial, where ours are others: at most one row.
@@ -85,6 +86,20 @@ divergence = Table(
     Column("serial", Integer, nullable=False),
     Column("fork_serial", Integer),
     Column("reason", Text, nullable=False),
+)
+
+# What the last verification found: one row. outcome: ok, repaired, failed.
+verify = Table(
+    "replisync_verify",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("level", String(16), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("serial", Integer, nullable=False),
+    Column("started", String(32), nullable=False),
+    Column("finished", String(32), nullable=False),
+    Column("findings", Integer, nullable=False),
+    Column("repaired", Integer, nullable=False),
 )
 
 # Each run of a command that writes.
