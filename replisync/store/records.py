@@ -22,7 +22,7 @@ class Source:
     uuid: the UUID that we give the target.
     seed_serial: the primary's serial when the seeding's metadata was complete; None before.
     promoted: when the target was promoted; None where it was not.
-    seed_reason: why the seed took another way than the changelog, in one clause; None where nobody had to ask.
+    seed_reason: why the seed took another way than the changelog, in one clause; None for that one.
     """
 
     primary_url: str
