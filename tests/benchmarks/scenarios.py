@@ -187,7 +187,8 @@ SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
     "decoder": decoder,
     "metadata": metadata,
     "files": files,
-    "follow": follow,
     "postgres": postgres,
     "long": long,
+    "follow": follow,
 }
+"""In the order in which they run: the last one writes to the primary, whose end the others know."""
