@@ -306,6 +306,22 @@ class Primary:
                 self._origin.chunks(response, attempted),
             )
 
+    def size(self, relpath: str) -> int | None:
+        """Return how long a file is, by its headers alone; None where the primary does not tell.
+
+        Nothing is written on the primary, also where it has to ask the upstream of a mirror.
+        Raises PrimaryUnreachable or PrimaryRefused.
+        """
+        attempted = f"asking for the size of {relpath}"
+        with self._origin.file(relpath, attempted, method="HEAD") as response:
+            if response.status_code in (401, 403):
+                self._origin.refuse(response, attempted, None)
+            if response.status_code >= 500 and response.status_code not in (500, 502):
+                raise PrimaryUnreachable(attempted, f"it answered {response.status_code}")
+            length = response.headers.get("content-length", "")
+            known = response.status_code == 200 and _LENGTH.fullmatch(length)
+            return int(length) if known else None
+
 
 def _good_first(entries: Iterator[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:
     """Yield the entries as one group, also where an error follows the good ones."""
