@@ -10,6 +10,7 @@ Until a clone is complete there is no `.nodeinfo`, so that no devpi-server start
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,8 +70,7 @@ class Serverdir:
         """
         with local_errors(f"making of the serverdir {self.root}"):
             make_folder(self.root.absolute())
-            for folder in (self.own, self.tmp, self.retained):
-                make_folder(folder.absolute())
+            self.make_own_folders()
             problem = names_problem(self.tmp)
         if problem:
             raise TargetUnusable(
@@ -79,16 +79,36 @@ class Serverdir:
                 hint="choose one that keeps all names apart, such as ext4 or xfs",
             )
 
+    def make_own_folders(self) -> None:
+        """Make those of our folders that are missing.
+
+        Raises LocalFailure.
+        """
+        with local_errors(f"making of the serverdir {self.root}"):
+            for folder in (self.own, self.tmp, self.retained):
+                make_folder(folder.absolute())
+
     def is_ours(self) -> bool:
         """Tell whether replisync made, or began to make, this serverdir."""
-        return self.own.is_dir()
+        return bool(self._is(stat.S_ISDIR, self.own))
+
+    def has_database(self) -> bool:
+        """Tell whether there is a file for SQLite."""
+        return self._is(stat.S_ISREG, self.root / SQLITE_FILE) is not None
+
+    def _is(self, kind: Callable[[int], bool], path: Path) -> bool | None:
+        """Tell whether what is at a path is of a kind; None where nothing is."""
+        with local_errors(f"looking into {self.root}"):
+            try:
+                return kind(os.stat(path).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def foreign_content(self) -> list[str]:
         """Return the names in the folder that replisync did not put there."""
-        if not self.root.exists():
-            return []
-        if not self.root.is_dir():
-            return [self.root.name]
+        is_folder = self._is(stat.S_ISDIR, self.root)
+        if not is_folder:
+            return [] if is_folder is None else [self.root.name]
         with local_errors(f"reading of {self.root}"):
             return sorted(name for name in os.listdir(self.root) if name not in (_OURS, "lost+found"))
 
@@ -101,9 +121,9 @@ class Serverdir:
         """
         with local_errors(f"reading of {self._storage}"):
             try:
-                text = self._storage.read_text()
-            except FileNotFoundError:
-                return Storage() if (self.root / SQLITE_FILE).exists() else None
+                text = self._storage.read_text(errors="replace")
+            except (FileNotFoundError, NotADirectoryError):
+                return Storage() if self.has_database() else None
         try:
             return Storage.parse(text.strip())
         except UsageError as err:
