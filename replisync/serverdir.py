@@ -121,11 +121,11 @@ class Serverdir:
         """
         with local_errors(f"reading of {self._storage}"):
             try:
-                text = self._storage.read_text(errors="replace")
+                spec = self._storage.read_text(errors="replace").partition("\n")[0]
             except (FileNotFoundError, NotADirectoryError):
                 return Storage() if self.has_database() else None
         try:
-            return Storage.parse(text.strip())
+            return Storage.parse(spec)
         except UsageError as err:
             raise TargetUnusable(f"reading of {self._storage}", "it is not what replisync wrote") from err
 
@@ -137,12 +137,23 @@ class Serverdir:
         known = self.remembered_storage() or Storage((self.given or Storage()).name)
         return known.with_more(self.given, self._password)
 
-    def remember_storage(self) -> None:
-        """Write down which database it is, for a database cannot tell where it is itself. No password."""
+    def remember_storage(self, uuid: str) -> None:
+        """Write down which database it is, for a database cannot tell where it is itself. No password.
+
+        uuid: of this target, by which a database that is not in its folder is known to be the one.
+        """
         storage = self.storage()
         if storage.name != SQLITE:
             with local_errors(f"writing of {self._storage}"):
-                write_file(self._storage, f"{storage}\n".encode())
+                write_file(self._storage, f"{storage}\n{uuid}\n".encode())
+
+    def remembered_uuid(self) -> str | None:
+        """Return the UUID that was written down with the storage, or None where there was none."""
+        with local_errors(f"reading of {self._storage}"):
+            try:
+                return self._storage.read_text(errors="replace").partition("\n")[2].strip() or None
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     # devpi's own small files.
 

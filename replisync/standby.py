@@ -176,8 +176,8 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
 
     Raises TargetUnusable.
     """
-    found = store.uuid() if store.version() is not None else None
-    if found != (serverdir.nodeinfo() or {}).get("uuid"):
+    found = store.identity()
+    if found is None or found.uuid != (serverdir.nodeinfo() or {}).get("uuid"):
         raise TargetUnusable(
             f"opening of {serverdir}",
             "its database is not the one that it was made with",

@@ -35,7 +35,7 @@ from replisync.seed.target import (
     current_source,
     first_contact,
     hand_over,
-    known_source,
+    known_identity,
     new_target,
     release,
 )
@@ -89,7 +89,7 @@ def copy_dump(
     command = _command(serverdir, dump, options, settings, followed=primary_url is not None)
     if primary_url is not None and serial is None:
         raise UsageError("clone --from-export", "--at-serial is needed to follow the primary from there on")
-    known = known_source(serverdir)
+    known = known_identity(serverdir)
     local_files(serverdir, settings)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with ExitStack() as stack:
