@@ -146,8 +146,6 @@ def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, con
 
     # A file that cannot be had may be one that a later change replaces: first that, then it must be there.
     complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)
-    hello = patience.call(work.check_identity)
-    context.progress.stage("changes since", hello.serial - store.last_serial(), "serials")
     catch_up(work, store.last_serial, patience)
     if not complete:
         patience.call(work.fetch_wanted, progress=arrived)
