@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from replisync.cli.options import (
+    PATH,
     file_options,
     patience_option,
     secret_options,
@@ -28,13 +29,13 @@ from replisync.seed.ways import clone as run_clone
 @click.option("--primary-url", metavar="URL", help="Where the primary is.")
 @click.option(
     "--from-serverdir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Copy this serverdir of the primary, which may be running; its database must be SQLite.",
 )
 @click.option(
     "--from-export",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Import this dump of devpi-export, by way of devpi-import.",
 )

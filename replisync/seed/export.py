@@ -37,7 +37,7 @@ from replisync.seed.target import (
     first_contact,
     found_unusable,
     hand_over,
-    known_source,
+    known_identity,
     new_target,
     release,
     start_over,
@@ -237,7 +237,7 @@ def copy_dump(
     ready = dump.check(serverdir)
     if ready is not None:
         _command(serverdir, ready.path, dump, options, settings, followed=primary_url is not None)
-    known = known_source(serverdir)
+    known = known_identity(serverdir)
     local_files(serverdir, settings)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with ExitStack() as stack:

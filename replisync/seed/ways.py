@@ -22,8 +22,7 @@ from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
 from replisync.seed.export import ImportOptions, NamedDump, OwnDump, copy_dump
-from replisync.seed.rebase import EXPORT
-from replisync.seed.target import Cloned, known_source
+from replisync.seed.target import Cloned, begun_export
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
 
@@ -128,9 +127,9 @@ def _from_serverdir(
         with _hinting(_EXPORT_INSTEAD):
             return copy_serverdir(serverdir, root, url, settings, context)
     check_apart(serverdir, root, "--from-serverdir")
-    known = known_source(serverdir)
-    if known is not None and known.seed_kind == EXPORT:
-        return export(known.seed_reason or "it was begun so")
+    begun = begun_export(serverdir)
+    if begun is not None:
+        return export(begun)
     try:
         return copy_serverdir(serverdir, root, url, settings, context)
     except PrimaryDamaged as err:

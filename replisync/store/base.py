@@ -25,6 +25,7 @@ from replisync.store.records import (
     Divergence,
     Fault,
     FileCounts,
+    Identity,
     Pending,
     Retained,
     Run,
@@ -523,11 +524,13 @@ class Store:
             row = connection.execute(select(t.source)).mappings().first()
         return None if row is None else Source(**{k: v for k, v in row.items() if k != "id"})
 
-    def uuid(self) -> str | None:
-        """Return the UUID of the target, whatever the version of our tables."""
+    def identity(self) -> Identity | None:
+        """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""
         with self._reading() as connection:
-            found = connection.execute(select(t.source.c.uuid)).scalar()
-        return None if found is None else str(found)
+            if schema.current_version(connection) is None:
+                return None
+            row = connection.execute(select(t.source.c.uuid, t.source.c.primary_uuid)).first()
+        return None if row is None else Identity(row.uuid, row.primary_uuid)
 
     def put_source(self, source: Source, tip: bytes | None = None) -> None:
         """Remember where the data comes from.
