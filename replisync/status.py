@@ -93,6 +93,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
             "serial": source.seed_serial,
             "started": source.seed_started,
             "finished": source.seed_finished,
+            "reason": source.seed_reason,
         },
         "last_run": None if run is None else {k: v for k, v in asdict(run).items() if k in _RUN_FIELDS},
         "last_verify": None,

@@ -150,6 +150,14 @@ class Store:
                 hint="use the replisync that wrote it; a command that writes brings older ones up to date",
             )
 
+    def clear(self) -> None:
+        """Forget all that a clone brought, in one transaction; the runs are remembered."""
+        with self._writing() as connection:
+            for table in (*t.devpi_metadata.sorted_tables, *t.metadata.sorted_tables):
+                if table is not t.runs:
+                    connection.execute(table.delete())
+            self._finish_rows(connection, -1)
+
     # Position and history.
 
     def last_serial(self) -> int:
