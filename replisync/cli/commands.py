@@ -15,11 +15,12 @@ from replisync.cli.options import (
     storage_option,
     target,
     tls_options,
+    tool_options,
+    tools,
     watched,
 )
 from replisync.errors import Stopped
 from replisync.follow import run_catchup, run_follow
-from replisync.seed.export import ImportOptions
 from replisync.seed.ways import Seed, Sources
 from replisync.seed.ways import clone as run_clone
 
@@ -52,10 +53,7 @@ from replisync.seed.ways import clone as run_clone
     show_default=True,
     help="By the history, by way of an export, or as it can be had.",
 )
-@click.option("--no-root-pypi", is_flag=True, help="With an export: leave the mirror root/pypi out.")
-@click.option(
-    "--no-events", is_flag=True, help="With an export: leave events to the first start of the server."
-)
+@tool_options
 @secret_options
 @tls_options
 @click.option(
@@ -77,14 +75,12 @@ def clone(
     from_export: Path | None,
     at_serial: int | None,
     seed: str,
-    no_root_pypi: bool,
-    no_events: bool,
     storage: str,
     **values: Any,
 ) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
     sources = Sources(primary_url, from_serverdir, from_export, at_serial)
-    options = ImportOptions(no_root_pypi, no_events)
+    options = tools(values)
     with watched(log) as context:
         new, chosen = target(serverdir, storage), settings(values)
         done = run_clone(new, sources, Seed(seed), options, chosen, context)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replisync.divergence import Comparison
-from replisync.errors import BrokenStream, PrimaryTimeout, ReplisyncError, WrongHistory
+from replisync.errors import BrokenStream, PrimaryTimeout, WrongHistory
 from replisync.keys import fetch_problem, index_of
 from replisync.loop import Patience
 from replisync.pipeline import History, until
@@ -22,13 +22,13 @@ from replisync.primary import Primary
 from replisync.seed import basecopy, changelog
 from replisync.seed.history import LocalHistory
 from replisync.seed.local import FILES, LocalFiles
-from replisync.seed.target import connect, first_contact, known_source
+from replisync.seed.target import connect, first_contact, known_identity
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings, local_files, open_database
 from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.live import LiveFiles
-from replisync.store.records import Source
+from replisync.store.records import Identity
 from replisync.store.snapshot import Rows, take_snapshot
 
 _LIMITS = BatchLimits(files=10_000)
@@ -141,12 +141,12 @@ def _snapshot(origin: basecopy.Origin, context: Context) -> Iterator[LocalHistor
 
 
 @contextmanager
-def _begun(serverdir: Serverdir) -> Iterator[tuple[Store | None, Source | None]]:
+def _begun(serverdir: Serverdir) -> Iterator[tuple[Store | None, Identity | None]]:
     """Hold the database of an interrupted clone, and where its data comes from, if there was one.
 
     Raises TargetUnusable where the serverdir cannot be cloned into.
     """
-    known = known_source(serverdir)
+    known = known_identity(serverdir)
     if known is not None:
         with open_database(serverdir) as store:
             store.check_version()
