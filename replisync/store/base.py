@@ -25,6 +25,7 @@ from replisync.store.records import (
     Divergence,
     Fault,
     FileCounts,
+    Identity,
     Pending,
     Retained,
     Run,
@@ -168,6 +169,14 @@ class Store:
                 f"its tables have version {found}, and this replisync reads version {schema.HEAD}",
                 hint="use the replisync that wrote it; a command that writes brings older ones up to date",
             )
+
+    def clear(self) -> None:
+        """Forget all that a clone brought, in one transaction; the runs are remembered."""
+        with self._writing() as connection:
+            for table in (*t.devpi_metadata.sorted_tables, *t.metadata.sorted_tables):
+                if table is not t.runs:
+                    connection.execute(table.delete())
+            self._finish_rows(connection, -1)
 
     # Position and history.
 
@@ -535,11 +544,13 @@ class Store:
             row = connection.execute(select(t.source)).mappings().first()
         return None if row is None else Source(**{k: v for k, v in row.items() if k != "id"})
 
-    def uuid(self) -> str | None:
-        """Return the UUID of the target, whatever the version of our tables."""
+    def identity(self) -> Identity | None:
+        """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""
         with self._reading() as connection:
-            found = connection.execute(select(t.source.c.uuid)).scalar()
-        return None if found is None else str(found)
+            if schema.current_version(connection) is None:
+                return None
+            row = connection.execute(select(t.source.c.uuid, t.source.c.primary_uuid)).first()
+        return None if row is None else Identity(row.uuid, row.primary_uuid)
 
     def put_source(self, source: Source, tip: bytes | None = None) -> None:
         """Remember where the data comes from.

@@ -145,6 +145,13 @@ class PostgresStore(Store):
         with self._writing() as connection:
             self._finish_rows(connection, self._last_serial(connection))
 
+    def clear(self) -> None:
+        """Forget all that a clone brought, its files too."""
+        # First: a ledger that is still there asks for them again, and whoever is interrupted comes back.
+        with self._writing() as connection:
+            connection.exec_driver_sql("TRUNCATE files")
+        super().clear()
+
     def _make_devpi_tables(self, connection: Connection) -> None:
         for name, statement in _DEVPI_SCHEMA.items():
             if not _exists(connection, name):

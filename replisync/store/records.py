@@ -43,6 +43,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose a target is: its own UUID, and that of its primary."""
+
+    uuid: str
+    primary_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Divergence:
     """That the primary's history was found not to be ours.
 

@@ -8,7 +8,7 @@ it back.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,14 @@ class SqliteStore(Store):
         except exc.DBAPIError as err:
             raise self._local(err) from err
 
+    @contextmanager
+    def _translated_raw(self) -> Iterator[None]:
+        """Translate the driver's own errors too."""
+        try:
+            yield
+        except sqlite3.Error as err:
+            raise self._local(exc.DBAPIError("VACUUM", None, err)) from err
+
     def _local(self, err: exc.DBAPIError) -> Exception:
         attempted = f"use of the target's database {self._path}"
         why = str(err.orig)
@@ -166,6 +174,12 @@ class SqliteStore(Store):
     ) -> None:
         columns = "(relpath, serial, digest, state, size)"
         _insert(connection, f"INSERT OR REPLACE INTO replisync_files {columns}", list(rows))
+
+    def clear(self) -> None:
+        """Forget all that a clone brought, and give its room back."""
+        super().clear()
+        with self._translated_raw(), closing(self._engine.raw_connection()) as connection:
+            connection.cursor().execute("VACUUM")
 
     def back_to_devpi(self) -> None:
         """Put the file into the form that devpi-server makes: everything in one file, the default journal.

@@ -21,8 +21,8 @@ from replisync.store.records import Source
 from tests.fakes import (
     FailingFiles,
     FailingStore,
-    NoProgress,
     RecordingLog,
+    RecordingProgress,
     RecordingStop,
     ScriptedPrimary,
     Trap,
@@ -123,6 +123,7 @@ class Target:
         self.trap = trap
         self.store = self.make_store()
         stop = RecordingStop()
+        self.progress = RecordingProgress()
         primary = Primary("http://p/", None, uuid="ours", expected=server.uuid, transport=server.transport())
         files = FailingFiles(self.make_files(), trap)
         self.primary = primary
@@ -133,7 +134,7 @@ class Target:
             Fetcher(primary, files, threads=1, stop=stop, replace=cloning),  # type: ignore[arg-type]
             stop=stop,
             log=RecordingLog(),
-            progress=NoProgress(),
+            progress=self.progress,
             limits=BatchLimits(entries=entries),
         )
 

@@ -80,7 +80,7 @@ class Standby:
                 op(self.server)
         serverdir = self.serverdir
         serverdir.prepare()
-        serverdir.remember_storage()
+        serverdir.remember_storage("ours")
         with closing(self.target(Trap())) as target:
             target.begin()
             target.store.put_source(SOURCE)
