@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from replisync import __version__
-from replisync.cli import commands, operator
+from replisync.cli import commands, operator, verify
 from replisync.cli.options import PATH, WANTS_JSON
 from replisync.errors import ReplisyncError, UsageError
 from replisync.logs import FORMATS, LEVELS, make_logger, printable
@@ -38,7 +38,7 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
     context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
 
 
-for command in (*commands.ALL, *operator.ALL):
+for command in (*commands.ALL, *operator.ALL, *verify.ALL):
     app.add_command(command)
 
 

@@ -39,6 +39,8 @@ _DEVPI_SCHEMA = {
     "kv_serial_idx": "CREATE INDEX kv_serial_idx ON kv (serial)",
 }
 
+_DEVPI_COLUMNS = {"changelog": ["serial", "data"], "kv": ["key", "keyname", "serial"]}
+
 # Few enough for SQLite's bound of 999 parameters in one statement, which old builds have.
 _ROWS_PER_CALL = 180
 
@@ -59,6 +61,7 @@ class SqliteStore(Store):
         *,
         write: bool = False,
         create: bool = False,
+        immutable: bool = False,
         guard: Guard | None = None,
         busy_seconds: float = _BUSY_SECONDS,
     ) -> None:
@@ -66,10 +69,12 @@ class SqliteStore(Store):
 
         write: whether to write to it, which changes its journal.
         create: whether to make it where it is not there.
+        immutable: whether it lies where nobody can write; else SQLite would make its log beside it.
         busy_seconds: how long a lock of another process is waited for.
         """
         self._path = path
         mode = "rwc" if create else "rw" if write else "ro"
+        mode += "&immutable=1" if immutable else ""
 
         def connect() -> sqlite3.Connection:
             return sqlite3.connect(
@@ -144,6 +149,19 @@ class SqliteStore(Store):
         for name, statement in _DEVPI_SCHEMA.items():
             if name not in names:
                 connection.exec_driver_sql(statement)
+
+    def missing_objects(self) -> list[str]:
+        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        with self._reading() as connection:
+            missing = []
+            for name, columns in _DEVPI_COLUMNS.items():
+                rows = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (name,))
+                if [row[0] for row in rows] != columns:
+                    missing.append(name)
+            query = "SELECT 1 FROM sqlite_master WHERE name = 'kv_serial_idx' AND tbl_name = 'kv'"
+            if connection.exec_driver_sql(query).first() is None:
+                missing.append("kv_serial_idx")
+            return missing
 
     def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
         _insert(connection, "INSERT INTO changelog (serial, data)", rows)
