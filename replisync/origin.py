@@ -34,6 +34,8 @@ _CONNECT_SECONDS = 10.0
 # What a server says of our certificate, in the words of OpenSSL.
 _CERT_REFUSED = re.compile("alert (certificate|bad certificate|unsupported certificate|unknown ca)[a-z ]*")
 
+# devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
+_UUID = re.compile("[!-~]{1,64}")
 _SERIAL = re.compile("-?[0-9]{1,10}")
 
 # How much of an answer that is no success is looked at.
@@ -191,11 +193,11 @@ class Origin:
         """
         uuid = response.headers.get("x-devpi-primary-uuid") or response.headers.get("x-devpi-master-uuid")
         position = response.headers.get("x-devpi-serial", "")
-        if not uuid or not _SERIAL.fullmatch(position):
+        if not uuid or not _UUID.fullmatch(uuid) or not _SERIAL.fullmatch(position):
             self.refuse(response, attempted, serial)
             raise PrimaryRefused(
                 attempted,
-                "the answer has no X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL",
+                "the answer has no X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL that could be a server's",
                 hint="check that the URL is the root of a devpi-server, and that no proxy removes headers",
             )
         if self.expected and uuid != self.expected:

@@ -54,6 +54,8 @@ class Serverdir:
         self.tmp = self.own / "tmp"
         self.retained = self.own / "retained"
         self.seed = self.own / "seed"
+        # There while what a clone brought is being forgotten.
+        self.starting_over = self.own / "starting-over"
         self.files = root / "+files"
         self._storage = self.own / "storage"
         self._nodeinfo = root / ".nodeinfo"

@@ -115,6 +115,7 @@ def copy(
             storage=str(serverdir.storage()),
             seed_kind=KIND,
             seed_started=clock.now(),
+            seed_reason="--from-serverdir was given",
         )
         source = begin(serverdir, store, source)
         copier = _Copier(serverdir, origin, store, local, settings, context)
