@@ -26,6 +26,8 @@ _RUN_FIELDS = (
     "finished",
 )
 
+_VERIFY_FIELDS = ("level", "outcome", "serial", "finished", "findings")
+
 
 def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None) -> dict[str, Any]:
     """Return the fields of `status --json`; what is not known is None.
@@ -96,12 +98,17 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
             "reason": source.seed_reason,
         },
         "last_run": None if run is None else {k: v for k, v in asdict(run).items() if k in _RUN_FIELDS},
-        "last_verify": None,
+        "last_verify": _last_verify(store),
         "version": __version__,
         "running": running,
         "error": run.error if run else None,
         "divergence": None if divergence is None else asdict(divergence),
     }
+
+
+def _last_verify(store: Store) -> dict[str, Any] | None:
+    found = store.last_verification()
+    return None if found is None else {name: getattr(found, name) for name in _VERIFY_FIELDS}
 
 
 def _ask(source: Source, settings: Settings) -> int | str:
