@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from devpi_server.auth import hash_password
 
 from tests.support.client import Client
 from tests.support.devpi import Server
@@ -16,6 +15,8 @@ from tests.support.upstream import Upstream
 from tests.support.waiting import wait_until
 
 PASSWORD = 'root\'s "pass\\word": ä\u2028{%'
+# Of the password `secret`, by devpi-server.
+HASH = "$argon2id$v=19$m=65536,t=3,p=4$am1tbQ1h7B1DKOXcm1OKEQ$xP1WRvr0pi6niSUMn9utT25f1ZEuDnFRSnlCFkhtNSY"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_the_password_of_root_is_set_and_nobody_sees_it(dump: Path, tmp_path: Pa
             modes.add((target / ".replisync/seed/import.yml").stat().st_mode & 0o777)
         return any("devpi-import" in line for line in seen)
 
-    hidden = ("--root-passwd", PASSWORD)
+    hidden = ("--root-passwd", PASSWORD, "--no-root-pypi", "--no-events")
     with Background(log, "clone", "--serverdir", target, "--from-export", dump, *hidden) as run:
         run.wait_for(imports, "devpi-import runs")
         seen.clear()
@@ -79,8 +80,9 @@ def test_options_of_devpi_import_are_passed_on_and_those_of_the_machine_are_not(
     with monkeypatch.context() as machine:
         machine.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
         machine.setenv("DEVPISERVER_STORAGE", "pg8000:host=127.0.0.1,port=1")
-        machine.setenv("REPLISYNC_CLONE_ROOT_PASSWD_HASH", hash_password("secret"))
-        run_here("clone", "--serverdir", target, "--from-export", dump, "--skip-import-type", "mirror")
+        machine.setenv("REPLISYNC_CLONE_ROOT_PASSWD_HASH", HASH)
+        options = ("--skip-import-type", "mirror", "--no-events")
+        run_here("clone", "--serverdir", target, "--from-export", dump, *options)
     # As in devpi-import, which makes root/pypi unless it is told not to.
     assert indexes(target) == {"root/dev", "root/pypi"}
     with Server(target, role="standalone", secretfile=secretfile) as server, Client(server.url) as client:
@@ -98,15 +100,16 @@ def test_files_of_mirrors_are_exported_where_that_is_asked_for(
         client.create_mirror("root/mirror", upstream.simple_url)
         kept = client.links("root/mirror", "plain")[filename]
         client.fetch(kept)
-    primary.wait_for_serial(primary.serial())
+    live = lambda: read_history(primary.serverdir).live_files  # noqa: E731
+    wait_until(lambda: kept in live(), 20, "the primary has committed what it keeps")
     primary.stop()
     source = ("--from-serverdir", primary.serverdir, "--seed", "export")
     for option, expected in (("--include-mirrored-files", [kept]), ("--no-include-mirrored-files", [])):
         target = tmp_path / option
         run_here("clone", "--serverdir", target, *source, option)
-        live = read_history(target).live_files
-        assert list(live) == expected
-        assert all((target / "+files" / path).read_bytes() == content for path in live)
+        found = read_history(target).live_files
+        assert list(found) == expected
+        assert all((target / "+files" / path).read_bytes() == content for path in found)
         assert indexes(target) == {"root/mirror"}
 
 
