@@ -5,9 +5,11 @@ from typing import Any
 
 import click
 
+from replisync.cli.cloned import show_forecast, show_result
 from replisync.cli.options import (
     PATH,
     file_options,
+    json_option,
     patience_option,
     secret_options,
     serverdir_option,
@@ -21,6 +23,7 @@ from replisync.cli.options import (
 )
 from replisync.errors import Stopped
 from replisync.follow import run_catchup, run_follow
+from replisync.seed.forecast import forecast
 from replisync.seed.ways import Seed, Sources
 from replisync.seed.ways import clone as run_clone
 
@@ -65,6 +68,8 @@ from replisync.seed.ways import clone as run_clone
 )
 @file_options
 @patience_option
+@click.option("--plan", is_flag=True, help="Say what would be fetched, and write nothing.")
+@json_option
 @click.pass_obj
 def clone(
     log: Any,
@@ -76,6 +81,8 @@ def clone(
     at_serial: int | None,
     seed: str,
     storage: str,
+    plan: bool,
+    json: bool,
     **values: Any,
 ) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
@@ -83,19 +90,14 @@ def clone(
     options = tools(values)
     with watched(log) as context:
         new, chosen = target(serverdir, storage), settings(values)
-        done = run_clone(new, sources, Seed(seed), options, chosen, context)
-    what = "standby" if done.role == "replica" else "server of its own"
-    click.echo(
-        f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
-        f"{done.files.total} files"
-        + (f", {done.local} of them from this machine" if done.local else "")
-        + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
-    )
-    if done.export_reason is not None:
-        click.echo(
-            f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
-            "mirrors their settings alone"
-        )
+        if plan:
+            found = forecast(new, sources, Seed(seed), options, chosen, context)
+        else:
+            done = run_clone(new, sources, Seed(seed), options, chosen, context)
+    if plan:
+        show_forecast(found, as_json=json)
+    else:
+        show_result(serverdir, done, as_json=json)
 
 
 @click.command()

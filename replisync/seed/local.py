@@ -60,17 +60,17 @@ class LocalFiles:
         A file under the right name is not read: what is wrong with it is found when it is taken.
         """
         if file.digest is None:
-            size = None if self._own is None else _size(f"{self._own}/{file.relpath}")
+            size = None if self._own is None else size_of(f"{self._own}/{file.relpath}")
             return None if size is None else (self._folders[0].named, size)
         for folder in self._folders:
             for path in folder.paths(file):
-                size = _size(path)
+                size = size_of(path)
                 if size is not None and (folder.is_sure(file, path) or _has(path, file.digest)):
                     return folder.named, size
         return None
 
 
-def _size(path: str) -> int | None:
+def size_of(path: str) -> int | None:
     """Return the size of a plain file; None where there is none."""
     try:
         found = os.lstat(path)
