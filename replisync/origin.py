@@ -1,6 +1,6 @@
 """One server over HTTP: requests that carry our token, and what its answers mean whatever was asked.
 
-All of httpx's errors are translated here, and nothing else in replisync sees one.
+All of httpx's errors are translated here; no module above this one sees one.
 """
 
 import re
@@ -25,6 +25,7 @@ from replisync.errors import (
     UsageError,
     WrongHistory,
 )
+from replisync.plain import PlainTransport
 
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
@@ -107,10 +108,14 @@ class Origin:
             trust_env=False,
         )
         self._root = httpx.URL(self.url)
+        self._files = self._transport  # files are many and small: there the cost of a request counts
+        if transport is None and self._root.scheme == "http":
+            self._files = PlainTransport(self._transport)
         self._file_headers: tuple[str, httpx.Headers] = ("", httpx.Headers())
 
     def close(self) -> None:
         """Let go of all connections."""
+        self._files.close()
         self._client.close()
 
     def is_new(self, response: httpx.Response) -> bool:
@@ -295,7 +300,7 @@ class Origin:
         """
         for last in (False, True):
             with self._translated(attempted):
-                response = self._transport.handle_request(self._file_request(relpath))
+                response = self._files.handle_request(self._file_request(relpath))
             try:
                 if last or not self._expired(response, attempted):
                     yield response

@@ -96,9 +96,7 @@ class Store:
         """Do what must be done last in a transaction that writes rows up to serial `last`."""
 
     def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
-        for path, size in present.items():
-            here = update(t.files).where(t.files.c.relpath == path)
-            connection.execute(here.values(state=PRESENT, size=size))
+        raise NotImplementedError
 
     def back_to_devpi(self) -> None:
         """Put the database into the form that devpi-server makes."""
