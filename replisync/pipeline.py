@@ -329,7 +329,7 @@ class Pipeline:
         batch: what is about to be committed; its values of users count before those that are stored.
         """
         verdict = Judgement()
-        known = {fault.relpath: fault for fault in self._store.faults()} if refused else {}
+        known = self._store.faults_of(refusal.file.relpath for refusal in refused)
         for refusal in refused:
             self._judge_one(refusal, verdict, batch, known.get(refusal.file.relpath))
         return verdict
@@ -405,10 +405,8 @@ class Pipeline:
 
     def retry_faults(self, limit: int = _CLONE_CHUNK) -> None:
         """Ask once more for up to `limit` files that no serial waits for, where their time has come."""
-        now = clock.now()
-        faults = {fault.relpath: fault for fault in self._store.faults()}
-        due = [f.relpath for f in faults.values() if f.next_try is not None and f.next_try <= now]
-        files = [file for path in due[:limit] if (file := self._store.wanted_file(path)) is not None]
+        faults = self._store.faults_due(clock.now(), limit)
+        files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
         files += self._forgotten(limit - len(files))
         present: dict[str, int] = {}
         refused: list[Refused] = []
