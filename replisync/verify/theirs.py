@@ -21,6 +21,9 @@ _MANY = 100
 # Asks the primary for an entry; None where it has none.
 Ask = Callable[[int], ChangelogEntry | None]
 
+# A user whose entries are damaged: nobody can tell which of the indexes are mirrors.
+_UNKNOWN = object()
+
 _REMEDY = (
     "`--repair` takes the primary's entry where those around it agree; where all that follow differ too, the "
     "histories parted: `replisync rewind`"
@@ -50,10 +53,8 @@ class Agreement:
             if self._based_on < 0:
                 return same_entry(ours, theirs.data)
             return self._same_rebased(serial, ours, theirs)
-        except CorruptEntry as err:
-            if err.serial == serial or self._based_on < 0:
-                return True
-            raise
+        except CorruptEntry:
+            return True
 
     def _same_rebased(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
         full = parse_stored(serial, theirs.data).changes
@@ -75,16 +76,22 @@ class Agreement:
 
     def _user(self, path: str) -> Any:
         if path not in self._users:
-            self._users[path] = value_at(self._store, path, self._based_on)
+            try:
+                self._users[path] = value_at(self._store, path, self._based_on)
+            except CorruptEntry:
+                self._users[path] = _UNKNOWN
         return self._users[path]
 
 
 def _is_mirrors(path: str, users: tuple[Any, ...]) -> bool:
-    return any(index_type(user, index_of(path)) == "mirror" for user in users)
+    return any(user is _UNKNOWN or index_type(user, index_of(path)) == "mirror" for user in users)
 
 
 def value_at(store: Store, key: str, serial: int) -> Any:
-    """Return the value that a key had at a serial, by its chain of back serials; None where it had none."""
+    """Return the value that a key had at a serial, by its chain of back serials; None where it had none.
+
+    Raises CorruptEntry where the chain is broken.
+    """
     at = store.serials_of([key]).get(key, -1)
     while at >= 0:
         change = parse_stored(at, store.entry_data(at) or b"", kinds=READ_KEYNAMES).changes.get(key)
