@@ -2,12 +2,13 @@
 
 import io
 import json
+import os
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress as Display
 
-from replisync.logs import make_logger
+from replisync.logs import make_logger, printable
 from replisync.progress import Bars, Lines
 from tests.fakes import RecordingLog
 
@@ -69,6 +70,24 @@ class TestLogs:
         except ValueError:
             make_logger("info", "json", stream).error("bug", exc_info=True)
         assert "ValueError: deep" in json.loads(stream.getvalue())["exception"]
+
+
+@pytest.mark.parametrize("text", ["plain", "caf\u00e9 \u65e5\u672c", "50 % of #1; ?"])
+def test_what_can_be_printed_is_printed_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\x1b[2Jb", "a\\x1b[2Jb"), ("\x07", "\\x07"), ("a\nb", "a\\nb"), (os.fsdecode(b"\xff"), "\\udcff")],
+)
+def test_what_a_terminal_would_obey_is_written_out(text: str, shown: str) -> None:
+    """Names of files come from the primary, and its words may be anybody's."""
+    assert printable(text) == shown
+    terminal = Terminal()
+    make_logger("info", "console", terminal).info("event", value=text)
+    assert text not in terminal.getvalue()
+    assert shown in terminal.getvalue().replace("'", "")
 
 
 class Clock:
