@@ -24,19 +24,19 @@ from tests.support.upstream import Upstream
 LEVELS = ("quick", "full", "files", "full")
 
 
-def test_a_standby_with_everything_is_right_at_every_level(still: Server, cloned: Standby) -> None:
+def test_a_standby_with_everything_is_right_at_every_level(still: Server, standby: Standby) -> None:
     """It says so without the secret, as long as the primary is not asked, and remembers it."""
-    before = tree(cloned.serverdir / "+files")
+    before = tree(standby.serverdir / "+files")
     for level in ("quick", "files", "full"):
-        report = json.loads(run_here("verify", *cloned.own, "--level", level, "--json").stdout)
+        report = json.loads(run_here("verify", *standby.own, "--level", level, "--json").stdout)
         assert report["findings"] == []
         assert (report["level"], report["outcome"], report["serial"]) == (level, "ok", still.serial())
-    report = cloned.verify("primary")
+    report = standby.verify("primary")
     assert report["checked"]["primary_entries"] == still.serial() + 1
-    last = cloned.status()["last_verify"]
+    last = standby.status()["last_verify"]
     assert (last["level"], last["outcome"], last["serial"]) == ("primary", "ok", still.serial())
-    assert changed(before, cloned.serverdir / "+files") == []
-    assert "--replica-keyfile" in run_here("verify", *cloned.own, "--level", "primary", code=2).message
+    assert changed(before, standby.serverdir / "+files") == []
+    assert "--replica-keyfile" in run_here("verify", *standby.own, "--level", "primary", code=2).message
 
 
 # Every kind of damage, all at once.
