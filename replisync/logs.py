@@ -10,6 +10,20 @@ LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
 
 
+def printable(text: str) -> str:
+    """Return a text with what a terminal would obey, or cannot show, written out.
+
+    Names of files, and words of a server, come from outside.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _printable_values(_logger: Any, _method: str, values: Any) -> Any:
+    return {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
 def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> Any:
     """Return the logger of this process.
 
@@ -28,6 +42,7 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
         # The plain form of a traceback has no values in it, among which a secret might be.
+        shared.append(_printable_values)
         plain = structlog.dev.plain_traceback
         renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
     return structlog.wrap_logger(

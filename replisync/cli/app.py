@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import click
 
 from replisync import __version__
-from replisync.cli import commands, operator
+from replisync.cli import commands, operator, verify
 from replisync.cli.options import PATH, WANTS_JSON
 from replisync.errors import ReplisyncError, UsageError
-from replisync.logs import FORMATS, LEVELS, make_logger
+from replisync.logs import FORMATS, LEVELS, make_logger, printable
 
 LOGGER = "replisync.logger"
 
@@ -38,7 +38,7 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
     context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
 
 
-for command in (*commands.ALL, *operator.ALL):
+for command in (*commands.ALL, *operator.ALL, *verify.ALL):
     app.add_command(command)
 
 
@@ -135,17 +135,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
-    line, hint = _shown(" ".join(message.split())), _shown(hint)
+    line, hint = printable(" ".join(message.split())), printable(hint)
     click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:
         fields = {**meta.get("details", {}), "error": line, "code": code, "hint": hint}
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
     return code
-
-
-def _shown(text: str) -> str:
-    """Return a text in which bytes of a file's name that are no UTF-8 can be printed."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager

@@ -204,8 +204,6 @@ def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, con
 
     # A file that cannot be had may be one that a later change replaces: first that, then it must be there.
     complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)
-    hello = patience.call(work.check_identity)
-    context.progress.stage("changes since", hello.serial - store.last_serial(), "serials")
     catch_up(work, store.last_serial, patience)
     if not complete:
         patience.call(work.fetch_wanted, progress=arrived)
@@ -234,7 +232,7 @@ def current_source(store: Store) -> Source:
 def hand_over(serverdir: Serverdir, store: Store, hello: Hello, local: int) -> Cloned:
     """Make a standby of a complete target."""
     serial, source = store.last_serial(), current_source(store)
-    done = Cloned("replica", serial, store.file_counts(), local, len(store.faults()))
+    done = Cloned("replica", serial, store.file_counts(), local, store.fault_count())
     serverdir.write_serverversion()
     serverdir.write_event_serial(serial)
     serverdir.write_nodeinfo(
@@ -248,7 +246,7 @@ def release(serverdir: Serverdir, store: Store, uuid: str, local: int, event_ser
 
     event_serial: up to where devpi's events are handled; None where none are.
     """
-    done = Cloned("standalone", store.last_serial(), store.file_counts(), local, len(store.faults()))
+    done = Cloned("standalone", store.last_serial(), store.file_counts(), local, store.fault_count())
     serverdir.write_serverversion()
     if event_serial is not None:
         serverdir.write_event_serial(event_serial)

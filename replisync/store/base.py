@@ -6,9 +6,9 @@ A subclass knows how to connect, how to make devpi's tables and how to write man
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
 
 from replisync.changelog import parse_stored
 from replisync.errors import ForeignWriter, TargetUnusable
@@ -30,6 +30,7 @@ from replisync.store.records import (
     Retained,
     Run,
     Source,
+    Verification,
 )
 
 # How many parameters one statement takes at most; SQLite's bound was 999 for a long time.
@@ -40,8 +41,11 @@ _RUNS_KEPT = 1000
 
 Guard = Callable[[], None]
 
+_T = TypeVar("_T")
 
-def _chunks(items: Iterable[str]) -> Iterator[list[str]]:
+
+def chunks(items: Iterable[str]) -> Iterator[list[str]]:
+    """Cut names into lists that fit into one statement."""
     ordered = list(items)
     for start in range(0, len(ordered), _CHUNK):
         yield ordered[start : start + _CHUNK]
@@ -92,12 +96,21 @@ class Store:
         """Do what must be done last in a transaction that writes rows up to serial `last`."""
 
     def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
-        for path, size in present.items():
-            here = update(t.files).where(t.files.c.relpath == path)
-            connection.execute(here.values(state=PRESENT, size=size))
+        raise NotImplementedError
 
     def back_to_devpi(self) -> None:
         """Put the database into the form that devpi-server makes."""
+
+    def missing_objects(self) -> list[str]:
+        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        raise NotImplementedError
+
+    def next_serial(self) -> tuple[int, int] | None:
+        """Return the serial that devpi-server would write next, and the one that it should be.
+
+        None where it goes by the last entry, which is never wrong.
+        """
+        return None
 
     def check_unused(self) -> None:
         """Make sure that a database that a clone did not begin to fill holds nobody's data.
@@ -117,6 +130,11 @@ class Store:
         with self._translated(), self._engine.begin() as connection:
             self._guard()
             yield connection
+
+    def read(self, work: Callable[[Connection], _T]) -> _T:
+        """Return what `work` finds in one snapshot; it must be short."""
+        with self._reading() as connection:
+            return work(connection)
 
     def prepare(self) -> None:
         """Make devpi's tables and bring ours up to date.
@@ -213,7 +231,7 @@ class Store:
         """Return the serials that last changed some keys; those that never were are left out."""
         found: dict[str, int] = {}
         with self._reading() as connection:
-            for paths in _chunks(relpaths):
+            for paths in chunks(relpaths):
                 query = select(t.kv.c.key, t.kv.c.serial).where(t.kv.c.key.in_(paths))
                 found |= {row.key: row.serial for row in connection.execute(query)}
         return found
@@ -304,15 +322,15 @@ class Store:
             {"relpath": path, "serial": batch.changed_file(path), "action": "drop", "staged": None}
             for path in commit.leaving
         ]
-        for paths in _chunks(batch.dropped):
+        for paths in chunks(batch.dropped):
             connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
-        for paths in _chunks([*batch.dropped, *commit.present, *commit.absent]):
+        for paths in chunks([*batch.dropped, *commit.present, *commit.absent]):
             connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
         self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
         if commit.faults:
             self._put_faults(connection, commit.faults)
         # What is wanted again must not be moved away any more.
-        for paths in _chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
+        for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
             connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
         if moves:
             connection.execute(insert(t.pending), moves)
@@ -338,7 +356,7 @@ class Store:
     def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
         """Forget moves that are done, and remember what they put aside."""
         with self._writing() as connection:
-            for paths in _chunks(move.relpath for move in done):
+            for paths in chunks(move.relpath for move in done):
                 connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
             for row in retained:
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
@@ -353,14 +371,14 @@ class Store:
     def forget_retained(self, names: list[str]) -> None:
         """Forget what was put aside under these names."""
         with self._writing() as connection:
-            for some in _chunks(names):
+            for some in chunks(names):
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
 
     def retained_of(self, relpaths: Iterable[str]) -> list[Retained]:
         """Return what was put aside of some files, the earliest serial first."""
         found: list[Retained] = []
         with self._reading() as connection:
-            for paths in _chunks(relpaths):
+            for paths in chunks(relpaths):
                 query = select(t.retained).where(t.retained.c.relpath.in_(paths))
                 rows = connection.execute(query.order_by(t.retained.c.serial, t.retained.c.retained_at))
                 found += [Retained(**row) for row in rows.mappings()]
@@ -460,9 +478,9 @@ class Store:
         ledger = t.files.c
         with self._writing() as connection:
             self._mark_present(connection, present)
-            for paths in _chunks(absent):
+            for paths in chunks(absent):
                 connection.execute(update(t.files).where(ledger.relpath.in_(paths)).values(state=ABSENT))
-            for paths in _chunks([*present, *absent]):
+            for paths in chunks([*present, *absent]):
                 connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
             if faults:
                 self._put_faults(connection, faults)
@@ -480,9 +498,30 @@ class Store:
 
     def faults(self) -> list[Fault]:
         """Return the files that could not be had, by relpath."""
+        return self._faults(select(t.faults))
+
+    def faults_of(self, relpaths: Iterable[str]) -> dict[str, Fault]:
+        """Return those of some files that could not be had, by relpath."""
+        found: dict[str, Fault] = {}
+        for paths in chunks(relpaths):
+            some = self._faults(select(t.faults).where(t.faults.c.relpath.in_(paths)))
+            found |= {fault.relpath: fault for fault in some}
+        return found
+
+    def faults_due(self, now: str, limit: int) -> dict[str, Fault]:
+        """Return up to `limit` of them, by relpath, whose next try has come."""
+        due = self._faults(select(t.faults).where(t.faults.c.next_try <= now).limit(limit))
+        return {fault.relpath: fault for fault in due}
+
+    def _faults(self, query: Select[Any]) -> list[Fault]:
         with self._reading() as connection:
-            rows = connection.execute(select(t.faults).order_by(t.faults.c.relpath))
+            rows = connection.execute(query.order_by(t.faults.c.relpath))
             return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
+
+    def fault_count(self) -> int:
+        """Count the files that could not be had."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(t.faults)).scalar_one())
 
     def put_faults(self, faults: tuple[Fault, ...]) -> None:
         """Remember files that could not be had; one that is known counts another try."""
@@ -513,7 +552,7 @@ class Store:
     def clear_faults(self, relpaths: Iterable[str]) -> None:
         """Forget faults."""
         with self._writing() as connection:
-            for paths in _chunks(relpaths):
+            for paths in chunks(relpaths):
                 connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
 
     # Where from, when, how far.
@@ -606,6 +645,18 @@ class Store:
         with self._reading() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else Run(**{k: v for k, v in row.items() if k != "id"})
+
+    def last_verification(self) -> Verification | None:
+        """Return what the last verification found."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.verify)).mappings().first()
+        return None if row is None else Verification(**{k: v for k, v in row.items() if k != "id"})
+
+    def put_verification(self, done: Verification) -> None:
+        """Remember what a verification found."""
+        with self._writing() as connection:
+            connection.execute(t.verify.delete())
+            connection.execute(insert(t.verify).values(id=1, **asdict(done)))
 
     def committed_after(self, serial: int) -> str | None:
         """Return when the first commit beyond a serial was made, by the timeline."""

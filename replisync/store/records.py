@@ -112,6 +112,24 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """What a verification found.
+
+    outcome: ok, repaired, failed.
+    serial: up to which the history was verified.
+    findings: how many remain.
+    """
+
+    level: str
+    outcome: str
+    serial: int
+    started: str
+    finished: str
+    findings: int
+    repaired: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileCounts:
     """How many files the live keys demand, how many are not here, and how many of those are in order."""
 

@@ -2,11 +2,14 @@
 
 import io
 import json
+import os
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress as Display
 
-from replisync.logs import make_logger
-from replisync.progress import Lines
+from replisync.logs import make_logger, printable
+from replisync.progress import Bars, Lines
 from tests.fakes import RecordingLog
 
 
@@ -67,6 +70,24 @@ class TestLogs:
         except ValueError:
             make_logger("info", "json", stream).error("bug", exc_info=True)
         assert "ValueError: deep" in json.loads(stream.getvalue())["exception"]
+
+
+@pytest.mark.parametrize("text", ["plain", "caf\u00e9 \u65e5\u672c", "50 % of #1; ?"])
+def test_what_can_be_printed_is_printed_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\x1b[2Jb", "a\\x1b[2Jb"), ("\x07", "\\x07"), ("a\nb", "a\\nb"), (os.fsdecode(b"\xff"), "\\udcff")],
+)
+def test_what_a_terminal_would_obey_is_written_out(text: str, shown: str) -> None:
+    """Names of files come from the primary, and its words may be anybody's."""
+    assert printable(text) == shown
+    terminal = Terminal()
+    make_logger("info", "console", terminal).info("event", value=text)
+    assert text not in terminal.getvalue()
+    assert shown in terminal.getvalue().replace("'", "")
 
 
 class Clock:
@@ -138,3 +159,16 @@ class TestLines:
         clock.now += 10
         lines.advance(5)
         assert log.lines[-1][2]["seconds_left"] == 0
+
+
+def test_a_stage_that_comes_again_has_the_same_bar() -> None:
+    """`follow` has one bar, however often changes arrive."""
+    with Display(console=Console(file=io.StringIO())) as display:
+        bars = Bars(display)
+        for total in (3, 5):
+            bars.stage("changes", total, "serials")
+            bars.advance(2, 10)
+        (task,) = display.tasks
+        assert (task.completed, task.total) == (2, 5)
+        bars.stage("files", 1, "files")
+        assert [task.description for task in display.tasks] == ["changes", "files"]
