@@ -11,7 +11,7 @@ from pathlib import Path
 
 from replisync import clock
 from replisync.durable import local_errors
-from replisync.errors import TargetLocked, TargetUnusable, UsageError, WrongHistory
+from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
 from replisync.follow import run_catchup
 from replisync.loop import Patience
 from replisync.pipeline import Tally
@@ -32,6 +32,7 @@ from replisync.standby import (
 )
 from replisync.storage import SQLITE, Storage
 from replisync.store.records import Source
+from replisync.verify.run import Level, verify
 
 # What is in a serverdir that a new one has of its own, or need not have.
 _NOT_MISSED = frozenset(
@@ -96,6 +97,7 @@ def reseed(
     if new.role() is None:
         cloned = clone(new, sources, seed, options, settings, context)
     run_catchup(new, settings, context)
+    _prove(new, context)
     kept = _take_place(swap, present, new, source, settings, context)
     return _result(Serverdir(swap.present, storage, password=password), kept, cloned)
 
@@ -139,6 +141,29 @@ def _check_primary(sources: Sources, source: Source, settings: Settings, context
     assert sources.primary_url is not None  # noqa: S101 - the present standby has one
     with connection(settings, sources.primary_url, source.uuid, source.primary_uuid, secret=False) as primary:
         Patience(context.stop, context.log, seconds=settings.patience).call(primary.hello)
+
+
+def _prove(new: Serverdir, context: Context) -> None:
+    """Verify the new standby at level full, unless that was done: every change since is checked as it comes.
+
+    Raises VerificationFailed.
+    """
+    with open_database(new) as store:
+        done = store.last_verification()
+    if done is not None and done.outcome == "ok" and Level.of(done.level) >= Level.FULL:
+        return
+    report = verify(new, Level.FULL, context)
+    if report.total:
+        first = (
+            f", such as {report.findings[0].kind}: {report.findings[0].subject}" if report.findings else ""
+        )
+        raise VerificationFailed(
+            f"verification of the new standby {new}",
+            f"{report.total} findings remain{first}",
+            serial=report.serial,
+            hint=f"the present standby stays in its place; `replisync verify --serverdir {new}` lists them, "
+            "and without that folder the same command begins anew",
+        )
 
 
 def _take_place(

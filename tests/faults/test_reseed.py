@@ -1,23 +1,24 @@
-"""`clone --reseed`: a new standby beside the present one, which stays whole until the new one is in its place."""
+"""`clone --reseed`: a new standby beside the present one, which stays until the new one takes its place."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import World
+from tests.faults.conftest import World, give_to_nobody
 from tests.support.client import Client
 from tests.support.damage import remove_row
 from tests.support.devpi import Server
-from tests.support.history import files_below, read_history
+from tests.support.history import connect, files_below, read_history
 from tests.support.oracle import assert_fsck, assert_replicated, assert_same_export, export
 from tests.support.pgstandby import PostgresStandby
 from tests.support.pgstandby import files as files_of
 from tests.support.postgres import Postgres
-from tests.support.runs import Background, Outcome, run_here
+from tests.support.runs import Background, Outcome, run_apart, run_here
 from tests.support.snapshot import assert_promotable, last_serial
 from tests.support.standby import Standby, changed, tree
 from tests.support.waiting import wait_until
@@ -35,9 +36,11 @@ def standby(world: World) -> Standby:
 def holed(world: World) -> Iterator[tuple[Server, int]]:
     """The primary with a hole in its history, behind the standby's serial, and where that is."""
     server = world.copied()
-    history = read_history(server.serverdir)
-    latest = {serial for _, serial in history.kv.values()}
-    hole = next(n for n in range(world.early_serial + 1, world.serial) if n not in latest)
+    with server, Client(server.url) as client:
+        client.login()
+        client.modify_user("root", title="one")
+        hole = server.serial()
+        client.modify_user("root", title="two")
     remove_row(server.serverdir, hole)
     with world.lead_to(server):
         yield server, hole
@@ -50,13 +53,21 @@ def reseed(standby: Standby, *more: object, code: int = 0) -> Outcome:
 
 def beside(standby: Standby) -> list[str]:
     """Return the names of the standby's folder and of those that a reseed makes beside it."""
-    return sorted(path.name for path in standby.serverdir.parent.glob(f"*{standby.serverdir.name}*") if path.is_dir())
+    return sorted(
+        path.name for path in standby.serverdir.parent.glob(f"*{standby.serverdir.name}*") if path.is_dir()
+    )
 
 
 def kept(standby: Standby) -> Path:
     """Return where the former standby is."""
     [path] = standby.serverdir.parent.glob(f"{standby.serverdir.name}.replaced-*")
     return path
+
+
+def touched(before: dict[str, tuple[object, ...]], folder: Path) -> list[str]:
+    """Return what is not as it was, but for what whoever locks, or reads, a standby leaves in it."""
+    passing = (".replisync", ".replisync/lock", ".sqlite-shm", ".sqlite-wal")
+    return [name for name in changed(before, folder) if name not in passing]
 
 
 def test_a_standby_is_made_anew_while_it_is_followed(world: World, standby: Standby) -> None:
@@ -76,7 +87,7 @@ def test_a_standby_is_made_anew_while_it_is_followed(world: World, standby: Stan
     assert "notes.txt" in said.stdout
     assert not [path for path in world.proxy.paths() if "/+changelog/0" in path or "/+f/" in path]
     assert beside(standby) == ["standby", kept(standby).name]
-    assert [name for name in changed(before, kept(standby)) if not name.startswith(".replisync")] == []
+    assert touched(before, kept(standby)) == []
     assert_promotable(kept(standby), world.primary.serverdir)
     assert_replicated(world.primary, standby.serverdir)
     mine = list(files_below(standby.serverdir / "+files"))
@@ -90,7 +101,7 @@ def test_a_standby_is_made_anew_while_it_is_followed(world: World, standby: Stan
 
 
 def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
-    world: World, standby: Standby, holed: tuple[Server, int]
+    standby: Standby, holed: tuple[Server, int]
 ) -> None:
     """The present standby stays at its last good serial until then; what was begun is not in the way."""
     server, hole = holed
@@ -101,10 +112,10 @@ def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
     said = reseed(standby, "--patience", 4, code=5)
     assert f"at serial {hole}" in said.message
     assert "--from-serverdir" in said.message
-    assert changed(before, standby.serverdir) == []
+    assert touched(before, standby.serverdir) == []
     said = reseed(standby, "--from-serverdir", server.serverdir)
     assert f"by way of an export (the history cannot be used at serial {hole}" in said.stdout
-    assert changed(before, kept(standby)) == [".replisync/lock"]
+    assert touched(before, kept(standby)) == []
     with Client(server.url) as client:
         client.login("alice", "secret")
         client.upload_wheel("alice/dev", "since", "1.0")
@@ -117,7 +128,9 @@ def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
     assert f"serial {hole}" in seed["reason"]
     shared = [p for p in files_below(kept(standby) / "+files") if (standby.serverdir / "+files" / p).exists()]
     assert shared
-    assert all(os.path.samefile(standby.serverdir / "+files" / p, kept(standby) / "+files" / p) for p in shared)
+    assert all(
+        os.path.samefile(standby.serverdir / "+files" / p, kept(standby) / "+files" / p) for p in shared
+    )
 
 
 def test_a_follower_that_meets_a_hole_names_the_way_out(standby: Standby, holed: tuple[Server, int]) -> None:
@@ -154,6 +167,27 @@ def test_a_reseed_goes_on_wherever_it_was_killed(world: World, standby: Standby)
     assert_replicated(world.primary, standby.serverdir)
 
 
+def test_a_new_standby_that_is_not_what_it_should_be_does_not_take_the_place(
+    standby: Standby,
+) -> None:
+    """It is proved first; the present one stays."""
+    with standby.follow() as follower:
+        reseed(standby, code=6)
+        follower.stop()
+    new = standby.serverdir.with_name("standby.reseed")
+    before = tree(standby.serverdir)
+    path = next(
+        new / "+files" / path for path in sorted(read_history(new).live_files) if path.endswith(".whl")
+    )
+    path.unlink()
+    path.write_bytes(b"not what it was")
+    with closing(connect(new, write=True)) as database, database:
+        database.execute("DELETE FROM replisync_verify")
+    said = reseed(standby, code=8)
+    assert "standby.reseed" in said.message
+    assert touched(before, standby.serverdir) == []
+
+
 # What is refused.
 
 
@@ -183,17 +217,15 @@ def test_another_primary_is_refused(world: World, standby: Standby) -> None:
 
 
 def test_a_folder_that_may_not_be_written_is_named_before_the_work_begins(
-    world: World, standby: Standby
+    standby: Standby, shared_folder: Path
 ) -> None:
     """The names of the two folders are in it."""
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    world.folder.chmod(0o555)
-    try:
-        assert str(world.folder) in reseed(standby, code=7).message
-    finally:
-        world.folder.chmod(0o755)
-    assert beside(standby) == ["standby"]
+    target = standby.copy(shared_folder / "standby").serverdir
+    program = give_to_nobody(target)
+    secret = shared_folder / "of-nobody/secret"
+    said = run_apart("clone", "--serverdir", target, "--secretfile", secret, RESEED, code=7, program=program)
+    assert f"et replisync write to {shared_folder}" in said.message
+    assert sorted(path.name for path in shared_folder.iterdir()) == ["of-nobody", "standby"]
 
 
 def test_a_standby_in_postgresql_needs_another_database(
@@ -212,6 +244,7 @@ def test_a_standby_in_postgresql_needs_another_database(
     assert "not empty" in reseed(plain, "--storage", used.spec, code=6).message
     new = postgres.database()
     reseed(plain, "--storage", new.spec)
+    monkeypatch.setenv("PGPASSWORD", new.password)
     assert plain.status()["storage"] == new.spec_without_password
     assert len(files_of(new)) > 20
     plain.catchup()
