@@ -54,6 +54,7 @@ class DiskFiles:
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
         self._synced: set[str] = set()
+        self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
         self._syncer = Syncer(self._staging)
 
     @property
@@ -238,12 +239,14 @@ class DiskFiles:
         """Move a file to the retained folder; return its name there, or None where there was none.
 
         serial: the serial that dropped or replaced it.
-        keep: leave it in its place too, for what replaces it to be renamed over it.
+        keep: leave it in its place too, for what replaces it to be renamed over it. Then this is durable at
+            once, else after `sync_moves`.
         """
         name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
         target = f"{self._files}/{relpath}"
         aside = f"{self._retained}/{name}"
         with local_errors(f"putting aside of {relpath}"):
+            self._syncer.begin()
             try:
                 if os.path.isdir(target):
                     return None
@@ -253,19 +256,31 @@ class DiskFiles:
                     os.link(target, aside)
             except (FileNotFoundError, NotADirectoryError):
                 return name if os.path.isfile(aside) else None
-            fsync_folder(self._retained)
-            fsync_folder(os.path.dirname(target))
+            if keep:
+                fsync_folder(self._retained)
+            else:
+                self._moved_from.add(os.path.dirname(target))
         return name
 
     def remove(self, relpath: str) -> None:
-        """Remove a file from its place, durably."""
+        """Remove a file from its place; durable after `sync_moves`."""
         target = f"{self._files}/{relpath}"
         with local_errors(f"removing of {relpath}"):
+            self._syncer.begin()
             try:
                 os.unlink(target)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
-            fsync_folder(os.path.dirname(target))
+            self._moved_from.add(os.path.dirname(target))
+
+    def sync_moves(self) -> None:
+        """Make what was put aside or removed durable, at the price of one sync for many folders."""
+        if self._moved_from:
+            with local_errors("syncing of the folders of files"):
+                # The new names first: no file may be without one.
+                fsync_folder(self._retained)
+                self._syncer.names(self._moved_from)
+            self._moved_from.clear()
 
     def size_aside(self, name: str) -> int | None:
         """Return the size in bytes of a file in the retained folder, or None where there is none."""

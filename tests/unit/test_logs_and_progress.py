@@ -1,5 +1,6 @@
 """What is said while work is under way: log lines, and how far it is."""
 
+import errno
 import io
 import json
 import os
@@ -70,6 +71,31 @@ class TestLogs:
         except ValueError:
             make_logger("info", "json", stream).error("bug", exc_info=True)
         assert "ValueError: deep" in json.loads(stream.getvalue())["exception"]
+
+
+class FullDisk(io.StringIO):
+    """A stream that cannot be written to for a while."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        """Fail, or write."""
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_log_that_cannot_be_written_stops_nothing(form: str) -> None:
+    """Neither a full disk under it, nor a reader that has gone, ends a follower."""
+    stream = FullDisk()
+    log = make_logger("debug", form, stream)
+    for say in (log.debug, log.info, log.warning, log.error):
+        say("lost")
+    stream.full = False
+    log.info("found")
+    assert "lost" not in stream.getvalue()
+    assert "found" in stream.getvalue()
 
 
 @pytest.mark.parametrize("text", ["plain", "caf\u00e9 \u65e5\u672c", "50 % of #1; ?"])
