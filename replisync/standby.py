@@ -30,6 +30,9 @@ from replisync.store.sqlite import SqliteStore
 from replisync.tls import Tls, tls_context
 from replisync.wire import Limits
 
+# For so long a primary is waited for that is only asked where it is: monitoring, and a failover, cannot wait.
+ASK_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
