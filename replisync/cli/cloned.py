@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from replisync.seed.reseed import Reseeded
 from replisync.seed.survey import Forecast
 from replisync.seed.target import Cloned
 
@@ -32,6 +33,35 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         + (f", {done.local} of them from this machine" if done.local else "")
         + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
     )
+    _tell_export(done)
+
+
+def show_reseeded(serverdir: Path, done: Reseeded, *, as_json: bool) -> None:
+    """Print what took the place of a standby."""
+    reason = None if done.cloned is None else done.cloned.export_reason
+    if as_json:
+        fields = {
+            "serverdir": str(serverdir),
+            "role": "replica",
+            "serial": done.serial,
+            "kept": str(done.kept),
+            "left": done.left,
+            "export_reason": reason,
+        }
+        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+        return
+    click.echo(
+        f"{serverdir} is a new standby at serial {done.serial}; the former one is {done.kept}, to be removed "
+        "when it is not needed any more"
+    )
+    if done.cloned is not None:
+        _tell_export(done.cloned)
+    if done.left:
+        click.echo(f"These files of yours are in the former one alone: {', '.join(done.left)}")
+    click.echo("A devpi-server that serves this standby has to be started again")
+
+
+def _tell_export(done: Cloned) -> None:
     if done.export_reason is not None:
         click.echo(
             f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "

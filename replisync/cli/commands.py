@@ -1,11 +1,14 @@
 """The commands that copy: clone, catchup, follow."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from replisync.cli.cloned import show_forecast, show_result
+from replisync.cli.cloned import show_forecast, show_reseeded, show_result
 from replisync.cli.options import (
     PATH,
     file_options,
@@ -21,9 +24,11 @@ from replisync.cli.options import (
     tools,
     watched,
 )
-from replisync.errors import Stopped
+from replisync.errors import PrimaryDamaged, Stopped
 from replisync.follow import run_catchup, run_follow
 from replisync.seed.forecast import forecast
+from replisync.seed.reseed import forecast_reseed
+from replisync.seed.reseed import reseed as run_reseed
 from replisync.seed.ways import Seed, Sources
 from replisync.seed.ways import clone as run_clone
 
@@ -56,6 +61,11 @@ from replisync.seed.ways import clone as run_clone
     show_default=True,
     help="By the history, by way of an export, or as it can be had.",
 )
+@click.option(
+    "--reseed",
+    is_flag=True,
+    help="Make the standby DIR anew beside it, and put the new one in its place when it is proved.",
+)
 @tool_options
 @secret_options
 @tls_options
@@ -80,6 +90,7 @@ def clone(
     from_export: Path | None,
     at_serial: int | None,
     seed: str,
+    reseed: bool,
     storage: str,
     plan: bool,
     json: bool,
@@ -90,12 +101,22 @@ def clone(
     options = tools(values)
     with watched(log) as context:
         new, chosen = target(serverdir, storage), settings(values)
-        if plan:
-            found = forecast(new, sources, Seed(seed), options, chosen, context)
+        work = (sources, Seed(seed), options, chosen, context)
+        if reseed:
+            source = click.get_current_context().get_parameter_source("storage")
+            given = None if source is ParameterSource.DEFAULT else new.given
+            if plan:
+                found = forecast_reseed(serverdir, given, new.password, *work)
+            else:
+                reseeded = run_reseed(serverdir, given, new.password, *work)
+        elif plan:
+            found = forecast(new, *work)
         else:
-            done = run_clone(new, sources, Seed(seed), options, chosen, context)
+            done = run_clone(new, *work)
     if plan:
         show_forecast(found, as_json=json)
+    elif reseed:
+        show_reseeded(serverdir, reseeded, as_json=json)
     else:
         show_result(serverdir, done, as_json=json)
 
@@ -127,7 +148,7 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply everything up to the primary's serial as of now, then end."""
-    with watched(log) as context:
+    with watched(log) as context, _naming_reseed(serverdir):
         done = run_catchup(
             target(serverdir, storage),
             settings(values),
@@ -169,7 +190,7 @@ def follow(
     **values: Any,
 ) -> None:
     """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
-    with watched(log) as context:
+    with watched(log) as context, _naming_reseed(serverdir):
         try:
             run_follow(
                 target(serverdir, storage),
@@ -180,6 +201,19 @@ def follow(
             )
         except Stopped:
             log.info("stopped")
+
+
+@contextmanager
+def _naming_reseed(serverdir: Path) -> Iterator[None]:
+    """Tell those whose primary has no history to go on with what there is."""
+    try:
+        yield
+    except PrimaryDamaged as err:
+        err.hint += (
+            f"; where it cannot be mended, `replisync clone --reseed --serverdir {serverdir}` makes a new "
+            "standby beside this one, of the changelog, or with --from-serverdir or --from-export"
+        )
+        raise
 
 
 ALL = (clone, catchup, follow)

@@ -79,7 +79,7 @@ class _Forecaster:
         more: folders to look for files in, besides those of the settings.
         """
         local_files(self._serverdir, self._settings)
-        local = LocalFiles((*self._settings.search, *more))
+        local = LocalFiles((*self._settings.search, *more), linked=self._settings.linked)
         with self._opened() as (survey, primary, hello):
             assert primary is not None and hello is not None  # noqa: S101, PT018 - there is no other source
             first = survey.go_on_from(primary)
@@ -94,7 +94,7 @@ class _Forecaster:
         origin = basecopy.Origin(root)
         basecopy.check_apart(self._serverdir, root, "--from-serverdir")
         local_files(self._serverdir, self._settings)
-        local = LocalFiles(self._settings.search, own=root / FILES)
+        local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
         found = Forecast(str(self._serverdir), basecopy.KIND, self._role)
         with self._opened(origin.uuid) as (survey, primary, hello):
             with _snapshot(origin, self._context) as rows:
@@ -110,7 +110,7 @@ class _Forecaster:
         origin = basecopy.Origin(root)
         OwnDump(origin).check(self._serverdir)
         local_files(self._serverdir, self._settings)
-        local = LocalFiles(self._settings.search, own=root / FILES)
+        local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
         found = Forecast(str(self._serverdir), EXPORT, self._role)
         with self._opened(origin.uuid, mirrors=mirrored) as (survey, primary, hello):
             first, last = 0, survey.seeded
@@ -144,7 +144,7 @@ class _Forecaster:
                 first = survey.go_on_from(primary)
             if last is not None:
                 self._add_changes(found, survey, primary, hello, first, max(last, first - 1))
-            local = LocalFiles((*self._settings.search, path))
+            local = LocalFiles((*self._settings.search, path), linked=self._settings.linked)
             survey.weigh(found, local, primary, self._patience)
         return found
 

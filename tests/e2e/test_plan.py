@@ -147,6 +147,18 @@ def test_a_plan_for_an_export_and_for_a_dump(still: Server, new: Standby, tmp_pa
     assert not new.serverdir.exists()
 
 
+def test_a_plan_for_a_reseed_counts_what_the_present_standby_has(still: Server, standby: Standby) -> None:
+    before = tree(standby.serverdir)
+    found = plan(*standby.with_secret, "--reseed")
+    assert [name for name in changed(before, standby.serverdir) if not name.startswith(".sqlite-")] == []
+    assert not standby.serverdir.with_name(f"{standby.serverdir.name}.reseed").exists()
+    assert found["serials"] == still.serial() + 1
+    assert list(found["folders"]) == [str(standby.serverdir / "+files")]
+    there = sizes(standby.serverdir)
+    # Of some files in mirrors nobody knows a digest.
+    assert 20 < found["local"] <= len(there)
+
+
 def test_a_clone_and_its_errors_are_json_too(still: Server, new: Standby) -> None:
     said = json.loads(new.clone("--json").stdout)
     assert (said["role"], said["serial"], said["serverdir"]) == (
