@@ -21,3 +21,13 @@ def later(seconds: float) -> str:
 def seconds_since(moment: str) -> float:
     """Return how many seconds ago a moment was; never negative."""
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+
+
+def epoch(moment: str) -> float:
+    """Return a moment in seconds since the epoch, as file systems tell the time."""
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def seconds_since_epoch(moment: float) -> float:
+    """Return how many seconds ago a moment was that a file system told; never negative."""
+    return max(0.0, datetime.now(UTC).timestamp() - moment)

@@ -50,7 +50,8 @@ class ReplisyncError(Exception):
 
     def __str__(self) -> str:
         at = "" if self.serial is None else f" at serial {self.serial}"
-        return f"{self.attempted} failed{at}: {self.why}. {self.hint[:1].upper()}{self.hint[1:]}."
+        why = self.why.rstrip(".")  # others' words may end with one
+        return f"{self.attempted} failed{at}: {why}. {self.hint[:1].upper()}{self.hint[1:]}."
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the keyword arguments in place."""

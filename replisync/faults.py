@@ -10,7 +10,8 @@ from dataclasses import replace
 from replisync import clock
 from replisync.errors import UsageError
 from replisync.serverdir import Serverdir
-from replisync.standby import open_database, require_replica, require_standby
+from replisync.standby import open_database, require_ours, require_replica, require_standby
+from replisync.store import schema
 from replisync.store.base import Store
 from replisync.store.records import Fault
 
@@ -21,14 +22,20 @@ def _opened(serverdir: Serverdir) -> Iterator[Store]:
         require_replica(serverdir, serverdir.role() or "replica")
 
     # Before the database is opened: opening it for writing changes its journal already.
+    require_ours(serverdir)
     guard()
     with open_database(serverdir, write=True, guard=guard) as store:
+        if store.version() not in (None, schema.HEAD):
+            # Not under the hands of an older replisync that runs.
+            with serverdir.lock():
+                store.prepare()
         store.check_version()
         yield store
 
 
 def list_faults(serverdir: Serverdir) -> list[Fault]:
     """Return the files that could not be had, by relpath."""
+    require_ours(serverdir)
     if serverdir.role() is not None:
         require_standby(serverdir)
     with open_database(serverdir) as store:

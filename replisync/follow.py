@@ -90,7 +90,6 @@ def run_catchup(
     with _connected(serverdir, primary_url, settings, context, patience) as (store, work):
         first = store.last_serial()
         with recorded(store, "catchup", work):
-            context.progress.stage("changes", None, "serials")
             catch_up(work, store.last_serial, patience, to_serial=to_serial)
             patience.call(work.retry_faults)
         tally = work.tally

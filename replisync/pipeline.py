@@ -189,6 +189,9 @@ class Pipeline:
             if changes.new_connection:
                 self.check_identity()
                 self._doubtful = True
+            total = min(changes.hello.serial, changes.hello.serial if last is None else last) - position
+            if total > 0 and not metadata_only:
+                self._progress.stage("changes", total, "serials")
             try:
                 self._apply_all(changes.groups, changes.hello.serial, last, metadata_only)
             except BaseException:

@@ -21,10 +21,10 @@ class Lines:
     def __init__(self, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._clock = clock
-        self.stage("work", None, "units")
+        self.stage("", None, "")
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Begin a stage of work."""
+        """Begin a stage of work; its rate and its time left are counted from here."""
         self._name, self._total, self._unit = name, total, unit
         self._done = self._size = 0
         self._started = self._shown = self._clock()
@@ -57,11 +57,16 @@ class Bars:
     def __init__(self, display: "Display") -> None:
         self._display = display
         self._task: TaskID | None = None
+        self._name = ""
         self._size = 0
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Begin a stage of work, with a bar of its own."""
+        """Begin a stage of work, with a bar of its own unless it is the last one again."""
         self._size = 0
+        if self._task is not None and name == self._name:
+            self._display.reset(self._task, total=total or None, size="0 MB", rate="")
+            return
+        self._name = name
         self._task = self._display.add_task(name, total=total or None, unit=unit, size="0 MB", rate="")
 
     def advance(self, done: int, size: int = 0) -> None:

@@ -10,6 +10,7 @@ Until a clone is complete there is no `.nodeinfo`, so that no devpi-server start
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ class Serverdir:
         self.tmp = self.own / "tmp"
         self.retained = self.own / "retained"
         self.seed = self.own / "seed"
+        # There while what a clone brought is being forgotten.
+        self.starting_over = self.own / "starting-over"
         self.files = root / "+files"
         self._storage = self.own / "storage"
         self._nodeinfo = root / ".nodeinfo"
@@ -69,8 +72,7 @@ class Serverdir:
         """
         with local_errors(f"making of the serverdir {self.root}"):
             make_folder(self.root.absolute())
-            for folder in (self.own, self.tmp, self.retained):
-                make_folder(folder.absolute())
+            self.make_own_folders()
             problem = names_problem(self.tmp)
         if problem:
             raise TargetUnusable(
@@ -79,16 +81,36 @@ class Serverdir:
                 hint="choose one that keeps all names apart, such as ext4 or xfs",
             )
 
+    def make_own_folders(self) -> None:
+        """Make those of our folders that are missing.
+
+        Raises LocalFailure.
+        """
+        with local_errors(f"making of the serverdir {self.root}"):
+            for folder in (self.own, self.tmp, self.retained):
+                make_folder(folder.absolute())
+
     def is_ours(self) -> bool:
         """Tell whether replisync made, or began to make, this serverdir."""
-        return self.own.is_dir()
+        return bool(self._is(stat.S_ISDIR, self.own))
+
+    def has_database(self) -> bool:
+        """Tell whether there is a file for SQLite."""
+        return self._is(stat.S_ISREG, self.root / SQLITE_FILE) is not None
+
+    def _is(self, kind: Callable[[int], bool], path: Path) -> bool | None:
+        """Tell whether what is at a path is of a kind; None where nothing is."""
+        with local_errors(f"looking into {self.root}"):
+            try:
+                return kind(os.stat(path).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     def foreign_content(self) -> list[str]:
         """Return the names in the folder that replisync did not put there."""
-        if not self.root.exists():
-            return []
-        if not self.root.is_dir():
-            return [self.root.name]
+        is_folder = self._is(stat.S_ISDIR, self.root)
+        if not is_folder:
+            return [] if is_folder is None else [self.root.name]
         with local_errors(f"reading of {self.root}"):
             return sorted(name for name in os.listdir(self.root) if name not in (_OURS, "lost+found"))
 
@@ -101,11 +123,11 @@ class Serverdir:
         """
         with local_errors(f"reading of {self._storage}"):
             try:
-                text = self._storage.read_text()
-            except FileNotFoundError:
-                return Storage() if (self.root / SQLITE_FILE).exists() else None
+                spec = self._storage.read_text(errors="replace").partition("\n")[0]
+            except (FileNotFoundError, NotADirectoryError):
+                return Storage() if self.has_database() else None
         try:
-            return Storage.parse(text.strip())
+            return Storage.parse(spec)
         except UsageError as err:
             raise TargetUnusable(f"reading of {self._storage}", "it is not what replisync wrote") from err
 
@@ -117,12 +139,23 @@ class Serverdir:
         known = self.remembered_storage() or Storage((self.given or Storage()).name)
         return known.with_more(self.given, self._password)
 
-    def remember_storage(self) -> None:
-        """Write down which database it is, for a database cannot tell where it is itself. No password."""
+    def remember_storage(self, uuid: str) -> None:
+        """Write down which database it is, for a database cannot tell where it is itself. No password.
+
+        uuid: of this target, by which a database that is not in its folder is known to be the one.
+        """
         storage = self.storage()
         if storage.name != SQLITE:
             with local_errors(f"writing of {self._storage}"):
-                write_file(self._storage, f"{storage}\n".encode())
+                write_file(self._storage, f"{storage}\n{uuid}\n".encode())
+
+    def remembered_uuid(self) -> str | None:
+        """Return the UUID that was written down with the storage, or None where there was none."""
+        with local_errors(f"reading of {self._storage}"):
+            try:
+                return self._storage.read_text(errors="replace").partition("\n")[2].strip() or None
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
     # devpi's own small files.
 

@@ -89,10 +89,22 @@ def open_database(
         from replisync.store.postgres import PostgresStore
 
         return PostgresStore(storage, write=write, alone=alone, guard=guard)
-    path = serverdir.root / SQLITE_FILE
-    if not create and not path.exists():
+    if not create and not serverdir.has_database():
         raise TargetUnusable(f"opening of {serverdir}", "its database is missing")
-    return SqliteStore(path, write=write, create=create, guard=guard)
+    return SqliteStore(serverdir.root / SQLITE_FILE, write=write, create=create, guard=guard)
+
+
+def require_ours(serverdir: Serverdir) -> None:
+    """Make sure that replisync made, or began to make, a serverdir.
+
+    Raises TargetUnusable.
+    """
+    if not serverdir.is_ours():
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            "it is no standby of replisync",
+            hint="make one with `replisync clone`",
+        )
 
 
 def require_standby(serverdir: Serverdir) -> None:
@@ -100,15 +112,13 @@ def require_standby(serverdir: Serverdir) -> None:
 
     Raises TargetUnusable.
     """
-    attempted = f"opening of {serverdir}"
-    if not serverdir.is_ours():
-        raise TargetUnusable(
-            attempted, "it is no standby of replisync", hint="make one with `replisync clone`"
-        )
+    require_ours(serverdir)
     role = serverdir.role()
     if role is None:
         raise TargetUnusable(
-            attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
+            f"opening of {serverdir}",
+            "its clone is not complete",
+            hint="run the same `replisync clone` again: it resumes",
         )
     require_replica(serverdir, role)
 
@@ -137,6 +147,8 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
     with ExitStack() as stack:
         stack.enter_context(serverdir.lock())
         require_standby(serverdir)
+        # A copy of a serverdir may have been made without folders that were empty.
+        serverdir.make_own_folders()
 
         def guard() -> None:
             require_replica(serverdir, serverdir.role())
@@ -164,8 +176,8 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
 
     Raises TargetUnusable.
     """
-    found = store.uuid() if store.version() is not None else None
-    if found != (serverdir.nodeinfo() or {}).get("uuid"):
+    found = store.identity()
+    if found is None or found.uuid != (serverdir.nodeinfo() or {}).get("uuid"):
         raise TargetUnusable(
             f"opening of {serverdir}",
             "its database is not the one that it was made with",

@@ -1,6 +1,6 @@
 """Where a standby stands, without writing anything."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from replisync import __version__, clock
@@ -25,6 +25,8 @@ _RUN_FIELDS = (
     "seconds",
     "finished",
 )
+
+_VERIFY_FIELDS = ("level", "outcome", "serial", "finished", "findings")
 
 
 def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None) -> dict[str, Any]:
@@ -61,6 +63,10 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     primary_serial = heard if isinstance(heard, int) else known_serial
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
     divergence = store.divergence()
+    running = serverdir.locked_by() is not None
+    if run is not None and run.outcome == "running" and not running:
+        # Nobody was left to say so; the next run writes it down.
+        run = replace(run, outcome="killed")
     state = "promoted" if promoted else "cloning" if role is None else None
     state = state or _state(
         contact,
@@ -89,14 +95,20 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
             "serial": source.seed_serial,
             "started": source.seed_started,
             "finished": source.seed_finished,
+            "reason": source.seed_reason,
         },
         "last_run": None if run is None else {k: v for k, v in asdict(run).items() if k in _RUN_FIELDS},
-        "last_verify": None,
+        "last_verify": _last_verify(store),
         "version": __version__,
-        "running": serverdir.locked_by() is not None,
+        "running": running,
         "error": run.error if run else None,
         "divergence": None if divergence is None else asdict(divergence),
     }
+
+
+def _last_verify(store: Store) -> dict[str, Any] | None:
+    found = store.last_verification()
+    return None if found is None else {name: getattr(found, name) for name in _VERIFY_FIELDS}
 
 
 def _ask(source: Source, settings: Settings) -> int | str:

@@ -72,6 +72,18 @@ class NoProgress:
         """Get on with it."""
 
 
+class RecordingProgress(NoProgress):
+    """Progress whose stages are kept."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.stages: list[tuple[str, int | None, str]] = []
+
+    def stage(self, name: str, total: int | None, unit: str) -> None:
+        """Keep a stage."""
+        self.stages.append((name, total, unit))
+
+
 class Died(BaseException):
     """The process ended here; nothing may catch this as an error."""
 

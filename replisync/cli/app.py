@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 import click
 
 from replisync import __version__
-from replisync.cli import commands, operator
-from replisync.cli.options import WANTS_JSON
+from replisync.cli import commands, operator, verify
+from replisync.cli.options import PATH, WANTS_JSON
 from replisync.errors import ReplisyncError, UsageError
 from replisync.logs import FORMATS, LEVELS, make_logger
 
@@ -24,9 +24,7 @@ LOGGER = "replisync.logger"
 @click.version_option(__version__, prog_name="replisync")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(FORMATS), help="Default: console on a terminal, else json.")
-@click.option(
-    "-c", "--configfile", type=click.Path(path_type=Path), metavar="FILE", help="TOML, a table per command."
-)
+@click.option("-c", "--configfile", type=PATH, metavar="FILE", help="TOML, a table per command.")
 @click.pass_context
 def app(context: click.Context, log_level: str, log_format: str | None, configfile: Path | None) -> None:
     """Keep an always-current, promotable standby of a devpi-server."""
@@ -40,7 +38,7 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
     context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
 
 
-for command in (*commands.ALL, *operator.ALL):
+for command in (*commands.ALL, *operator.ALL, *verify.ALL):
     app.add_command(command)
 
 
@@ -51,10 +49,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     """
     attempted = f"reading of the configuration {path}"
     try:
-        tables = tomllib.loads(path.read_text())
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise UsageError(attempted, err.strerror or str(err)) from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
         raise UsageError(attempted, str(err)) from err
     return _defaults(app, tables, attempted, "")
 
@@ -90,11 +88,14 @@ def _option(command: click.Command, name: str) -> click.Parameter | None:
 def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) -> Any:
     """Return an option's value; a list is what devpi's options write with commas, or give several times."""
     several = getattr(parameter, "multiple", False)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return value if several else ",".join(value)
-    if several and isinstance(value, str):
-        return [value]
-    if isinstance(value, str | int | float):
+    items = value if isinstance(value, list) else [value]
+    is_path = isinstance(parameter.type, click.Path)
+    if all(isinstance(item, str) and "\0" not in item for item in items):
+        if several:
+            return items
+        if not (is_path and isinstance(value, list)):
+            return ",".join(items)
+    elif isinstance(value, int | float) and not is_path:
         return value
     raise UsageError(attempted, f"the value of {option!r} is none that an option can have")
 
@@ -134,12 +135,17 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
-    line = " ".join(message.split())
+    line, hint = _shown(" ".join(message.split())), _shown(hint)
     click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:
         fields = {**meta.get("details", {}), "error": line, "code": code, "hint": hint}
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
     return code
+
+
+def _shown(text: str) -> str:
+    """Return a text in which bytes of a file's name that are no UTF-8 can be printed."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager

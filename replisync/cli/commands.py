@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from replisync.cli.options import (
+    PATH,
     file_options,
     patience_option,
     secret_options,
@@ -16,11 +17,11 @@ from replisync.cli.options import (
     tls_options,
     watched,
 )
-from replisync.errors import Stopped, UsageError
+from replisync.errors import Stopped
 from replisync.follow import run_catchup, run_follow
-from replisync.seed.basecopy import copy as copy_serverdir
-from replisync.seed.changelog import clone as run_clone
-from replisync.seed.export import ImportOptions, copy_dump
+from replisync.seed.export import ImportOptions
+from replisync.seed.ways import Seed, Sources
+from replisync.seed.ways import clone as run_clone
 
 
 @click.command()
@@ -28,13 +29,13 @@ from replisync.seed.export import ImportOptions, copy_dump
 @click.option("--primary-url", metavar="URL", help="Where the primary is.")
 @click.option(
     "--from-serverdir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Copy this serverdir of the primary, which may be running; its database must be SQLite.",
 )
 @click.option(
     "--from-export",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DIR",
     help="Import this dump of devpi-export, by way of devpi-import.",
 )
@@ -44,9 +45,16 @@ from replisync.seed.export import ImportOptions, copy_dump
     metavar="N",
     help="With --from-export: the primary's serial when the dump was made.",
 )
-@click.option("--no-root-pypi", is_flag=True, help="With --from-export: leave the mirror root/pypi out.")
 @click.option(
-    "--no-events", is_flag=True, help="With --from-export: leave events to the first start of the server."
+    "--seed",
+    type=click.Choice([seed.value for seed in Seed]),
+    default=Seed.AUTO.value,
+    show_default=True,
+    help="By the history, by way of an export, or as it can be had.",
+)
+@click.option("--no-root-pypi", is_flag=True, help="With an export: leave the mirror root/pypi out.")
+@click.option(
+    "--no-events", is_flag=True, help="With an export: leave events to the first start of the server."
 )
 @secret_options
 @tls_options
@@ -68,29 +76,18 @@ def clone(
     from_serverdir: Path | None,
     from_export: Path | None,
     at_serial: int | None,
+    seed: str,
     no_root_pypi: bool,
     no_events: bool,
     storage: str,
     **values: Any,
 ) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
-    if from_export is None and (at_serial is not None or no_root_pypi or no_events):
-        raise UsageError("clone", "--at-serial, --no-root-pypi and --no-events go with --from-export")
-    if from_export is not None and from_serverdir is not None:
-        raise UsageError("clone", "--from-export and --from-serverdir exclude each other")
+    sources = Sources(primary_url, from_serverdir, from_export, at_serial)
+    options = ImportOptions(no_root_pypi, no_events)
     with watched(log) as context:
         new, chosen = target(serverdir, storage), settings(values)
-        if from_export is not None:
-            options = ImportOptions(no_root_pypi, no_events)
-            done = copy_dump(new, from_export, at_serial, primary_url, options, chosen, context)
-        elif from_serverdir is not None:
-            done = copy_serverdir(new, from_serverdir, primary_url, chosen, context)
-        elif primary_url is not None:
-            done = run_clone(new, primary_url, chosen, context)
-        else:
-            raise UsageError(
-                "clone", "there is no source: give --primary-url, --from-serverdir or --from-export"
-            )
+        done = run_clone(new, sources, Seed(seed), options, chosen, context)
     what = "standby" if done.role == "replica" else "server of its own"
     click.echo(
         f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
@@ -98,6 +95,11 @@ def clone(
         + (f", {done.local} of them from this machine" if done.local else "")
         + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
     )
+    if done.export_reason is not None:
+        click.echo(
+            f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
+            "mirrors their settings alone"
+        )
 
 
 @click.command()

@@ -9,6 +9,7 @@ import click
 
 from replisync.auth import derive_key as derive
 from replisync.cli.options import (
+    PATH,
     cost_options,
     dry_run_option,
     json_option,
@@ -233,9 +234,7 @@ def faults_clear(serverdir: Path, storage: str | None) -> None:
 
 @click.command("derive-key")
 @secretfile_option
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, metavar="F", help="Where to write it (0600)."
-)
+@click.option("--output", type=PATH, required=True, metavar="F", help="Where to write it (0600).")
 @cost_options
 def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
     """Write the key that only replication needs, derived from the server's secret."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from replisync.auth import KeyCost
+from replisync.errors import UsageError
 from replisync.progress import shown
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
@@ -18,7 +19,8 @@ from replisync.tls import Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PATH = click.Path(path_type=Path)
+# Whether a path may be read is our business: click calls all trouble with one a mistake of the command line.
+PATH = click.Path(path_type=Path, readable=False)
 _MIB = 1024 * 1024
 
 
@@ -32,7 +34,7 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 serverdir_option = click.option(
-    "--serverdir", type=_PATH, required=True, metavar="DIR", help="The standby's folder."
+    "--serverdir", type=PATH, required=True, metavar="DIR", help="The standby's folder."
 )
 storage_option = click.option(
     "--storage",
@@ -44,8 +46,13 @@ storage_option = click.option(
 def target(serverdir: Path, storage: str | None) -> Serverdir:
     """Return the target that a command is about.
 
-    Raises UsageError where `storage` is not devpi-server's spelling of one.
+    Raises UsageError where `storage` is not devpi-server's spelling of one, or the folder has no name that
+    can be shown.
     """
+    try:
+        str(serverdir).encode()
+    except UnicodeEncodeError as err:
+        raise UsageError("use of --serverdir", "its name is not UTF-8", hint="rename the folder") from err
     given = Storage.parse(storage) if storage else None
     # PGPASSWORD is what PostgreSQL's own programs take too.
     return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
@@ -69,7 +76,7 @@ def _note_json(context: click.Context, _param: click.Parameter, value: bool) -> 
 
 
 json_option = click.option(
-    "--json", "json", is_flag=True, callback=_note_json, help="Print the result as JSON."
+    "--json", "json", is_flag=True, is_eager=True, callback=_note_json, help="Print the result as JSON."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 
@@ -81,14 +88,14 @@ cost_options = _compose(
 )
 
 secretfile_option = click.option(
-    "--secretfile", type=_PATH, metavar="F", help="The primary's secret file, mode 0600."
+    "--secretfile", type=PATH, metavar="F", help="The primary's secret file, mode 0600."
 )
 
 secret_options = _compose(
     secretfile_option,
     click.option(
         "--replica-keyfile",
-        type=_PATH,
+        type=PATH,
         metavar="F",
         help="A file that `derive-key` wrote: quicker than --secretfile, and opens the changelog alone.",
     ),
@@ -98,13 +105,13 @@ secret_options = _compose(
 tls_options = _compose(
     click.option(
         "--ca-bundle",
-        type=_PATH,
+        type=PATH,
         metavar="FILE",
         help="Trust the CAs in this PEM file, and no others, for the primary's certificate.",
     ),
     click.option(
         "--replica-cert",
-        type=_PATH,
+        type=PATH,
         metavar="FILE",
         help="A PEM file, mode 0600, with a certificate and its key to show to the primary.",
     ),
@@ -169,7 +176,7 @@ file_options = _compose(
     _download_options,
     click.option(
         "--replica-file-search-path",
-        type=_PATH,
+        type=PATH,
         multiple=True,
         metavar="DIR",
         help="Take files from here by digest: a serverdir, its +files, or an export dump. May be repeated.",

@@ -33,7 +33,7 @@ _READ_BYTES = 2 * 1024 * 1024
 _MOST_BYTES = 1024**3 - 64 * 1024
 
 # Digests that PostgreSQL computes itself, without sending the content.
-_SERVER_DIGESTS = {
+SERVER_DIGESTS = {
     "md5": "md5(data)",
     **{name: f"encode({name}(data), 'hex')" for name in ("sha224", "sha256", "sha384", "sha512")},
 }
@@ -199,8 +199,8 @@ class DatabaseFiles:
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place, or None where there is none."""
-        if algorithm in _SERVER_DIGESTS:
-            found: str | None = self._scalar(_SERVER_DIGESTS[algorithm], relpath)
+        if algorithm in SERVER_DIGESTS:
+            found: str | None = self._scalar(SERVER_DIGESTS[algorithm], relpath)
             return found
         size = self.size_of(relpath)
         if size is None:
@@ -216,8 +216,8 @@ class DatabaseFiles:
             return connection.exec_driver_sql(query).scalar()
 
     def _read(self, relpath: str, size: int) -> Iterator[bytes]:
-        for start in range(1, size + 1, _READ_BYTES):
-            yield bytes(self._scalar(f"substring(data FROM {start} FOR {_READ_BYTES})", relpath) or b"")
+        with self._reading() as connection:
+            yield from row_blocks(connection, relpath, size)
 
     def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Move a file to the retained folder; return its name there, or None where there was none.
@@ -264,6 +264,14 @@ class DatabaseFiles:
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files from the retained folder."""
         self._disk.forget_aside(names)
+
+
+def row_blocks(connection: Connection, relpath: str, size: int) -> Iterator[bytes]:
+    """Yield the content of a file's row, piece by piece."""
+    for start in range(1, size + 1, _READ_BYTES):
+        piece = f"SELECT substring(data FROM {start} FOR {_READ_BYTES})"  # noqa: S608
+        query = f"{piece} FROM files WHERE path = {literal(relpath)}"
+        yield bytes(connection.exec_driver_sql(query).scalar() or b"")
 
 
 def _blocks(path: str, size: int) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ from replisync.seed.target import (
     current_source,
     first_contact,
     hand_over,
-    known_source,
+    known_identity,
     new_target,
     release,
 )
@@ -95,7 +95,7 @@ def copy(
     """
     origin = Origin(root)
     check_apart(serverdir, root, "--from-serverdir")
-    known = known_source(serverdir)
+    known = known_identity(serverdir)
     local_files(serverdir, settings)
     local = LocalFiles(settings.search, own=root / FILES, link=settings.hard_links)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
@@ -115,6 +115,7 @@ def copy(
             storage=str(serverdir.storage()),
             seed_kind=KIND,
             seed_started=clock.now(),
+            seed_reason="--from-serverdir was given",
         )
         source = begin(serverdir, store, source)
         copier = _Copier(serverdir, origin, store, local, settings, context)

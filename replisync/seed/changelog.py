@@ -17,7 +17,7 @@ from replisync.seed.target import (
     current_source,
     first_contact,
     hand_over,
-    known_source,
+    known_identity,
     new_target,
 )
 from replisync.serverdir import Serverdir
@@ -34,7 +34,7 @@ def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: C
     Raises TargetUnusable where the serverdir is a finished standby, or somebody else's, and whatever the
     primary or the disk may do; then the same call resumes.
     """
-    known = known_source(serverdir)
+    known = known_identity(serverdir)
     local = local_files(serverdir, settings)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with connect(primary_url, known, settings) as primary:

@@ -6,24 +6,25 @@ primary, its changes from there on; without one the copy is a server of its own.
 
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from replisync import clock
+from replisync.changelog import same_entry
 from replisync.durable import local_errors, write_file
-from replisync.errors import TargetUnusable, UsageError
+from replisync.errors import ReplisyncError, TargetUnusable, UsageError, WrongHistory
 from replisync.loop import Patience, catch_up
+from replisync.origin import Hello
 from replisync.pipeline import History, Pipeline, Tally
 from replisync.plan import BatchLimits
 from replisync.ports import FileSource
 from replisync.primary import Primary
-from replisync.seed.basecopy import check_apart
+from replisync.seed.basecopy import Origin, check_apart
+from replisync.seed.dumping import Dumper
 from replisync.seed.history import NoSource
 from replisync.seed.local import DUMP_INDEX, FILES, LocalFiles, read_dump
 from replisync.seed.rebase import EXPORT, RebasedImport, Rewriter
@@ -34,28 +35,22 @@ from replisync.seed.target import (
     copy_files_and_changes,
     current_source,
     first_contact,
+    found_unusable,
     hand_over,
-    known_source,
+    known_identity,
     new_target,
     release,
+    start_over,
 )
+from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool, run_tool
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.standby import Context, Settings, local_files, pipeline, recorded
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.store.snapshot import Rows
 
-TOOL = "devpi-import"
-
 # Entries of one commit: most of those before an import are empty.
 _LIMITS = BatchLimits(entries=20_000)
-
-_LOOK_SECONDS = 0.2
-
-# The last words of devpi-import that are repeated where it fails, in bytes and lines.
-_WORDS_BYTES = 4096
-_WORDS_LINES = 6
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,94 +65,251 @@ class ImportOptions:
     no_events: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A dump that can be imported.
+
+    serial: of the exported server when it was made; None leaves devpi-import's serials.
+    tip: that server's stored bytes of the entry at this serial; None where nobody knows.
+    """
+
+    path: Path
+    serial: int | None
+    tip: bytes | None = None
+
+
+class DumpSource(Protocol):
+    """Where the dump comes from."""
+
+    @property
+    def option(self) -> str:
+        """The option that names it."""
+        ...
+
+    @property
+    def identity(self) -> list[Any]:
+        """What an interrupted run must have begun with, so that it can be gone on with."""
+        ...
+
+    @property
+    def uuid(self) -> str:
+        """The UUID of the exported server; "" where nobody knows."""
+        ...
+
+    @property
+    def own(self) -> bool:
+        """Whether it is made anew where what was made can be followed no further."""
+        ...
+
+    def check(self, serverdir: Serverdir) -> Made | None:
+        """Make sure that it can be had; return the dump where there is one already.
+
+        Raises UsageError.
+        """
+        ...
+
+    def make(self, folder: Path, primary: FileSource | None, settings: Settings, context: Context) -> Made:
+        """Return the dump."""
+        ...
+
+    def too_new(self, serial: int) -> ReplisyncError:
+        """Return the error that says that the primary has not reached its serial."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDump:
+    """A dump that somebody made.
+
+    serial: of the exported server, when the dump was made; None leaves devpi-import's serials.
+    """
+
+    path: Path
+    serial: int | None
+    followed: bool
+    option: str = "--from-export"
+    uuid: str = ""
+    own: bool = False
+
+    @property
+    def identity(self) -> list[Any]:
+        """The dump and its serial."""
+        return [str(self.path.absolute()), self.serial]
+
+    def check(self, serverdir: Serverdir) -> Made:
+        """Make sure that it is a dump.
+
+        Raises UsageError where it is none, or something is not given that is needed.
+        """
+        if not (self.path / DUMP_INDEX).is_file():
+            raise UsageError(
+                f"use of --from-export {self.path}",
+                f"it is no dump of devpi-export: there is no {DUMP_INDEX}",
+            )
+        check_apart(serverdir, self.path, self.option)
+        if self.followed and self.serial is None:
+            raise UsageError(
+                "clone --from-export", "--at-serial is needed to follow the primary from there on"
+            )
+        return Made(self.path, self.serial)
+
+    def make(
+        self,
+        folder: Path,  # noqa: ARG002 - it is made already
+        primary: FileSource | None,  # noqa: ARG002
+        settings: Settings,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> Made:
+        """Return it."""
+        return Made(self.path, self.serial)
+
+    def too_new(self, serial: int) -> ReplisyncError:
+        """Return the error that says that --at-serial is wrong."""
+        return UsageError(
+            "clone --from-export", f"--at-serial is {self.serial}, and the primary is at serial {serial} only"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDump:
+    """A dump that is made of a serverdir on this machine; see dumping."""
+
+    origin: Origin
+    option: str = "--from-serverdir"
+    own: bool = True
+
+    @property
+    def uuid(self) -> str:
+        """The UUID of the server, or of its primary where it is a replica."""
+        return self.origin.uuid
+
+    @property
+    def identity(self) -> list[Any]:
+        """The serverdir."""
+        return [str(self.origin.root.absolute()), "export"]
+
+    def check(self, serverdir: Serverdir) -> None:
+        """Make sure that it can be exported.
+
+        Raises UsageError.
+        """
+        check_apart(serverdir, self.origin.root, self.option)
+        for tool in (EXPORT_TOOL, IMPORT_TOOL):
+            find_tool(tool, f"export of --from-serverdir {self.origin.root}")
+
+    def make(self, folder: Path, primary: FileSource | None, settings: Settings, context: Context) -> Made:
+        """Make it of a snapshot.
+
+        Raises what `Dumper.make` does.
+        """
+        work, dump = folder / "export", folder / "dump"
+        work.mkdir()
+        tool = find_tool(EXPORT_TOOL, f"export of --from-serverdir {self.origin.root}")
+        serial, tip = Dumper(self.origin.root, work, settings, context, primary=primary).make(tool, dump)
+        # The dump has links to its files. Nobody else needs them.
+        shutil.rmtree(work, ignore_errors=True)
+        return Made(dump, serial, tip)
+
+    def too_new(self, serial: int) -> ReplisyncError:
+        """Return the error that says that the primary is not the server of the serverdir."""
+        return WrongHistory(
+            f"clone of {self.origin.root}",
+            f"the primary is at serial {serial} only, behind the serverdir, as after a restore from a backup",
+        )
+
+
 def copy_dump(
     serverdir: Serverdir,
-    dump: Path,
-    serial: int | None,
+    dump: DumpSource,
     primary_url: str | None,
     options: ImportOptions,
     settings: Settings,
     context: Context,
+    reason: str,
 ) -> Cloned:
     """Make a new serverdir of a dump, or go on with one that was interrupted.
 
-    serial: of the exported server, when the dump was made; None leaves devpi-import's serials.
     primary_url: where the exported server is, to be followed; None for a server of its own.
+    reason: why it is made in this way.
     Raises UsageError where something is not given that is needed, TargetUnusable where devpi-import refuses
     the dump, and what `changelog.clone` does.
     """
-    command = _command(serverdir, dump, options, settings, followed=primary_url is not None)
-    if primary_url is not None and serial is None:
-        raise UsageError("clone --from-export", "--at-serial is needed to follow the primary from there on")
-    known = known_source(serverdir)
+    ready = dump.check(serverdir)
+    if ready is not None:
+        _command(serverdir, ready.path, dump, options, settings, followed=primary_url is not None)
+    known = known_identity(serverdir)
     local_files(serverdir, settings)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with ExitStack() as stack:
         primary = hello = None
         if primary_url is not None:
             primary = stack.enter_context(connect(primary_url, known, settings))
-            hello = first_contact(primary, patience, context)
-            if hello.serial < (serial or 0):
-                raise UsageError(
-                    "clone --from-export",
-                    f"--at-serial is {serial}, and the primary is at serial {hello.serial} only",
-                )
+            if dump.uuid:
+                primary.expect(dump.uuid)
+            hello = first_contact(primary, patience, context, damaged=True)
+            if ready is not None and hello.serial < (ready.serial or 0):
+                raise dump.too_new(hello.serial)
         store = stack.enter_context(new_target(serverdir))
-        staging = _imported(serverdir, dump, command, serial, store, context)
-        uuid = str(json.loads((staging / ".nodeinfo").read_bytes())["uuid"])
+        importer = _Importer(serverdir, dump, options, settings, context)
+        imported = importer.imported(store, primary, hello)
+        uuid = str(json.loads((imported.staging / ".nodeinfo").read_bytes())["uuid"])
         source = Source(
             primary_url=primary.url if primary else "",
-            primary_uuid=hello.uuid if hello else uuid,
+            primary_uuid=hello.uuid if hello else dump.uuid or uuid,
             uuid=primary.uuid if primary else uuid,
             storage=str(serverdir.storage()),
             seed_kind=EXPORT,
             seed_started=clock.now(),
+            seed_reason=reason,
         )
         source = begin(serverdir, store, source)
-        copier = _Copier(serverdir, staging, store, settings, context)
+        copier = _Copier(serverdir, imported, dump, store, settings, context)
         with recorded(store, "clone", copier):
-            copier.run(primary, serial, patience)
+            copier.run(primary, patience)
             store.put_source(replace(current_source(store), seed_finished=clock.now()))
-        handled = store.last_serial() if (staging / ".event_serial").exists() else None
+        handled = store.last_serial() if (imported.staging / ".event_serial").exists() else None
         if hello is not None:
             done = hand_over(serverdir, store, hello, copier.tally.local)
         else:
             done = release(serverdir, store, source.uuid, copier.tally.local, handled)
         shutil.rmtree(serverdir.seed, ignore_errors=True)
-        return done
+        return replace(done, export_reason=source.seed_reason if dump.own else None)
 
 
 def _command(
-    serverdir: Serverdir, dump: Path, options: ImportOptions, settings: Settings, *, followed: bool
+    serverdir: Serverdir,
+    path: Path,
+    dump: DumpSource,
+    options: ImportOptions,
+    settings: Settings,
+    *,
+    followed: bool,
 ) -> list[str]:
     """Return the command line of the import, without the serverdir.
 
-    Raises UsageError where there is no devpi-import, no dump, or no use for an option.
+    Raises UsageError where there is no devpi-import, or no use for an option.
     """
-    attempted = f"use of --from-export {dump}"
-    if not (dump / DUMP_INDEX).is_file():
-        raise UsageError(attempted, f"it is no dump of devpi-export: there is no {DUMP_INDEX}")
-    check_apart(serverdir, dump, "--from-export")
-    beside = Path(sys.executable).with_name(TOOL)
-    tool = str(beside) if beside.exists() else shutil.which(TOOL)
-    if tool is None:
-        raise UsageError(
-            attempted,
-            f"there is no {TOOL}, neither beside the interpreter nor on PATH",
-            hint="install replisync[seed], or devpi-server",
-        )
+    tool = find_tool(IMPORT_TOOL, f"use of {dump.option} {path}")
     no_root_pypi = options.no_root_pypi
-    if followed:
-        dumped = "root/pypi" in _indexes(dump)
-        if no_root_pypi and dumped:
+    if followed or dump.own:
+        dumped = "root/pypi" in _indexes(path)
+        if no_root_pypi and dumped and followed:
             raise UsageError("use of --no-root-pypi", "the primary has root/pypi, and a standby must have it")
-        no_root_pypi = not dumped
+        no_root_pypi = no_root_pypi or not dumped
     words = [tool]
     # A standby's events are those of its primary: they are counted as handled when it is complete.
     words += ["--no-events"] if options.no_events or followed else []
     words += ["--no-root-pypi"] if no_root_pypi else []
-    words += ["--hard-links"] if settings.hard_links else []
-    return [*words, str(dump.absolute())]
+    words += ["--hard-links"] if settings.hard_links or _is_copied(serverdir, dump, settings) else []
+    return [*words, str(path.absolute())]
+
+
+def _is_copied(serverdir: Serverdir, dump: DumpSource, settings: Settings) -> bool:
+    """Tell whether all files of a dump are sure to be copies of ours already."""
+    if not isinstance(dump, OwnDump) or settings.search:
+        return False
+    with local_errors(f"reading of {dump.origin.root}"):
+        return (dump.origin.root / FILES).stat().st_dev != serverdir.own.stat().st_dev
 
 
 def _indexes(dump: Path) -> set[str]:
@@ -168,110 +320,152 @@ def _indexes(dump: Path) -> set[str]:
         return set()
 
 
-def _imported(
-    serverdir: Serverdir, dump: Path, command: list[str], serial: int | None, store: Store, context: Context
-) -> Path:
-    """Return a serverdir that devpi-import made of a dump: a new one, or that of an interrupted run.
+@dataclass(frozen=True, slots=True)
+class _Imported:
+    """A serverdir that devpi-import made.
 
-    Raises TargetUnusable where devpi-import refuses the dump; then nothing of it is left.
+    serial, tip: see Made.
     """
-    done = serverdir.seed / "imported"
-    what = [str(dump.absolute()), serial]
-    # A name of its own: a devpi-import that outlived a killed run must not write to this one.
-    staging = serverdir.seed / f"import-{os.getpid()}"
-    with local_errors(f"making of {serverdir.seed}"):
-        if done.exists():
-            *found, name = json.loads(done.read_bytes())
-            if found == what:
-                return serverdir.seed / str(name)
-            if store.last_serial() >= 0:
+
+    staging: Path
+    serial: int | None
+    tip: bytes | None
+
+
+class _Importer:
+    """What makes a serverdir of a dump, or finds that of an interrupted run."""
+
+    def __init__(
+        self,
+        serverdir: Serverdir,
+        dump: DumpSource,
+        options: ImportOptions,
+        settings: Settings,
+        context: Context,
+    ) -> None:
+        self._serverdir = serverdir
+        self._seed = serverdir.seed
+        self._done = serverdir.seed / "imported"
+        self._tip = serverdir.seed / "tip"
+        self._dump = dump
+        self._options = options
+        self._settings = settings
+        self._context = context
+
+    def imported(self, store: Store, primary: Primary | None, hello: Hello | None) -> _Imported:
+        """Return a serverdir that devpi-import made of the dump.
+
+        primary, hello: where files may come from, and where it is; None for a server of its own.
+        Raises TargetUnusable where devpi-import refuses the dump; then nothing of it is left.
+        """
+        with local_errors(f"making of {self._seed}"):
+            found = self._found(store)
+            if found is not None:
+                return found
+            shutil.rmtree(self._seed, ignore_errors=True)
+            self._seed.mkdir(mode=0o700)
+        try:
+            return self._make(primary, hello)
+        except BaseException:
+            shutil.rmtree(self._seed, ignore_errors=True)
+            raise
+
+    def _found(self, store: Store) -> _Imported | None:
+        """Return what an interrupted run imported; None where that is to be done, or to be done anew."""
+        known = store.source()
+        begun = known is not None and (store.last_serial() >= 0 or known.seed_kind != EXPORT)
+        if not self._done.exists():
+            if begun and not found_unusable(store):
                 raise TargetUnusable(
-                    f"clone into {serverdir}",
+                    f"clone into {self._serverdir}",
+                    "another kind of clone was begun there",
+                    hint="go on with it in the way that it was begun, or remove the folder",
+                )
+        elif not (begun and self._dump.own and found_unusable(store)):
+            *identity, serial, name = json.loads(self._done.read_bytes())
+            if identity == self._dump.identity:
+                tip = self._tip.read_bytes() if self._tip.exists() else None
+                return _Imported(self._seed / str(name), serial, tip)
+            if begun:
+                raise TargetUnusable(
+                    f"clone into {self._serverdir}",
                     "another dump, or another --at-serial, was begun with there",
                     hint="run the same command as before, or remove the folder",
                 )
-        if store.last_serial() >= 0 and not done.exists():
-            raise TargetUnusable(
-                f"clone into {serverdir}",
-                "another kind of clone was begun there",
-                hint="go on with it in the way that it was begun, or remove the folder",
-            )
-        shutil.rmtree(serverdir.seed, ignore_errors=True)
-        serverdir.seed.mkdir(mode=0o700)
-    try:
-        _import([command[0], "--serverdir", str(staging.absolute()), *command[1:]], dump, serverdir, context)
-    except BaseException:
-        shutil.rmtree(serverdir.seed, ignore_errors=True)
-        raise
-    with local_errors(f"writing of {done}"):
-        write_file(done, json.dumps([*what, staging.name]).encode())
-    return staging
+        if begun:
+            # What was begun leads to where the history cannot be used.
+            start_over(self._serverdir, store)
+        return None
 
-
-def _import(command: list[str], dump: Path, serverdir: Serverdir, context: Context) -> None:
-    context.log.info("import", dump=str(dump))
-    context.progress.stage("import", None, "seconds")
-    said = serverdir.seed / "import.log"
-    with local_errors(f"running of {TOOL}"), said.open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
-    try:
-        while True:
-            try:
-                code = process.wait(_LOOK_SECONDS)
-                break
-            except subprocess.TimeoutExpired:
-                context.stop.check()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if code:
-        raise TargetUnusable(
-            f"import of {dump}",
-            f"{TOOL} says: {_last_words(said)}",
-            hint="nothing was written; mend the dump, or make a new one, and run the command again",
+    def _make(self, primary: Primary | None, hello: Hello | None) -> _Imported:
+        made = self._dump.make(self._seed, primary, self._settings, self._context)
+        if hello is not None and hello.serial < (made.serial or 0):
+            raise self._dump.too_new(hello.serial)
+        command = _command(
+            self._serverdir, made.path, self._dump, self._options, self._settings, followed=hello is not None
         )
+        # A name of its own: a devpi-import that outlived a killed run must not write to this one.
+        staging = self._seed / f"import-{os.getpid()}"
+        self._import([command[0], "--serverdir", str(staging.absolute()), *command[1:]], made.path)
+        with local_errors(f"writing of {self._done}"):
+            if made.tip is not None:
+                write_file(self._tip, made.tip)
+            write_file(self._done, json.dumps([*self._dump.identity, made.serial, staging.name]).encode())
+            if made.path.is_relative_to(self._seed):
+                shutil.rmtree(made.path)
+        return _Imported(staging, made.serial, made.tip)
 
-
-def _last_words(path: Path) -> str:
-    text = _COLOUR.sub("", path.read_bytes()[-_WORDS_BYTES:].decode(errors="replace"))
-    lines = [line.strip() for line in text.splitlines() if line.strip()][-_WORDS_LINES:]
-    fatal = [number for number, line in enumerate(lines) if line.startswith("fatal:")]
-    return " / ".join(lines[fatal[0] :] if fatal else lines)
+    def _import(self, command: list[str], path: Path) -> None:
+        self._context.log.info("import", dump=str(path))
+        self._context.progress.stage("import", None, "seconds")
+        words = run_tool(command, self._seed / "import.log", self._context)
+        if words is not None:
+            raise TargetUnusable(
+                f"import of {path}",
+                f"{IMPORT_TOOL} says: {words}",
+                hint="nothing was written; mend the dump, or make a new one, and run the command again",
+            )
 
 
 class _Copier:
     def __init__(
-        self, serverdir: Serverdir, staging: Path, store: Store, settings: Settings, context: Context
+        self,
+        serverdir: Serverdir,
+        imported: _Imported,
+        dump: DumpSource,
+        store: Store,
+        settings: Settings,
+        context: Context,
     ) -> None:
         self.tally = Tally()
         self._serverdir = serverdir
-        self._staging = staging
+        self._imported = imported
+        self._dump = dump
         self._store = store
         # The import is ours: its files need not be copied once more.
-        self._local = LocalFiles(settings.search, own=staging / FILES, link=True)
+        self._local = LocalFiles(settings.search, own=imported.staging / FILES, link=True)
         self._settings = settings
         self._context = context
 
-    def run(self, primary: Primary | None, serial: int | None, patience: Patience) -> None:
+    def run(self, primary: Primary | None, patience: Patience) -> None:
         """Copy the import, and what a primary committed since."""
         nowhere = NoSource("it is not in the dump")
         if current_source(self._store).seed_serial is None:
-            with self._history(serial, mirrors=primary is None) as history:
+            with self._history(mirrors=primary is None) as history:
                 self._copy_history(history, primary, patience)
         if primary is not None:
             work = self._pipeline(primary, primary)
             work.recover()
             copy_files_and_changes(self._store, work, patience, self._context)
             return
-        with self._history(serial, mirrors=True) as history:
+        with self._history(mirrors=True) as history:
             self._pipeline(history, nowhere).fetch_wanted()
 
     @contextmanager
-    def _history(self, serial: int | None, *, mirrors: bool) -> Iterator[RebasedImport]:
+    def _history(self, *, mirrors: bool) -> Iterator[RebasedImport]:
         uuid = current_source(self._store).primary_uuid
-        with closing(Rows(self._staging / SQLITE_FILE)) as rows:
-            yield RebasedImport(rows, uuid, serial, mirrors=mirrors)
+        with closing(Rows(self._imported.staging / SQLITE_FILE)) as rows:
+            yield RebasedImport(rows, uuid, self._imported.serial, mirrors=mirrors)
 
     def _pipeline(self, history: History, files: FileSource) -> Pipeline:
         rewrite = Rewriter(self._store) if isinstance(history, Primary) else None
@@ -299,8 +493,14 @@ class _Copier:
         tip = None
         if primary is not None:
             # The entry at our serial is not the primary's: by its own one the primary is known again.
-            entry = patience.call(lambda: primary.entry(serial)[1])
+            hello, entry = patience.call(lambda: primary.entry(serial))
             if entry is None:
-                raise UsageError("clone --from-export", f"the primary has no entry at --at-serial {serial}")
+                raise self._dump.too_new(hello.serial)
             tip = entry.data
+            if self._imported.tip is not None and not same_entry(self._imported.tip, tip):
+                raise WrongHistory(
+                    "comparison of the primary's history with that of the serverdir",
+                    "the primary has another entry at the last serial of the serverdir",
+                    serial=serial,
+                )
         store.put_source(replace(current_source(store), seed_serial=serial), tip)

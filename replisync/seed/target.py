@@ -1,11 +1,13 @@
 """What every way of seeding has in common: the new target, its files, and the hand-over as a standby."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from replisync.errors import FilesMissing, TargetUnusable, WrongHistory
+from replisync.durable import local_errors, make_folder, write_file
+from replisync.errors import CorruptEntry, FilesMissing, PrimaryDamaged, TargetUnusable, WrongHistory
 from replisync.loop import Patience, catch_up
 from replisync.origin import Hello
 from replisync.pipeline import Pipeline
@@ -15,7 +17,7 @@ from replisync.serverdir import Serverdir, standby_nodeinfo
 from replisync.standby import Context, Settings, connection, open_database, require_replica
 from replisync.storage import SQLITE
 from replisync.store.base import Store
-from replisync.store.records import FileCounts, Source
+from replisync.store.records import FileCounts, Identity, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Cloned:
 
     role: of the server that it is now: replica, or standalone.
     local: files that were found on this machine.
+    export_reason: why an export was made for it; None where none was.
     """
 
     role: str
@@ -31,10 +34,11 @@ class Cloned:
     files: FileCounts
     local: int
     faults: int
+    export_reason: str | None = None
 
 
-def known_source(serverdir: Serverdir) -> Source | None:
-    """Return where an interrupted clone got its data; None where there was none.
+def known_identity(serverdir: Serverdir) -> Identity | None:
+    """Return whose an interrupted clone is; None where there was none.
 
     Raises TargetUnusable where the serverdir cannot be cloned into. Writes nothing.
     """
@@ -55,22 +59,57 @@ def known_source(serverdir: Serverdir) -> Source | None:
         return None
     with open_database(serverdir) as store:
         # Where the tables are missing it was interrupted before it began.
-        return store.source() if store.version() is not None else None
+        _check_ours(serverdir, store)
+        return store.identity()
 
 
-def connect(url: str, known: Source | None, settings: Settings) -> Primary:
+def begun_export(serverdir: Serverdir) -> str | None:
+    """Return why an interrupted clone was begun by way of an export; None where it was not.
+
+    Raises what `known_identity` does. Writes nothing.
+    """
+    if known_identity(serverdir) is None:
+        return None
+    with open_database(serverdir) as store, suppress(TargetUnusable):
+        # A database of an older replisync is brought up to date by those who write.
+        store.check_version()
+        source = store.source()
+        if source is not None and source.seed_kind == EXPORT:
+            return source.seed_reason or "it was begun so"
+    return None
+
+
+def _check_ours(serverdir: Serverdir, store: Store) -> None:
+    """Make sure that a database is empty, or has the beginning of this very clone.
+
+    Raises TargetUnusable.
+    """
+    found = store.identity()
+    if found is None or found.uuid != serverdir.remembered_uuid():
+        store.check_unused()
+
+
+def connect(url: str, known: Identity | None, settings: Settings) -> Primary:
     """Return the primary behind a URL, as an interrupted clone knew it or as a new replica sees it."""
     return connection(
         settings, url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
     )
 
 
-def first_contact(primary: Primary, patience: Patience, context: Context) -> Hello:
-    """Find out who the primary is: whatever is wrong with it shows before anything is written."""
+def first_contact(primary: Primary, patience: Patience, context: Context, *, damaged: bool = False) -> Hello:
+    """Find out who the primary is: whatever is wrong with it shows before anything is written.
+
+    damaged: whether its changelog may have no beginning.
+    """
 
     def ask() -> Hello:
         with context.stop.waiting():
-            return primary.entry(0)[0]
+            try:
+                return primary.entry(0)[0]
+            except CorruptEntry:
+                if not damaged:
+                    raise
+                return primary.hello()
 
     hello = patience.call(ask)
     primary.expect(hello.uuid)
@@ -80,15 +119,13 @@ def first_contact(primary: Primary, patience: Patience, context: Context) -> Hel
 @contextmanager
 def new_target(serverdir: Serverdir) -> Iterator[Store]:
     """Hold the lock and the open database of a target that is not complete."""
-    fresh = serverdir.remembered_storage() is None
-    if fresh and serverdir.storage().name != SQLITE:
+    if serverdir.storage().name != SQLITE:
         # Before anything is written: a wrong password, a database that is in use.
         with open_database(serverdir) as store:
-            store.check_unused()
+            _check_ours(serverdir, store)
     serverdir.prepare()
     with ExitStack() as stack:
         stack.enter_context(serverdir.lock())
-        serverdir.remember_storage()
 
         def guard() -> None:
             if serverdir.role() is not None:
@@ -98,7 +135,37 @@ def new_target(serverdir: Serverdir) -> Iterator[Store]:
             open_database(serverdir, write=True, create=True, alone=True, guard=guard)
         )
         store.prepare()
+        if serverdir.starting_over.exists():
+            _start_over(serverdir, store)
         yield store
+
+
+def found_unusable(store: Store) -> bool:
+    """Tell whether the last run ended because the history that it read has a hole, or cannot be decoded."""
+    run = store.last_run()
+    return run is not None and run.outcome == "failed" and run.exit_code == PrimaryDamaged.exit_code
+
+
+def start_over(serverdir: Serverdir, store: Store) -> None:
+    """Forget all that an incomplete clone brought, so that another kind of clone can begin.
+
+    Raises LocalFailure; then, and after a crash, the next clone ends this first.
+    """
+    with local_errors(f"writing of {serverdir.starting_over}"):
+        write_file(serverdir.starting_over, b"")
+    _start_over(serverdir, store)
+
+
+def _start_over(serverdir: Serverdir, store: Store) -> None:
+    _check_ours(serverdir, store)
+    store.clear()
+    with local_errors(f"clearing of {serverdir}"):
+        for folder in (serverdir.files, serverdir.tmp, serverdir.retained):
+            if folder.exists():
+                shutil.rmtree(folder)
+        make_folder(serverdir.tmp.absolute())
+        make_folder(serverdir.retained.absolute())
+        serverdir.starting_over.unlink()
 
 
 def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
@@ -106,6 +173,8 @@ def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
 
     Raises WrongHistory where that one was of another server.
     """
+    # Once more: somebody may have begun to use the database before we were alone in it.
+    _check_ours(serverdir, store)
     known = store.source() or source
     if EXPORT in (known.seed_kind, source.seed_kind) and known.seed_kind != source.seed_kind:
         raise TargetUnusable(
@@ -118,6 +187,7 @@ def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
             f"clone into {serverdir}", "another clone, of another server, was begun there meanwhile"
         )
     store.check_own()
+    serverdir.remember_storage(known.uuid)
     known = replace(known, primary_url=source.primary_url, seed_kind=source.seed_kind)
     store.put_source(known)
     return known
@@ -134,8 +204,6 @@ def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, con
 
     # A file that cannot be had may be one that a later change replaces: first that, then it must be there.
     complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)
-    hello = patience.call(work.check_identity)
-    context.progress.stage("changes since", hello.serial - store.last_serial(), "serials")
     catch_up(work, store.last_serial, patience)
     if not complete:
         patience.call(work.fetch_wanted, progress=arrived)

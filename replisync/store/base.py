@@ -6,7 +6,7 @@ A subclass knows how to connect, how to make devpi's tables and how to write man
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, select, update
 
@@ -25,10 +25,12 @@ from replisync.store.records import (
     Divergence,
     Fault,
     FileCounts,
+    Identity,
     Pending,
     Retained,
     Run,
     Source,
+    Verification,
 )
 
 # How many parameters one statement takes at most; SQLite's bound was 999 for a long time.
@@ -39,8 +41,11 @@ _RUNS_KEPT = 1000
 
 Guard = Callable[[], None]
 
+_T = TypeVar("_T")
 
-def _chunks(items: Iterable[str]) -> Iterator[list[str]]:
+
+def chunks(items: Iterable[str]) -> Iterator[list[str]]:
+    """Cut names into lists that fit into one statement."""
     ordered = list(items)
     for start in range(0, len(ordered), _CHUNK):
         yield ordered[start : start + _CHUNK]
@@ -98,6 +103,17 @@ class Store:
     def back_to_devpi(self) -> None:
         """Put the database into the form that devpi-server makes."""
 
+    def missing_objects(self) -> list[str]:
+        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        raise NotImplementedError
+
+    def next_serial(self) -> tuple[int, int] | None:
+        """Return the serial that devpi-server would write next, and the one that it should be.
+
+        None where it goes by the last entry, which is never wrong.
+        """
+        return None
+
     def check_unused(self) -> None:
         """Make sure that a database that a clone did not begin to fill holds nobody's data.
 
@@ -116,6 +132,11 @@ class Store:
         with self._translated(), self._engine.begin() as connection:
             self._guard()
             yield connection
+
+    def read(self, work: Callable[[Connection], _T]) -> _T:
+        """Return what `work` finds in one snapshot; it must be short."""
+        with self._reading() as connection:
+            return work(connection)
 
     def prepare(self) -> None:
         """Make devpi's tables and bring ours up to date.
@@ -148,6 +169,14 @@ class Store:
                 f"its tables have version {found}, and this replisync reads version {schema.HEAD}",
                 hint="use the replisync that wrote it; a command that writes brings older ones up to date",
             )
+
+    def clear(self) -> None:
+        """Forget all that a clone brought, in one transaction; the runs are remembered."""
+        with self._writing() as connection:
+            for table in (*t.devpi_metadata.sorted_tables, *t.metadata.sorted_tables):
+                if table is not t.runs:
+                    connection.execute(table.delete())
+            self._finish_rows(connection, -1)
 
     # Position and history.
 
@@ -204,7 +233,7 @@ class Store:
         """Return the serials that last changed some keys; those that never were are left out."""
         found: dict[str, int] = {}
         with self._reading() as connection:
-            for paths in _chunks(relpaths):
+            for paths in chunks(relpaths):
                 query = select(t.kv.c.key, t.kv.c.serial).where(t.kv.c.key.in_(paths))
                 found |= {row.key: row.serial for row in connection.execute(query)}
         return found
@@ -295,15 +324,15 @@ class Store:
             {"relpath": path, "serial": batch.changed_file(path), "action": "drop", "staged": None}
             for path in commit.leaving
         ]
-        for paths in _chunks(batch.dropped):
+        for paths in chunks(batch.dropped):
             connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
-        for paths in _chunks([*batch.dropped, *commit.present, *commit.absent]):
+        for paths in chunks([*batch.dropped, *commit.present, *commit.absent]):
             connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
         self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
         if commit.faults:
             self._put_faults(connection, commit.faults)
         # What is wanted again must not be moved away any more.
-        for paths in _chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
+        for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
             connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
         if moves:
             connection.execute(insert(t.pending), moves)
@@ -329,7 +358,7 @@ class Store:
     def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
         """Forget moves that are done, and remember what they put aside."""
         with self._writing() as connection:
-            for paths in _chunks(move.relpath for move in done):
+            for paths in chunks(move.relpath for move in done):
                 connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
             for row in retained:
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
@@ -344,14 +373,14 @@ class Store:
     def forget_retained(self, names: list[str]) -> None:
         """Forget what was put aside under these names."""
         with self._writing() as connection:
-            for some in _chunks(names):
+            for some in chunks(names):
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
 
     def retained_of(self, relpaths: Iterable[str]) -> list[Retained]:
         """Return what was put aside of some files, the earliest serial first."""
         found: list[Retained] = []
         with self._reading() as connection:
-            for paths in _chunks(relpaths):
+            for paths in chunks(relpaths):
                 query = select(t.retained).where(t.retained.c.relpath.in_(paths))
                 rows = connection.execute(query.order_by(t.retained.c.serial, t.retained.c.retained_at))
                 found += [Retained(**row) for row in rows.mappings()]
@@ -451,9 +480,9 @@ class Store:
         ledger = t.files.c
         with self._writing() as connection:
             self._mark_present(connection, present)
-            for paths in _chunks(absent):
+            for paths in chunks(absent):
                 connection.execute(update(t.files).where(ledger.relpath.in_(paths)).values(state=ABSENT))
-            for paths in _chunks([*present, *absent]):
+            for paths in chunks([*present, *absent]):
                 connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
             if faults:
                 self._put_faults(connection, faults)
@@ -504,7 +533,7 @@ class Store:
     def clear_faults(self, relpaths: Iterable[str]) -> None:
         """Forget faults."""
         with self._writing() as connection:
-            for paths in _chunks(relpaths):
+            for paths in chunks(relpaths):
                 connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
 
     # Where from, when, how far.
@@ -515,11 +544,13 @@ class Store:
             row = connection.execute(select(t.source)).mappings().first()
         return None if row is None else Source(**{k: v for k, v in row.items() if k != "id"})
 
-    def uuid(self) -> str | None:
-        """Return the UUID of the target, whatever the version of our tables."""
+    def identity(self) -> Identity | None:
+        """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""
         with self._reading() as connection:
-            found = connection.execute(select(t.source.c.uuid)).scalar()
-        return None if found is None else str(found)
+            if schema.current_version(connection) is None:
+                return None
+            row = connection.execute(select(t.source.c.uuid, t.source.c.primary_uuid)).first()
+        return None if row is None else Identity(row.uuid, row.primary_uuid)
 
     def put_source(self, source: Source, tip: bytes | None = None) -> None:
         """Remember where the data comes from.
@@ -595,6 +626,18 @@ class Store:
         with self._reading() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else Run(**{k: v for k, v in row.items() if k != "id"})
+
+    def last_verification(self) -> Verification | None:
+        """Return what the last verification found."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.verify)).mappings().first()
+        return None if row is None else Verification(**{k: v for k, v in row.items() if k != "id"})
+
+    def put_verification(self, done: Verification) -> None:
+        """Remember what a verification found."""
+        with self._writing() as connection:
+            connection.execute(t.verify.delete())
+            connection.execute(insert(t.verify).values(id=1, **asdict(done)))
 
     def committed_after(self, serial: int) -> str | None:
         """Return when the first commit beyond a serial was made, by the timeline."""

@@ -34,6 +34,12 @@ _DEVPI_SCHEMA = {
     "changelog_serial_seq": "CREATE SEQUENCE changelog_serial_seq AS BIGINT MINVALUE 0 START 0",
 }
 
+_DEVPI_COLUMNS = {
+    "changelog": ["serial", "data"],
+    "kv": ["key", "keyname", "serial"],
+    "files": ["path", "size", "data"],
+}
+
 _KEYS = """
     INSERT INTO kv (key, keyname, serial)
     SELECT * FROM unnest(%s::text[], %s::text[], %s::integer[])
@@ -80,10 +86,10 @@ class PostgresStore(Store):
         if self._files is not None:
             self._files.dispose()
 
-    def engine_of_files(self, connections: int) -> Engine:
-        """Return what those who store files connect with; it is closed with the store."""
+    def engine_of_files(self, connections: int, *, write: bool = True) -> Engine:
+        """Return what those who store files, or read them, connect with; it is closed with the store."""
         if self._files is None:
-            self._files = make_engine(self.storage, connections=connections, write=True, autocommit=True)
+            self._files = make_engine(self.storage, connections=connections, write=write, autocommit=True)
         return self._files
 
     def _lock(self, connection: Any) -> None:
@@ -139,10 +145,45 @@ class PostgresStore(Store):
         with self._writing() as connection:
             self._finish_rows(connection, self._last_serial(connection))
 
+    def clear(self) -> None:
+        """Forget all that a clone brought, its files too."""
+        # First: a ledger that is still there asks for them again, and whoever is interrupted comes back.
+        with self._writing() as connection:
+            connection.exec_driver_sql("TRUNCATE files")
+        super().clear()
+
     def _make_devpi_tables(self, connection: Connection) -> None:
         for name, statement in _DEVPI_SCHEMA.items():
             if not _exists(connection, name):
                 connection.exec_driver_sql(statement)
+
+    def missing_objects(self) -> list[str]:
+        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        with self._reading() as connection:
+            missing = [name for name in _DEVPI_SCHEMA if not _exists(connection, name)]
+            for name, columns in _DEVPI_COLUMNS.items():
+                query = text(
+                    "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) "
+                    "AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+                )
+                found = list(connection.execute(query, {"name": name}).scalars())
+                if name not in missing and found != columns:
+                    missing.append(name)
+            return missing
+
+    def next_serial(self) -> tuple[int, int] | None:
+        """Return the serial that the sequence would give next, and the one that it should be.
+
+        None where the sequence is missing.
+        """
+        with self._reading() as connection:
+            if not _exists(connection, "changelog_serial_seq"):
+                return None
+            # A writer sets it within its transaction: seen from outside it is ahead until that ends.
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock_shared(1)")
+            query = "SELECT last_value + CASE WHEN is_called THEN 1 ELSE 0 END FROM changelog_serial_seq"
+            found = connection.exec_driver_sql(query).scalar_one()
+            return int(found), self._last_serial(connection) + 1
 
     def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
         pieces = copy_rows((struct.pack("!i", serial), data) for serial, data in rows)

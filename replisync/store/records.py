@@ -43,6 +43,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose a target is: its own UUID, and that of its primary."""
+
+    uuid: str
+    primary_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Divergence:
     """That the primary's history was found not to be ours.
 
@@ -101,6 +109,24 @@ class Run:
     seconds: float | None = None
     exit_code: int | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a verification found.
+
+    outcome: ok, repaired, failed.
+    serial: up to which the history was verified.
+    findings: how many remain.
+    """
+
+    level: str
+    outcome: str
+    serial: int
+    started: str
+    finished: str
+    findings: int
+    repaired: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from replisync.errors import LocalFailure, PrimaryDamaged
+from replisync.changelog import ChangelogEntry, parse_stored
+from replisync.errors import CorruptEntry, LocalFailure, PrimaryDamaged
+from replisync.keys import FILE_KEYNAMES, READ_KEYNAMES
 
 # Pages that are copied before writers get their turn.
 _PAGES = 2048
@@ -97,6 +100,20 @@ def _copy(source: sqlite3.Connection, target: Path, check: Callable[[], None]) -
         begin(-1)
 
 
+def forget_renames(path: Path) -> tuple[int, bytes]:
+    """Make a server that starts on a copy leave the files alone; return its last serial and that entry.
+
+    It would look for the files that the last entry renames, which are another server's.
+    Raises PrimaryDamaged where there is no changelog, or no such entry.
+    """
+    with closing(Rows(path)) as rows:
+        serial = rows.last_serial()
+        data = rows.entry(serial, rows.row(serial)).data
+    with _translated(path), closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE changelog SET data = ? WHERE serial = ?", (data, serial))
+    return serial, data
+
+
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     attempted = f"reading of the database {path}"
@@ -164,3 +181,45 @@ class Rows:
                     group, size = [], 0
         if group:
             yield group
+
+    def value(self, relpath: str) -> Any:
+        """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there.
+
+        Raises CorruptEntry.
+        """
+        query = "SELECT serial FROM kv WHERE key = ?"
+        with _translated(self._path):
+            found = self._connection.execute(query, (relpath,)).fetchone()
+        if found is None:
+            return None
+        change = self.entry(found[0], self.row(found[0])).changes.get(relpath)
+        return None if change is None else change.value
+
+    def file_keys(self) -> Iterator[tuple[int, str, ChangelogEntry]]:
+        """Yield each key of a file, with its last serial before it and the entry of that behind it.
+
+        Raises CorruptEntry where such an entry is missing or damaged.
+        """
+        query = f"""
+            SELECT kv.serial, kv.key, changelog.data
+            FROM kv LEFT JOIN changelog ON changelog.serial = kv.serial
+            WHERE kv.keyname IN ({", ".join("?" * len(FILE_KEYNAMES))}) ORDER BY kv.serial, kv.key"""  # noqa: S608
+        entry: ChangelogEntry | None = None
+        with _translated(self._path):
+            for serial, key, data in self._connection.execute(query, sorted(FILE_KEYNAMES)):
+                if entry is None or entry.serial != serial:
+                    entry = self.entry(serial, data)
+                yield serial, key, entry
+
+    @staticmethod
+    def entry(serial: int, data: bytes | None) -> ChangelogEntry:
+        """Return the entry that holds latest values of keys.
+
+        data: its bytes; None where there are none.
+        Raises CorruptEntry.
+        """
+        try:
+            return parse_stored(serial, data or b"", kinds=READ_KEYNAMES)
+        except CorruptEntry as err:
+            err.hint = "the latest values of keys are in it, so that devpi-export cannot read them either"
+            raise

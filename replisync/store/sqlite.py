@@ -8,7 +8,7 @@ it back.
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ _DEVPI_SCHEMA = {
     "kv_serial_idx": "CREATE INDEX kv_serial_idx ON kv (serial)",
 }
 
+_DEVPI_COLUMNS = {"changelog": ["serial", "data"], "kv": ["key", "keyname", "serial"]}
+
 # Few enough for SQLite's bound of 999 parameters in one statement, which old builds have.
 _ROWS_PER_CALL = 180
 
@@ -59,6 +61,7 @@ class SqliteStore(Store):
         *,
         write: bool = False,
         create: bool = False,
+        immutable: bool = False,
         guard: Guard | None = None,
         busy_seconds: float = _BUSY_SECONDS,
     ) -> None:
@@ -66,10 +69,12 @@ class SqliteStore(Store):
 
         write: whether to write to it, which changes its journal.
         create: whether to make it where it is not there.
+        immutable: whether it lies where nobody can write; else SQLite would make its log beside it.
         busy_seconds: how long a lock of another process is waited for.
         """
         self._path = path
         mode = "rwc" if create else "rw" if write else "ro"
+        mode += "&immutable=1" if immutable else ""
 
         def connect() -> sqlite3.Connection:
             return sqlite3.connect(
@@ -114,6 +119,14 @@ class SqliteStore(Store):
         except exc.DBAPIError as err:
             raise self._local(err) from err
 
+    @contextmanager
+    def _translated_raw(self) -> Iterator[None]:
+        """Translate the driver's own errors too."""
+        try:
+            yield
+        except sqlite3.Error as err:
+            raise self._local(exc.DBAPIError("VACUUM", None, err)) from err
+
     def _local(self, err: exc.DBAPIError) -> Exception:
         attempted = f"use of the target's database {self._path}"
         why = str(err.orig)
@@ -137,6 +150,19 @@ class SqliteStore(Store):
             if name not in names:
                 connection.exec_driver_sql(statement)
 
+    def missing_objects(self) -> list[str]:
+        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        with self._reading() as connection:
+            missing = []
+            for name, columns in _DEVPI_COLUMNS.items():
+                rows = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (name,))
+                if [row[0] for row in rows] != columns:
+                    missing.append(name)
+            query = "SELECT 1 FROM sqlite_master WHERE name = 'kv_serial_idx' AND tbl_name = 'kv'"
+            if connection.exec_driver_sql(query).first() is None:
+                missing.append("kv_serial_idx")
+            return missing
+
     def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
         _insert(connection, "INSERT INTO changelog (serial, data)", rows)
 
@@ -148,6 +174,12 @@ class SqliteStore(Store):
     ) -> None:
         columns = "(relpath, serial, digest, state, size)"
         _insert(connection, f"INSERT OR REPLACE INTO replisync_files {columns}", list(rows))
+
+    def clear(self) -> None:
+        """Forget all that a clone brought, and give its room back."""
+        super().clear()
+        with self._translated_raw(), closing(self._engine.raw_connection()) as connection:
+            connection.cursor().execute("VACUUM")
 
     def back_to_devpi(self) -> None:
         """Put the file into the form that devpi-server makes: everything in one file, the default journal.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,12 @@ def assert_silent(database: Database, serverdir: Path, *texts: str) -> None:
             assert database.password.encode() not in path.read_bytes(), path
 
 
+def take_rights(database: Database) -> None:
+    """Let the user make no tables."""
+    database.query("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    database.query(f"ALTER DATABASE {database.name} OWNER TO admin")
+
+
 @pytest.mark.parametrize("mistake", ["password", "no password", "database", "user", "port", "rights"])
 def test_a_mistake_in_the_storage_ends_before_anything_is_written(
     new: PostgresStandby, tmp_path: Path, mistake: str
@@ -173,8 +180,7 @@ def test_a_mistake_in_the_storage_ends_before_anything_is_written(
         "rights": database.spec,
     }
     if mistake == "rights":
-        database.query("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-        database.query(f"ALTER DATABASE {database.name} OWNER TO admin")
+        take_rights(database)
     options = ["--serverdir", new.serverdir, "--secretfile", new.secretfile, "--primary-url", new.primary_url]
     said = run_apart("clone", *options, "--storage", wrong[mistake], "--patience", 1, code=7)
     assert_silent(database, tmp_path, said.message, said.stdout, str(said.logs))
@@ -219,17 +225,26 @@ def test_the_password_is_remembered_nowhere_and_may_come_from_the_environment(
 def test_a_database_that_is_in_use_is_not_cloned_into(
     new: PostgresStandby, postgres: Postgres, tmp_path: Path
 ) -> None:
-    """Neither one of a devpi-server nor one of another standby; nothing in it changes."""
-    devpis = postgres.database()
+    """Neither one of a devpi-server nor one of another standby, and not by a clone that began elsewhere."""
+    devpis, refusing = postgres.database(), postgres.database()
     with Server(tmp_path / "other", storage=devpis.spec, secretfile=new.secretfile).init():
         pass
     new.clone()
-    for taken in (devpis, new.database):
-        before = history(taken)
-        second = PostgresStandby(tmp_path / "second", new.primary_url, new.secretfile, taken)
-        assert "not empty" in second.clone(code=6).message
-        assert history(taken) == before
-        assert not second.serverdir.exists()
+    take_rights(refusing)
+    second = replace(new, serverdir=tmp_path / "second")
+    barely = replace(new, serverdir=tmp_path / "barely", database=refusing)
+    barely.clone(code=7)
+    half = replace(new, serverdir=tmp_path / "half", database=postgres.database())
+    half.clone()
+    (half.serverdir / ".nodeinfo").unlink()
+    for begun in (second, barely, half):
+        for taken in (devpis, new.database):
+            before = history(taken)
+            assert "not empty" in replace(begun, database=taken).clone(code=6).message
+            assert history(taken) == before
+    assert not second.serverdir.exists()
+    assert devpis.scalar("SELECT to_regclass('replisync_schema')") is None
+    half.clone()
 
 
 def test_a_serverdir_is_not_used_with_another_standbys_database(

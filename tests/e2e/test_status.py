@@ -215,6 +215,7 @@ def test_cloning(tmp_path: Path, way: Proxy, secretfile: Path) -> None:
         assert found["last_run"]["outcome"] == "running"
     found = new.status()
     assert (found["state"], found["running"]) == ("cloning", False)
+    assert found["last_run"]["outcome"] == "killed"
     new.status("--max-lag-serials", 10_000, code=9)
     way.clear()
     new.clone()

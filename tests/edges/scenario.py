@@ -21,8 +21,8 @@ from replisync.store.records import Source
 from tests.fakes import (
     FailingFiles,
     FailingStore,
-    NoProgress,
     RecordingLog,
+    RecordingProgress,
     RecordingStop,
     ScriptedPrimary,
     Trap,
@@ -33,6 +33,24 @@ Op = Callable[[ScriptedPrimary], object]
 A, B = "u/dev/+f/aaa/a/a-1.0.zip", "u/dev/+f/bbb/b/b é-1.0.zip"
 TOX = "u/dev/+f/bbb/b/b-1.0.zip.toxresult-1.json"
 NOMD5, GONE = "u/pypi/+e/host_path/n-1.0.zip", "u/pypi/+f/ccc/c/gone-1.0.zip"
+
+
+class ChainedPrimary(ScriptedPrimary):
+    """A primary whose back serials are right, as those of a real one are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: dict[str, int] = {}
+
+    def commit(self, changes: dict[str, tuple[str, int, Any]], renames: tuple[str, ...] = ()) -> int:
+        """Append an entry; return its serial."""
+        chained = {
+            relpath: (name, self._latest.get(relpath, -1), value)
+            for relpath, (name, _, value) in changes.items()
+        }
+        serial = super().commit(chained, renames)
+        self._latest.update(dict.fromkeys(chained, serial))
+        return serial
 
 
 def value(content: bytes, *, digest: bool = True) -> dict[str, Any]:
@@ -105,6 +123,7 @@ class Target:
         self.trap = trap
         self.store = self.make_store()
         stop = RecordingStop()
+        self.progress = RecordingProgress()
         primary = Primary("http://p/", None, uuid="ours", expected=server.uuid, transport=server.transport())
         files = FailingFiles(self.make_files(), trap)
         self.primary = primary
@@ -115,7 +134,7 @@ class Target:
             Fetcher(primary, files, threads=1, stop=stop, replace=cloning),  # type: ignore[arg-type]
             stop=stop,
             log=RecordingLog(),
-            progress=NoProgress(),
+            progress=self.progress,
             limits=BatchLimits(entries=entries),
         )
 

@@ -13,7 +13,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
-from replisync.errors import ReplisyncError, TargetUnusable
+from replisync.errors import ReplisyncError, TargetLocked, TargetUnusable
+from replisync.faults import clear_faults
+from replisync.serverdir import Serverdir
 from replisync.store import schema
 from replisync.store.base import Store
 from replisync.store.sqlite import SqliteStore
@@ -102,6 +104,20 @@ def test_an_older_database_is_brought_up_to_date_with_its_data(tmp_path: Path, r
         assert store.version() == schema.HEAD
         store.apply(commit(entry(0)), 0, "now")
         assert store.last_serial() == 0
+
+
+def test_what_an_operator_does_about_faults_brings_an_older_database_up_to_date(tmp_path: Path) -> None:
+    serverdir = Serverdir(tmp_path)
+    serverdir.prepare()
+    with SqliteStore(tmp_path / ".sqlite", write=True, create=True) as store:
+        store.prepare()
+    with connected(tmp_path / ".sqlite") as connection:
+        command.downgrade(configured(connection), REVISIONS[0])
+    with serverdir.lock(), pytest.raises(TargetLocked):
+        clear_faults(serverdir)
+    assert clear_faults(serverdir) == 0
+    with SqliteStore(tmp_path / ".sqlite") as store:
+        assert store.version() == schema.HEAD
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

@@ -145,6 +145,20 @@ class TestVerdicts:
         assert target.store.last_serial() == 1
         assert target.store.wanted_file(A) is None
 
+    def test_changes_are_a_stage_with_a_total_and_their_absence_is_none(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """What `follow` shows says how much there is to do now, whenever it began."""
+        target.catch_up(target.pipeline.check_identity().serial)
+        target.progress.stages.clear()
+        target.pipeline.step(poll=False)
+        assert target.progress.stages == []
+        for number in (2, 3):
+            for _ in range(number):
+                server.commit({})
+            target.pipeline.step(poll=False)
+        assert target.progress.stages == [("changes", 2, "serials"), ("changes", 3, "serials")]
+
 
 class TestOrder:
     """At the instant of a commit every file that it needs is in place or staged, whole."""

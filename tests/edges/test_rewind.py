@@ -23,7 +23,7 @@ from replisync.store.base import Store
 from replisync.store.records import Commit, Divergence, Source
 from tests.edges.conftest import Database, commit, entry
 from tests.edges.conftest import file as file_value
-from tests.edges.scenario import HISTORY, NOMD5, Op, Target, drop, put
+from tests.edges.scenario import HISTORY, NOMD5, ChainedPrimary, Op, Target, drop, put
 from tests.fakes import (
     Died,
     FailingFiles,
@@ -39,24 +39,6 @@ from tests.support import postgres as support
 
 OPS: tuple[Op, ...] = tuple(op for stage in HISTORY for op in stage)
 LAST = len(OPS) - 1
-
-
-class ChainedPrimary(ScriptedPrimary):
-    """A primary whose back serials are right, as those of a real one are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._latest: dict[str, int] = {}
-
-    def commit(self, changes: dict[str, tuple[str, int, Any]], renames: tuple[str, ...] = ()) -> int:
-        """Append an entry; return its serial."""
-        chained = {
-            relpath: (name, self._latest.get(relpath, -1), value)
-            for relpath, (name, _, value) in changes.items()
-        }
-        serial = super().commit(chained, renames)
-        self._latest.update(dict.fromkeys(chained, serial))
-        return serial
 
 
 class Standby(Target):

@@ -224,3 +224,26 @@ class TestFolders:
         assert serverdir.foreign_content() == ["target"]
         with pytest.raises(LocalFailure, match="making of the serverdir"):
             serverdir.prepare()
+
+    def test_a_folder_that_cannot_be_looked_into_is_a_local_failure(self) -> None:
+        """It is not taken for one that is not there, or for somebody else's."""
+        serverdir = Serverdir(Path("x" * 300))
+        for look in (serverdir.is_ours, serverdir.has_database, serverdir.foreign_content):
+            with pytest.raises(LocalFailure, match="File name too long"):
+                look()
+
+    def test_a_copy_without_empty_folders_gets_them_again(self, serverdir: Serverdir) -> None:
+        serverdir.tmp.rmdir()
+        serverdir.retained.rmdir()
+        serverdir.make_own_folders()
+        assert serverdir.tmp.is_dir()
+        assert serverdir.retained.is_dir()
+
+
+@pytest.mark.parametrize("content", [b"\xd0\xff\0", b"", b"oracle:x=1", b"pg8000:port=-1"])
+def test_a_remembered_storage_that_we_did_not_write_is_an_unusable_target(
+    serverdir: Serverdir, content: bytes
+) -> None:
+    (serverdir.own / "storage").write_bytes(content)
+    with pytest.raises(TargetUnusable, match="it is not what replisync wrote"):
+        serverdir.storage()

@@ -1,6 +1,7 @@
 """Where an option's value comes from: flag, environment, file, default; and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -99,6 +100,10 @@ WRONG = {
     "a table where a value belongs": "[status.serverdir]\nx = 1\n",
     "a list of numbers": "[status]\nserverdir = [1, 2]\n",
     "a date": "[status]\nserverdir = 2026-11-22\n",
+    "a number where a path belongs": "[status]\nserverdir = 7\n",
+    "a list where a path belongs": "[status]\nserverdir = ['x']\n",
+    "a path that no file can have": "[status]\nserverdir = 'x'\n[catchup]\nsecretfile = \"a\\u0000b\"\n",
+    "too many brackets": f"[status]\nserverdir = {'[' * 3000}{']' * 3000}\n",
     "no TOML": "status: serverdir\n",
     "half a string": "[status]\nserverdir = 'x\n",
     "a number where a number is too small": "[status]\nserverdir = 'x'\nmax-lag-serials = -1\n",
@@ -170,6 +175,45 @@ class TestRefusals:
     ) -> None:
         assert run(arguments) == 2
         assert json.loads(capsys.readouterr().out)["code"] == 2
+
+    def test_errors_are_an_object_where_the_environment_asks_for_json(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("REPLISYNC_STATUS_JSON", "1")
+        assert run(["status"]) == 2
+        assert json.loads(capsys.readouterr().out)["code"] == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["promote"],
+        ["catchup", "--secretfile", "x"],
+        ["clone", "--secretfile", "x", "--primary-url", "http://127.0.0.1:9"],
+        ["rewind", "--to-serial", "1"],
+        ["faults", "list"],
+        ["faults", "skip", "x"],
+    ],
+    ids=" ".join,
+)
+class TestFoldersThatCannotBe:
+    """A folder that cannot be looked into is no bug of ours, whatever the command."""
+
+    def test_a_name_that_is_too_long(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert run([*command, "--serverdir", "x" * 300]) == 7
+        assert "File name too long" in capsys.readouterr().err
+
+    def test_a_name_that_is_not_utf8(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert run([*command, "--serverdir", os.fsdecode(b"caf\xe9")]) == 2
+        assert "its name is not UTF-8" in capsys.readouterr().err
+
+    def test_a_file_in_its_place(
+        self, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").write_text("x")
+        assert run([*command, "--serverdir", str(tmp_path / "file")]) == 6
+        assert "failed: it is n" in capsys.readouterr().err
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

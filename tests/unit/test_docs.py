@@ -13,6 +13,7 @@ from sqlalchemy import Table
 from replisync import errors
 from replisync.cli.app import app
 from replisync.store import tables
+from replisync.verify.findings import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -180,3 +181,8 @@ def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "README.md").read_text()
     assert not [page.name for page in DOCS.glob("*.md") if f"(docs/{page.name})" not in index]
+
+
+def test_every_kind_of_finding_is_documented() -> None:
+    rows = _table(DOCS / "verify.md", "kind", "what is wrong")
+    assert [row[0] for row in rows] == [f"`{kind}`" for kind in KINDS]

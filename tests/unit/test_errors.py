@@ -137,3 +137,7 @@ def test_an_error_keeps_its_cause() -> None:
 
 def test_a_hint_that_is_empty_is_the_one_of_the_class() -> None:
     assert UsageError("a", "b", hint="").hint == UsageError.default_hint
+
+
+def test_a_cause_that_ends_with_a_full_stop_gets_no_second_one() -> None:
+    assert "gone. Look" in str(LocalFailure("a look", "it is gone.", hint="look again"))

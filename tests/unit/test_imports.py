@@ -22,7 +22,7 @@ HARMLESS = {
 HOMES = {
     "httpx": {"origin", "primary", "tls"},
     # Files in PostgreSQL are rows of the target's database.
-    "sqlalchemy": {"store", "filestore.database"},
+    "sqlalchemy": {"store", "filestore.database", "filestore.dbsurvey"},
     "sqlite3": {"store"},
     "pg8000": {"store"},
     "alembic": {"store"},
@@ -33,7 +33,8 @@ HOMES = {
     "argon2": {"auth"},
     "itsdangerous": {"auth"},
     "fcntl": {"serverdir"},
-    "signal": {"stop"},
+    # The process that computes digests is ended by who started it, not by a signal to all.
+    "signal": {"stop", "filestore.hasher"},
     # The schema silences Alembic, the wire to PostgreSQL its driver; the plugin logs as devpi-server does.
     "logging": {"logs", "store.schema", "store.pgwire", "plugin"},
     "devpi_server": {"plugin"},
@@ -49,6 +50,9 @@ EDGES = {
     "primary": {"origin"},
     "filestore.disk": {"durable", "filestore.sync"},
     "filestore.sync": {"durable"},
+    "filestore.hasher": set(),
+    "filestore.hashing": {"durable"},
+    "filestore.survey": {"durable", "filestore.hashing"},
     "seed.local": {"durable"},
     "storage": set(),
     "serverdir": {"durable", "storage"},
@@ -59,6 +63,8 @@ EDGES = {
     "store.schema": {"store.tables"},
     "store.undo": {"store", "store.tables"},
     "store.base": {"store", "store.schema", "store.tables", "store.records", "store.undo", "clock"},
+    "store.audit": {"store", "store.base", "store.records", "store.tables"},
+    "store.scratch": set(),
     "store.sqlite": {"store.base", "store.records", "store.tables"},
     "fetch": set(),
     "progress": set(),

@@ -4,9 +4,11 @@ import io
 import json
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress as Display
 
 from replisync.logs import make_logger
-from replisync.progress import Lines
+from replisync.progress import Bars, Lines
 from tests.fakes import RecordingLog
 
 
@@ -138,3 +140,16 @@ class TestLines:
         clock.now += 10
         lines.advance(5)
         assert log.lines[-1][2]["seconds_left"] == 0
+
+
+def test_a_stage_that_comes_again_has_the_same_bar() -> None:
+    """`follow` has one bar, however often changes arrive."""
+    with Display(console=Console(file=io.StringIO())) as display:
+        bars = Bars(display)
+        for total in (3, 5):
+            bars.stage("changes", total, "serials")
+            bars.advance(2, 10)
+        (task,) = display.tasks
+        assert (task.completed, task.total) == (2, 5)
+        bars.stage("files", 1, "files")
+        assert [task.description for task in display.tasks] == ["changes", "files"]

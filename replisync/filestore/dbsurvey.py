@@ -1,0 +1,90 @@
+"""What files a target in PostgreSQL has; see filestore.survey."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from replisync.filestore.database import SERVER_DIGESTS, row_blocks
+from replisync.filestore.hashing import Seen
+from replisync.storage import Storage
+from replisync.store.pgwire import text_array, translated
+
+# Rows of names that are in hand at a time.
+_PAGE = 10_000
+
+_READABLE = 0o100400
+
+
+class DatabaseSurvey:
+    """Rows of the table `files`.
+
+    engine: connected to the database, each statement a transaction of its own.
+    """
+
+    def __init__(self, engine: Engine, storage: Storage) -> None:
+        self._engine = engine
+        self._storage = storage
+
+    def close(self) -> None:
+        """Do nothing: the store closes the connections."""
+
+    def start(self) -> None:
+        """Do nothing: the server computes digests."""
+
+    def _query(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with translated(self._storage), self._engine.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(query, values)]
+
+    def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
+        """Return the sizes of files; None where a row's size is not that of its content."""
+        rows = self._query(
+            "SELECT path, size, octet_length(data) FROM files WHERE path = ANY(%s::text[])",
+            text_array(relpaths),
+        )
+        found = {
+            path: Seen(size if size == length else length, None, 0, _READABLE) for path, size, length in rows
+        }
+        return [found.get(relpath, Seen(None)) for relpath in relpaths]
+
+    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
+        """Return sizes and digests of files; pairs of algorithm and relpath."""
+        found: dict[tuple[str, str], Seen] = {}
+        for algorithm in {name for name, _ in files}:
+            paths = [path for name, path in files if name == algorithm]
+            expression = SERVER_DIGESTS.get(algorithm, "''")
+            rows = self._query(
+                f"SELECT path, octet_length(data), {expression} FROM files WHERE path = ANY(%s::text[])",  # noqa: S608
+                text_array(paths),
+            )
+            for path, size, digest in rows:
+                known = digest if algorithm in SERVER_DIGESTS else self._digest(path, size, algorithm)
+                found[algorithm, path] = Seen(size, known, 0, _READABLE)
+        return [found.get(file, Seen(None)) for file in files]
+
+    def _digest(self, relpath: str, size: int, algorithm: str) -> str:
+        digest = hashlib.new(algorithm)
+        with translated(self._storage), self._engine.connect() as connection:
+            for block in row_blocks(connection, relpath, size):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def names(self) -> Iterator[str]:
+        """Yield the relpaths of all files, in the order of their bytes."""
+        after = ""
+        while True:
+            rows = self._query(
+                'SELECT path FROM files WHERE path COLLATE "C" > %s ORDER BY path COLLATE "C" LIMIT %s',
+                after,
+                _PAGE,
+            )
+            for (path,) in rows:
+                yield path
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1][0]
+
+    def changed_at(self, relpath: str) -> float | None:  # noqa: ARG002
+        """Return None: a row does not say when it was written."""
+        return None

@@ -1,0 +1,101 @@
+"""Digests of many files at once, by as many processes as there are cores; see filestore.hasher."""
+
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from replisync.durable import local_errors
+from replisync.errors import LocalFailure
+
+_PROGRAM = Path(__file__).with_name("hasher.py")
+_ATTEMPTED = "computing of digests"
+
+
+class Seen(NamedTuple):
+    """What a file in place is.
+
+    size: in bytes; None where there is none, or none that can be read.
+    digest: hexdigest; None where it was not asked for.
+    problem: number of the system's error with which it cannot be read; 0 where there is none.
+    mode: its mode; 0 where it has none.
+    """
+
+    size: int | None
+    digest: str | None = None
+    problem: int = 0
+    mode: int = 0
+
+
+class Hashers:
+    """A number of processes; a thread uses one of them for as long as one call takes."""
+
+    def __init__(self, count: int) -> None:
+        self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._all: list[subprocess.Popen[bytes]] = []
+        with local_errors(f"{_ATTEMPTED}: starting of a process"):
+            for _ in range(count):
+                # -I and -S: nothing of the environment, and a start in milliseconds.
+                command = [sys.executable, "-I", "-S", os.fspath(_PROGRAM)]
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+                self._all.append(process)
+                self._idle.put(process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self._all:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+        self._all.clear()
+
+    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
+        """Return size and digest of files; pairs of algorithm and path.
+
+        Raises LocalFailure where the process died.
+        """
+        process = self._idle.get()
+        try:
+            return _ask(process, files)
+        finally:
+            self._idle.put(process)
+
+
+def _ask(process: subprocess.Popen[bytes], files: Sequence[tuple[str, str]]) -> list[Seen]:
+    body = b"".join(os.fsencode(f"{algorithm}\0{path}\0") for algorithm, path in files)
+    asked, answered = process.stdin, process.stdout
+    assert asked is not None  # noqa: S101 - opened as pipes above
+    assert answered is not None  # noqa: S101
+    try:
+        asked.write(struct.pack("!I", len(body)) + body)
+        asked.flush()
+        head = answered.read(4)
+        answer = answered.read(struct.unpack("!I", head)[0]) if len(head) == 4 else b""
+    except (OSError, ValueError) as err:
+        raise LocalFailure(_ATTEMPTED, f"a process that computes them ended: {err}") from err
+    found = [_seen(field.decode().split(" ")) for field in answer.split(b"\0")[:-1]]
+    if len(found) != len(files):
+        raise LocalFailure(_ATTEMPTED, "a process that computes them ended")
+    return found
+
+
+def _seen(fields: list[str]) -> Seen:
+    if len(fields) == 1:
+        return Seen(None, problem=int(fields[0]))
+    size, mode, digest = fields
+    return Seen(int(size), digest, 0, int(mode))

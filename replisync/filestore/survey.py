@@ -1,0 +1,121 @@
+"""What files a target has: their sizes, digests and names, for many of them at once.
+
+Nothing here writes. Files on disk belong to the storage `sqlite`, rows of the table `files` to `pg8000`.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from replisync.durable import local_errors
+from replisync.filestore.hashing import Hashers, Seen
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+class Survey(Protocol):
+    """The files of one target; may be used by several threads."""
+
+    def start(self) -> None:
+        """Get ready for `digests`, in a moment when no thread is going on."""
+        ...
+
+    def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
+        """Return the sizes of files."""
+        ...
+
+    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
+        """Return sizes and digests of files; pairs of algorithm and relpath."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """Yield the relpaths of all files, in the order of their bytes."""
+        ...
+
+    def changed_at(self, relpath: str) -> float | None:
+        """Return when a file was last put in its place or written to, in seconds since the epoch."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it needs."""
+        ...
+
+
+class DiskSurvey:
+    """Files below a folder.
+
+    cores: how many processes compute digests.
+    """
+
+    def __init__(self, files: Path, cores: int) -> None:
+        self._root = os.fspath(files.absolute())
+        self._cores = cores
+        self._hashers: Hashers | None = None
+
+    def close(self) -> None:
+        """End the processes that compute digests."""
+        if self._hashers is not None:
+            self._hashers.close()
+            self._hashers = None
+
+    def start(self) -> None:
+        """Start the processes that compute digests, which `digests` needs."""
+        if self._hashers is None:
+            self._hashers = Hashers(self._cores)
+
+    def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
+        """Return the sizes of files."""
+        return [self._size(f"{self._root}/{relpath}") for relpath in relpaths]
+
+    @staticmethod
+    def _size(path: str) -> Seen:
+        try:
+            found = os.lstat(path)
+        except OSError as err:
+            return Seen(None, problem=err.errno or 0)
+        if not stat.S_ISREG(found.st_mode):
+            return Seen(None)
+        return Seen(found.st_size, None, 0, found.st_mode)
+
+    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
+        """Return sizes and digests of files; pairs of algorithm and relpath."""
+        self.start()
+        assert self._hashers is not None  # noqa: S101 - just started
+        return self._hashers.digests([(name, f"{self._root}/{relpath}") for name, relpath in files])
+
+    def names(self) -> Iterator[str]:
+        """Yield the relpaths of all files, in the order of their bytes."""
+        yield from self._below("")
+
+    def _below(self, prefix: str) -> Iterator[str]:
+        folder = f"{self._root}/{prefix}"
+        with local_errors(f"reading of {folder}"):
+            try:
+                with os.scandir(folder) as found:
+                    # A folder's name counts with the slash that follows it, as in whole paths.
+                    listed = [
+                        entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
+                        for entry in found
+                    ]
+            except OSError as err:
+                if err.errno in _GONE:
+                    return
+                raise
+        if len(listed) > 1:
+            listed.sort(key=os.fsencode)
+        for name in listed:
+            if name[-1] == "/":
+                yield from self._below(prefix + name)
+            else:
+                yield prefix + name
+
+    def changed_at(self, relpath: str) -> float | None:
+        """Return when a file was last put in its place or written to, in seconds since the epoch."""
+        try:
+            found = os.lstat(f"{self._root}/{relpath}")
+        except OSError:
+            return None
+        return max(found.st_ctime, found.st_mtime)

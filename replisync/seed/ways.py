@@ -1,0 +1,149 @@
+"""Which way a target is seeded: the exact ones wherever they can be had.
+
+    sources                     auto                            changelog       export
+    --primary-url               changelog                       changelog       (refused)
+    --from-serverdir            base copy, else an export       base copy       an export, made here
+    --from-export               the dump                        (refused)       the dump
+    ... with --primary-url      the dump                        changelog       the dump
+
+"Else" is where the history has a hole, or cannot be decoded. That shows when it is read, so that is when it
+is decided. A dump that is named is used: somebody made it because the history cannot be had, or is too long
+for the link.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from replisync.errors import PrimaryDamaged, UsageError
+from replisync.seed.basecopy import Origin, check_apart
+from replisync.seed.basecopy import copy as copy_serverdir
+from replisync.seed.changelog import clone as clone_changelog
+from replisync.seed.export import ImportOptions, NamedDump, OwnDump, copy_dump
+from replisync.seed.target import Cloned, begun_export
+from replisync.serverdir import Serverdir
+from replisync.standby import Context, Settings
+
+_OTHER_SOURCES = (
+    "such a history cannot be had over the changelog: run the same command with --from-serverdir where the "
+    "primary's serverdir is on this machine, or with --from-export and --at-serial for a dump of devpi-export"
+)
+_EXPORT_INSTEAD = "with `--seed export`, or without --seed, the same command goes by way of an export"
+
+
+class Seed(StrEnum):
+    """What `--seed` asks for."""
+
+    AUTO = "auto"
+    CHANGELOG = "changelog"
+    EXPORT = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the data may come from; what is None was not given.
+
+    primary_url: the primary to follow.
+    serverdir: its serverdir on this machine, or that of one of its replicas.
+    dump: a dump of devpi-export.
+    at_serial: the primary's serial when the dump was made.
+    """
+
+    primary_url: str | None = None
+    serverdir: Path | None = None
+    dump: Path | None = None
+    at_serial: int | None = None
+
+    def check(self, seed: Seed, options: ImportOptions) -> None:
+        """Make sure that these sources can be used in this way.
+
+        Raises UsageError.
+        """
+        if self.serverdir is not None and self.dump is not None:
+            raise UsageError("clone", "--from-export and --from-serverdir exclude each other")
+        if self.dump is None and self.at_serial is not None:
+            raise UsageError("clone", "--at-serial goes with --from-export")
+        imported = self.dump is not None or (self.serverdir is not None and seed is not Seed.CHANGELOG)
+        if options != ImportOptions() and not imported:
+            raise UsageError("clone", "the options of devpi-import go with --from-export or --seed export")
+        if self.primary_url is None and self.serverdir is None:
+            if self.dump is None:
+                raise UsageError(
+                    "clone", "there is no source: give --primary-url, --from-serverdir or --from-export"
+                )
+            if seed is Seed.CHANGELOG:
+                raise UsageError("clone --seed changelog", "a dump has no history: give --primary-url too")
+        if seed is Seed.EXPORT and self.serverdir is None and self.dump is None:
+            raise UsageError("clone --seed export", "it needs --from-serverdir or --from-export")
+
+
+def clone(
+    serverdir: Serverdir,
+    sources: Sources,
+    seed: Seed,
+    options: ImportOptions,
+    settings: Settings,
+    context: Context,
+) -> Cloned:
+    """Make a new target, or go on with one that was interrupted, in the way that was asked for.
+
+    Raises UsageError where the sources cannot be used so, PrimaryDamaged where the history cannot be used
+    and there is no other way, and what the ways do.
+    """
+    sources.check(seed, options)
+    if sources.serverdir is not None:
+        return _from_serverdir(serverdir, sources, seed, options, settings, context)
+    if sources.dump is not None and seed is not Seed.CHANGELOG:
+        named = NamedDump(sources.dump, sources.at_serial, followed=sources.primary_url is not None)
+        reason = "--from-export was given"
+        return copy_dump(serverdir, named, sources.primary_url, options, settings, context, reason)
+    assert sources.primary_url is not None  # noqa: S101 - `check` saw to it
+    if sources.dump is not None:
+        NamedDump(sources.dump, sources.at_serial, followed=False).check(serverdir)
+        settings = replace(settings, search=(*settings.search, sources.dump))
+    with _hinting("" if sources.dump is not None else _OTHER_SOURCES):
+        return clone_changelog(serverdir, sources.primary_url, settings, context)
+
+
+def _from_serverdir(
+    serverdir: Serverdir,
+    sources: Sources,
+    seed: Seed,
+    options: ImportOptions,
+    settings: Settings,
+    context: Context,
+) -> Cloned:
+    assert sources.serverdir is not None  # noqa: S101 - the caller saw to it
+    root, url = sources.serverdir, sources.primary_url
+
+    def export(reason: str) -> Cloned:
+        return copy_dump(serverdir, OwnDump(Origin(root)), url, options, settings, context, reason)
+
+    if seed is Seed.EXPORT:
+        return export("--seed export was given")
+    if seed is Seed.CHANGELOG:
+        with _hinting(_EXPORT_INSTEAD):
+            return copy_serverdir(serverdir, root, url, settings, context)
+    check_apart(serverdir, root, "--from-serverdir")
+    begun = begun_export(serverdir)
+    if begun is not None:
+        return export(begun)
+    try:
+        return copy_serverdir(serverdir, root, url, settings, context)
+    except PrimaryDamaged as err:
+        at = "" if err.serial is None else f" at serial {err.serial}"
+        reason = f"the history cannot be used{at}: {err.why}"
+        context.log.warning("seeding by way of an export", reason=reason)
+        return export(reason)
+
+
+@contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Tell those whose history cannot be used what else there is."""
+    try:
+        yield
+    except PrimaryDamaged as err:
+        err.hint = f"{err.hint}; {hint}" if hint else err.hint
+        raise

@@ -1,0 +1,240 @@
+"""What a verification reads of a target's database: each call is one short snapshot.
+
+None of them holds a snapshot for longer than a page, so that a writer is never held up and the log of
+SQLite does not grow while a big standby is looked through.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from replisync.store import tables as t
+from replisync.store.base import Store, chunks
+from replisync.store.records import Pending
+
+# A page of entries ends with the one that makes it this big, in bytes.
+_PAGE_BYTES = 4 * 1024 * 1024
+
+
+class Position(NamedTuple):
+    """Where the changelog ends, and where our last commit ended it; -1 for nothing."""
+
+    last: int
+    committed: int
+
+
+class Serials(NamedTuple):
+    """How many entries there are, and the first and last of them; -1 for none."""
+
+    number: int
+    first: int
+    last: int
+
+
+class Key(NamedTuple):
+    """A row of devpi's table of keys."""
+
+    key: str
+    keyname: str | None
+    serial: int | None
+
+
+class LedgerFile(NamedTuple):
+    """A row of the ledger of files; digest is "" where there is none."""
+
+    relpath: str
+    serial: int
+    digest: str
+    state: str
+    size: int | None
+
+
+class KeyNow(NamedTuple):
+    """What there is of a key at one moment.
+
+    row: None where there is none.
+    last: the changelog's last serial.
+    data: the entries that were asked for, by serial.
+    """
+
+    row: Key | None
+    last: int
+    data: dict[int, bytes]
+
+
+def position(store: Store) -> Position:
+    """Return where the changelog and our timeline end."""
+    return store.read(_position)
+
+
+def _position(connection: Connection) -> Position:
+    last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
+    committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
+    return Position(-1 if last is None else last, -1 if committed is None else committed)
+
+
+def last_commit_at(store: Store) -> str | None:
+    """Return when our last commit was made."""
+    query = select(t.timeline.c.committed_at).order_by(t.timeline.c.serial.desc()).limit(1)
+    return store.read(lambda connection: connection.execute(query).scalar())
+
+
+def serials(store: Store) -> Serials:
+    """Count the entries."""
+    column = t.changelog.c.serial
+    query = select(func.count(), func.min(column), func.max(column))
+    number, first, last = store.read(lambda connection: connection.execute(query).one())
+    return Serials(number, -1 if first is None else first, -1 if last is None else last)
+
+
+def gap_after(store: Store, serial: int) -> int | None:
+    """Return the first serial behind one that is missing; None where all are there up to the last one."""
+    page = 50_000
+    due = serial + 1
+    while True:
+        found = store.read(_serials_from(due, page))
+        for number in found:
+            if number != due:
+                return due
+            due += 1
+        if len(found) < page:
+            return None
+
+
+def _serials_from(first: int, limit: int) -> Callable[[Connection], list[int]]:
+    column = t.changelog.c.serial
+    query = select(column).where(column >= first).order_by(column).limit(limit)
+    return lambda connection: list(connection.execute(query).scalars())
+
+
+def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, bytes]]:
+    """Return a page of the entries from `first` to `last`, bounded in number and in bytes."""
+    column, data = t.changelog.c.serial, t.changelog.c.data
+    within = and_(column >= first, column <= last)
+
+    def read(connection: Connection) -> list[tuple[int, bytes]]:
+        # Their lengths first: a driver takes in all of an answer at once.
+        sizes = select(column, func.length(data)).where(within).order_by(column).limit(limit)
+        total, end = 0, first - 1
+        for serial, size in connection.execute(sizes):
+            total, end = total + size, serial
+            if total >= _PAGE_BYTES:
+                break
+        query = select(column, data).where(column >= first, column <= end).order_by(column)
+        return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
+
+    return store.read(read)
+
+
+def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
+    """Return up to `limit` of the last entries, the last one first, bounded in bytes too."""
+    column, data = t.changelog.c.serial, t.changelog.c.data
+
+    def read(connection: Connection) -> list[tuple[int, bytes]]:
+        sizes = select(column, func.length(data)).order_by(column.desc()).limit(limit)
+        total, lowest = 0, 0
+        for serial, size in connection.execute(sizes):
+            total, lowest = total + size, serial
+            if total >= _PAGE_BYTES:
+                break
+        query = select(column, data).where(column >= lowest).order_by(column.desc())
+        return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
+
+    return store.read(read)
+
+
+def keys(store: Store, after: str, limit: int) -> list[Key]:
+    """Return up to `limit` rows of the keys behind `after`, in the database's own order."""
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key > after)
+    query = query.order_by(t.kv.c.key).limit(limit)
+    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+
+
+def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
+    """Return the rows of some keys."""
+
+    def read(connection: Connection) -> dict[str, Key]:
+        found: dict[str, Key] = {}
+        for paths in chunks(relpaths):
+            query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key.in_(paths))
+            found |= {row[0]: Key(*row) for row in connection.execute(query)}
+        return found
+
+    return store.read(read)
+
+
+def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
+    """Return a key's row, with the entry that it points at and those of some more serials."""
+
+    def read(connection: Connection) -> KeyNow:
+        query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key == key)
+        row = connection.execute(query).first()
+        wanted = {*more, *(() if row is None or row.serial is None else (row.serial,))}
+        of_them = select(t.changelog.c.serial, t.changelog.c.data).where(t.changelog.c.serial.in_(wanted))
+        data = {serial: bytes(raw) for serial, raw in connection.execute(of_them)}
+        return KeyNow(None if row is None else Key(*row), _position(connection).last, data)
+
+    return store.read(read)
+
+
+def keys_beyond(store: Store, serial: int, limit: int) -> list[Key]:
+    """Return up to `limit` keys that are said to come from a serial behind `serial`."""
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.serial > serial).limit(limit)
+    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+
+
+# The ledger.
+
+_LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.state, t.files.c.size)
+
+
+def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
+    """Return up to `limit` files behind `after`, in the order of their paths' bytes."""
+    query = select(*_LEDGER).where(t.files.c.relpath > after).order_by(t.files.c.relpath).limit(limit)
+    return store.read(lambda connection: [LedgerFile(*row) for row in connection.execute(query)])
+
+
+def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:
+    """Return what the ledger says of a file now, and which move on disk it waits for."""
+
+    def read(connection: Connection) -> tuple[LedgerFile | None, Pending | None]:
+        row = connection.execute(select(*_LEDGER).where(t.files.c.relpath == relpath)).first()
+        columns = (t.pending.c.relpath, t.pending.c.serial, t.pending.c.action, t.pending.c.staged)
+        move = connection.execute(select(*columns).where(t.pending.c.relpath == relpath)).first()
+        return (None if row is None else LedgerFile(*row)), (None if move is None else Pending(*move))
+
+    return store.read(read)
+
+
+def ledger_against_keys(store: Store, limit: int) -> list[tuple[LedgerFile, int | None]]:
+    """Return up to `limit` files of the ledger whose key has another serial, with that; None for no key."""
+    join = t.files.outerjoin(t.kv, t.kv.c.key == t.files.c.relpath)
+    differs = or_(t.kv.c.serial.is_(None), t.kv.c.serial != t.files.c.serial)
+    query = select(*_LEDGER, t.kv.c.serial.label("known")).select_from(join).where(differs).limit(limit)
+    return store.read(
+        lambda connection: [(LedgerFile(*row[:5]), row[5]) for row in connection.execute(query)]
+    )
+
+
+def count_of_present(store: Store) -> int:
+    """Count the files that are said to be here."""
+    query = select(func.count()).select_from(t.files).where(t.files.c.state == "present")
+    return int(store.read(lambda connection: connection.execute(query).scalar_one()))
+
+
+def siblings_in_ledger(store: Store, folder: str) -> bool:
+    """Tell whether the ledger has a file in a folder."""
+    # "0" is the character behind "/".
+    inside = and_(t.files.c.relpath > f"{folder}/", t.files.c.relpath < f"{folder}0")
+    return store.read(
+        lambda connection: (
+            connection.execute(select(t.files.c.relpath).where(inside).limit(1)).first() is not None
+        )
+    )
+
+
+def rewound_since(store: Store, moment: str) -> bool:
+    """Tell whether serials were taken back since a moment."""
+    query = select(t.runs.c.id).where(t.runs.c.command == "rewind", t.runs.c.started >= moment).limit(1)
+    return store.read(lambda connection: connection.execute(query).first() is not None)

@@ -1,0 +1,187 @@
+"""What a look through the history finds of each key: in a private temporary database.
+
+SQLite keeps it in memory up to a bound and on disk beyond, in a file without a name that is gone with the
+process. So a history of any length is looked through in bounded memory, and nothing of the target is written.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
+
+from replisync.errors import LocalFailure
+
+_CHUNK = 500
+
+_PRAGMAS = (
+    "PRAGMA cache_size = -32768",  # KiB
+    "PRAGMA journal_mode = OFF",
+    "PRAGMA synchronous = OFF",
+)
+
+_TABLES = (
+    # file: the digest of the file that must be there, "" where it has none, NULL where there is no file.
+    "CREATE TABLE latest (key TEXT PRIMARY KEY, keyname TEXT, serial INTEGER, file TEXT) WITHOUT ROWID",
+    "CREATE TABLE kv (key TEXT PRIMARY KEY, keyname TEXT, serial INTEGER) WITHOUT ROWID",
+    "CREATE TABLE ledger (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID",
+    "CREATE TABLE entry (serial INTEGER PRIMARY KEY, data BLOB)",
+)
+
+
+class Latest(NamedTuple):
+    """What the history says last of a key; file is None where it has no file."""
+
+    key: str
+    keyname: str
+    serial: int
+    file: str | None
+
+
+class KeyDifference(NamedTuple):
+    """A key whose row is not what the history says; None for what is not there."""
+
+    key: str
+    keyname: str | None
+    serial: int | None
+    found_keyname: str | None
+    found_serial: int | None
+
+
+class FileDifference(NamedTuple):
+    """A file whose row in the ledger is not what the history says; None for what is not there."""
+
+    relpath: str
+    serial: int | None
+    digest: str | None
+    found_serial: int | None
+    found_digest: str | None
+
+
+class Scratch:
+    """The temporary database; one thread at a time."""
+
+    def __init__(self) -> None:
+        with _translated():
+            self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            for statement in (*_PRAGMAS, *_TABLES, "BEGIN"):
+                self._database.execute(statement)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._database.close()
+
+    # The history.
+
+    def serials_of(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the last serial of some keys so far; those without any are left out."""
+        return {key: serial for key, _, serial, _ in self._latest(list(keys))}
+
+    def latest(self, key: str) -> Latest | None:
+        """Return what the history says last of a key so far."""
+        return next(self._latest([key]), None)
+
+    def _latest(self, keys: list[str]) -> Iterator[Latest]:
+        with _translated():
+            for start in range(0, len(keys), _CHUNK):
+                some = keys[start : start + _CHUNK]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, keyname, serial, file FROM latest WHERE key IN ({marks})"  # noqa: S608
+                yield from (Latest(*row) for row in self._database.execute(query, some))
+
+    def note(self, found: Iterable[Latest]) -> None:
+        """Take in what entries say of keys, in their order."""
+        self._many("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", found)
+
+    def live_files(self, after: str, limit: int) -> list[Latest]:
+        """Return up to `limit` keys behind `after` that have a file."""
+        query = "SELECT * FROM latest WHERE key > ? AND file IS NOT NULL ORDER BY key LIMIT ?"
+        return [Latest(*row) for row in self._rows(query, after, limit)]
+
+    # What the target has.
+
+    def note_keys(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take in rows of the keys."""
+        self._many("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", rows)
+
+    def note_files(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take in rows of the ledger: relpath, serial, digest."""
+        self._many("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", rows)
+
+    def key_differences(self, upto: int) -> Iterator[KeyDifference]:
+        """Yield the keys whose rows are not what the history says, but for what came after `upto`."""
+        yield from map(
+            KeyDifference._make,
+            self._rows(
+                "SELECT l.key, l.keyname, l.serial, k.keyname, k.serial FROM latest l "
+                "LEFT JOIN kv k ON k.key = l.key WHERE k.key IS NULL OR k.serial IS NULL "
+                "OR k.keyname IS NOT l.keyname OR (k.serial <> l.serial AND k.serial <= ?)",
+                upto,
+            ),
+        )
+        yield from map(
+            KeyDifference._make,
+            self._rows(
+                "SELECT k.key, NULL, NULL, k.keyname, k.serial FROM kv k LEFT JOIN latest l ON l.key = k.key "
+                "WHERE l.key IS NULL AND (k.serial IS NULL OR k.serial <= ?)",
+                upto,
+            ),
+        )
+
+    def file_differences(self, upto: int) -> Iterator[FileDifference]:
+        """Yield the files whose rows in the ledger are not what the history says, as `key_differences`."""
+        yield from map(
+            FileDifference._make,
+            self._rows(
+                "SELECT l.key, l.serial, l.file, g.serial, g.digest FROM latest l "
+                "LEFT JOIN ledger g ON g.relpath = l.key WHERE l.file IS NOT NULL "
+                "AND (g.relpath IS NULL OR (g.serial <= ? AND (g.serial <> l.serial OR g.digest <> l.file)))",
+                upto,
+            ),
+        )
+        yield from map(
+            FileDifference._make,
+            self._rows(
+                "SELECT g.relpath, l.serial, NULL, g.serial, g.digest FROM ledger g "
+                "LEFT JOIN latest l ON l.key = g.relpath WHERE l.file IS NULL AND g.serial <= ?",
+                upto,
+            ),
+        )
+
+    # Entries that are to take the place of others.
+
+    def put_entry(self, serial: int, data: bytes) -> None:
+        """Keep an entry."""
+        self._many("INSERT OR REPLACE INTO entry VALUES (?, ?)", [(serial, data)])
+
+    def kept_entry(self, serial: int) -> bytes | None:
+        """Return an entry that is kept."""
+        return next(
+            (bytes(row[0]) for row in self._rows("SELECT data FROM entry WHERE serial = ?", serial)), None
+        )
+
+    def kept_entries(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the entries that are kept, in order."""
+        for serial, data in self._rows("SELECT serial, data FROM entry ORDER BY serial"):
+            yield serial, bytes(data)
+
+    def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with _translated():
+            yield from self._database.execute(query, values)
+
+    def _many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        with _translated():
+            self._database.executemany(statement, rows)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as err:
+        raise LocalFailure(
+            "keeping of what the history says",
+            str(err),
+            hint="make room where temporary files go, or name another folder in TMPDIR",
+        ) from err

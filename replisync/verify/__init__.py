@@ -1,0 +1,1 @@
+"""Proving a standby, and mending it."""

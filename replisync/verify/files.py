@@ -1,0 +1,296 @@
+"""Every file: whether it is there, with its size, with its digest, and whether there is any other."""
+
+import errno
+import re
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from replisync import clock
+from replisync.changelog import parse_stored
+from replisync.errors import CorruptEntry
+from replisync.filestore.hashing import Seen
+from replisync.keys import FILE_KEYNAMES, Digest
+from replisync.store import audit
+from replisync.store.audit import LedgerFile
+from replisync.store.records import PRESENT
+from replisync.verify.findings import (
+    FILE_DIGEST,
+    FILE_SIZE,
+    MISSING_FILE,
+    PERMISSIONS,
+    SUPERFLUOUS_FILE,
+    TEMPORARY,
+    Finding,
+)
+from replisync.verify.subject import Subject
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+# Rows of the ledger that are read at a time.
+_PAGE = 5000
+
+# Files that one worker looks at at a time: in number, and for their digests also in bytes.
+_SIZES = 1000
+_DIGESTS = 64
+_DIGEST_BYTES = 16 * 1024 * 1024
+
+# How a devpi-server names what it has not stored yet.
+_TEMPORARY = re.compile(r"-tmp$")
+
+# While a devpi-server may be storing files, what is unfinished counts as left behind after so long.
+_UNFINISHED_SECONDS = 3600.0
+
+# Digests that a path may begin with.
+_PROMISED = ("sha256", "md5", "sha512", "sha1")
+_PROMISED_LENGTH = 16
+
+# A clock that is read from disk may be coarser than ours.
+_GRAIN_SECONDS = 2.0
+
+
+def files(subject: Subject, *, digests: bool) -> None:
+    """Look at every file that is said to be here.
+
+    digests: whether its content is read too.
+    """
+    store = subject.store
+    subject.context.progress.stage("files", audit.count_of_present(store), "files")
+    chunks = _cut(_present(subject), digests=digests)
+    look = _digests_of if digests else _sizes_of
+    for chunk, seen in _ahead(subject, lambda some: look(subject, some), chunks):
+        for file, one in zip(chunk, seen, strict=True):
+            if _problem(file, one) is not None:
+                subject.findings.suspect(_named(file, one), _looks_again(subject, file, digests=digests))
+        size = sum(one.size or 0 for one in seen)
+        subject.checked["files"] += len(chunk)
+        if digests:
+            subject.checked["bytes"] += size
+        subject.context.progress.advance(len(chunk), size if digests else 0)
+
+
+def _present(subject: Subject) -> Iterator[LedgerFile]:
+    after = ""
+    while page := audit.ledger(subject.store, after, _PAGE):
+        after = page[-1].relpath
+        yield from (file for file in page if file.state == PRESENT)
+
+
+def _cut(files: Iterable[LedgerFile], *, digests: bool) -> Iterator[list[LedgerFile]]:
+    chunk: list[LedgerFile] = []
+    size = 0
+    for file in files:
+        chunk.append(file)
+        size += file.size or 0
+        if len(chunk) >= (_DIGESTS if digests else _SIZES) or (digests and size >= _DIGEST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _ahead(subject: Subject, work: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[tuple[_A, _B]]:
+    """Yield each item with what the work makes of it, in order, while workers do the next ones."""
+    with ThreadPoolExecutor(subject.cores, thread_name_prefix="verify") as pool:
+        going: deque[tuple[_A, Future[_B]]] = deque()
+        try:
+            for item in items:
+                going.append((item, pool.submit(work, item)))
+                if len(going) > 3 * subject.cores:
+                    first, result = going.popleft()
+                    yield first, result.result()
+                    subject.context.stop.check()
+            while going:
+                first, result = going.popleft()
+                yield first, result.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _sizes_of(subject: Subject, files: list[LedgerFile]) -> list[Seen]:
+    return subject.survey.sizes([file.relpath for file in files])
+
+
+def _digests_of(subject: Subject, files: list[LedgerFile]) -> list[Seen]:
+    return subject.survey.digests([(_algorithm(file), file.relpath) for file in files])
+
+
+def _algorithm(file: LedgerFile) -> str:
+    digest = Digest.parse(file.digest)
+    return digest.algorithm if digest is not None else "sha256"
+
+
+def _problem(file: LedgerFile, seen: Seen) -> str | None:
+    """Return the kind of what is wrong with a file; None where nothing is."""
+    if seen.problem in (errno.EACCES, errno.EPERM):
+        return PERMISSIONS
+    if seen.size is None:
+        return MISSING_FILE
+    if file.size is not None and seen.size != file.size:
+        return FILE_SIZE
+    digest = Digest.parse(file.digest)
+    if digest is not None and seen.digest is not None and seen.digest != digest.hexdigest:
+        return FILE_DIGEST
+    if not seen.mode & stat.S_IRUSR:
+        return PERMISSIONS
+    return None
+
+
+def _named(file: LedgerFile, seen: Seen) -> Finding:
+    kind = _problem(file, seen) or MISSING_FILE
+    digest = Digest.parse(file.digest)
+    expected, found = {
+        PERMISSIONS: ("a file that its owner can read", "one that it cannot read"),
+        MISSING_FILE: (f"a file of {file.size} bytes", "none"),
+        FILE_SIZE: (f"{file.size} bytes", f"{seen.size} bytes"),
+        FILE_DIGEST: (str(digest), f"{digest.algorithm if digest else ''}={seen.digest}"),
+    }[kind]
+    return Finding(kind, file.relpath, file.serial, expected, found)
+
+
+def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        return file_problem(subject, file.relpath, digests=digests)
+
+    return look
+
+
+def file_problem(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
+    """Return what is wrong with one file now; None where nothing is, or somebody is changing it."""
+    row, move = audit.file_now(subject.store, relpath)
+    if row is None or row.state != PRESENT:
+        return None
+    if move is not None and (move.staged is None or (subject.serverdir.tmp / move.staged).exists()):
+        return None  # what is committed is about to take its place
+    look = _digests_of if digests else _sizes_of
+    [seen] = look(subject, [row])
+    if _problem(row, seen) is None or audit.file_now(subject.store, relpath) != (row, move):
+        return None
+    return _named(row, seen)
+
+
+# What nobody asked for.
+
+
+def strangers(subject: Subject) -> None:
+    """Look for files that no live key names."""
+    subject.context.progress.stage("files in place", None, "files")
+    known = iter(_ledger(subject))
+    row = next(known, None)
+    for count, relpath in enumerate(subject.survey.names(), 1):
+        if not count % _SIZES:
+            subject.context.stop.check()
+            subject.context.progress.advance(_SIZES)
+        name = relpath.encode(errors="surrogateescape")
+        while row is not None and row < name:
+            row = next(known, None)
+        if row != name:
+            found = _stranger(relpath)
+            subject.findings.suspect(found, _stranger_again(subject, relpath))
+        subject.checked["files_in_place"] = count
+
+
+def _ledger(subject: Subject) -> Iterator[bytes]:
+    after = ""
+    while page := audit.ledger(subject.store, after, _PAGE):
+        after = page[-1].relpath
+        yield from (file.relpath.encode() for file in page)
+
+
+def _stranger(relpath: str) -> Finding:
+    kind = TEMPORARY if _TEMPORARY.search(relpath) else SUPERFLUOUS_FILE
+    shown = relpath.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return Finding(kind, shown, None, "no such file", "a file that no key names")
+
+
+def _stranger_again(subject: Subject, relpath: str) -> Callable[[], Finding | None]:
+    before = subject.survey.changed_at(relpath)
+
+    def look() -> Finding | None:
+        return _stranger(relpath) if is_stranger(subject, relpath, before) else None
+
+    return look
+
+
+def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
+    """Tell whether a file is here that nobody needs, and nobody is bringing.
+
+    before: when it was changed, by an earlier look.
+    """
+    [seen] = subject.survey.sizes([relpath])
+    if seen.size is None and seen.problem == 0 and not _is_name(subject, relpath):
+        return False
+    if seen.problem in (errno.ENOENT, errno.ENOTDIR):
+        return False
+    try:
+        relpath.encode()
+    except UnicodeEncodeError:
+        return True  # no key can have this name
+    row, move = audit.file_now(subject.store, relpath)
+    if row is not None or move is not None:
+        return False
+    changed_at = subject.survey.changed_at(relpath)
+    if changed_at != before:
+        return False
+    if _TEMPORARY.search(relpath):
+        age = clock.seconds_since_epoch(changed_at) if changed_at is not None else _UNFINISHED_SECONDS
+        return not subject.in_use() or age >= _UNFINISHED_SECONDS
+    if _is_link(subject, relpath):
+        return False  # a devpi-server fetched it, and the primary will say so
+    return not _is_ahead(subject, relpath, changed_at)
+
+
+def _is_name(subject: Subject, relpath: str) -> bool:
+    """Tell whether there is something with this name, if no file."""
+    return subject.survey.changed_at(relpath) is not None
+
+
+def _is_link(subject: Subject, relpath: str) -> bool:
+    """Tell whether a key that is not deleted has this path: the link of a mirror."""
+    now = audit.key_now(subject.store, relpath)
+    if now.row is None or now.row.serial is None or now.row.keyname not in FILE_KEYNAMES:
+        return False
+    try:
+        changes = parse_stored(now.row.serial, now.data.get(now.row.serial, b""), kinds=FILE_KEYNAMES).changes
+    except CorruptEntry:
+        return True  # nobody can tell
+    change = changes.get(relpath)
+    return change is not None and bool(change.value)
+
+
+def _is_ahead(subject: Subject, relpath: str, changed_at: float | None) -> bool:
+    """Tell whether a file is here before the serial that names it, as files of the next commit are.
+
+    While somebody writes, what is newer than the last commit is. Where nobody does it may be what a run that
+    was cut short left for the next one: then it has the content that its path promises, in a folder of its
+    own, or a path that promises nothing.
+    """
+    newer = changed_at is not None and changed_at >= _since(subject) - _GRAIN_SECONDS
+    if newer and subject.in_use():
+        return True
+    folder, _, name = relpath.rpartition("/")
+    if "/+e/" in relpath or ".toxresult-" in name:
+        run = subject.store.last_run()
+        return run is not None and run.outcome != "ok" and (newer or changed_at is None)
+    promised = "".join(folder.split("/")[-2:])
+    if len(promised) != _PROMISED_LENGTH or audit.siblings_in_ledger(subject.store, folder):
+        return False
+    for algorithm in _PROMISED:
+        [seen] = subject.survey.digests([(algorithm, relpath)])
+        if seen.digest is not None and seen.digest.startswith(promised):
+            return True
+    return False
+
+
+def _since(subject: Subject) -> float:
+    """Return since when files may have come that are not committed."""
+    store = subject.store
+    committed, run = audit.last_commit_at(store), store.last_run()
+    moments = [] if committed is None else [committed]
+    # Those behind a file that cannot be had came before the commit of what is before it.
+    if run is not None and any(fault.kind == "held" for fault in store.faults()):
+        moments.append(run.started)
+    return clock.epoch(min(moments)) if moments else 0.0

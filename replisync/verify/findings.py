@@ -1,0 +1,175 @@
+"""What a verification finds: suspicions while it looks, findings where they still hold on a second look.
+
+A standby is followed while it is looked through, and each look is a moment of its own. So two looks may not
+fit together, although nothing is wrong. Whatever looks wrong is therefore looked at once more, by itself and
+in its present state, and is reported only where it is wrong still.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# Kinds of findings. A test compares them with docs/verify.md.
+POSITION = "position"  # changelog and timeline end at different serials
+IDENTITY = "identity"  # .nodeinfo
+STATE_VERSION = "state-version"  # .serverversion
+EVENT_SERIAL = "event-serial"
+PERMISSIONS = "permissions"
+SCHEMA = "schema"
+SEQUENCE = "sequence"
+TEMPORARY = "temporary-file"
+MISSING_ENTRY = "missing-entry"
+DAMAGED_ENTRY = "damaged-entry"
+BACK_SERIAL = "back-serial"
+KEY = "key"
+LEDGER = "ledger"
+MISSING_FILE = "missing-file"
+FILE_SIZE = "file-size"
+FILE_DIGEST = "file-digest"
+SUPERFLUOUS_FILE = "superfluous-file"
+
+KINDS = (
+    POSITION,
+    IDENTITY,
+    STATE_VERSION,
+    EVENT_SERIAL,
+    PERMISSIONS,
+    SCHEMA,
+    SEQUENCE,
+    TEMPORARY,
+    MISSING_ENTRY,
+    DAMAGED_ENTRY,
+    BACK_SERIAL,
+    KEY,
+    LEDGER,
+    MISSING_FILE,
+    FILE_SIZE,
+    FILE_DIGEST,
+    SUPERFLUOUS_FILE,
+)
+
+# Those that are listed one by one; all are counted.
+LISTED = 5000
+
+# Suspicions that wait for their second look.
+_WAITING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    subject: what it is about: a path, a key, a serial.
+    serial: that it belongs to; None where it belongs to none.
+    remedy: what helps where `--repair` does not.
+    """
+
+    kind: str
+    subject: str
+    serial: int | None
+    expected: str
+    found: str
+    remedy: str = ""
+
+    @property
+    def identity(self) -> tuple[str, str, int | None]:
+        """What makes two findings the same."""
+        return self.kind, self.subject, self.serial
+
+
+# Looks once more, and returns what is wrong now; None where nothing is.
+Look = Callable[[], Finding | None]
+
+
+class Findings:
+    """Collects suspicions, and turns them into findings.
+
+    pause: waits for a moment, in which what is going on can end; called before suspicions are looked at.
+    """
+
+    def __init__(self, pause: Callable[[], None]) -> None:
+        self._pause = pause
+        self._waiting: dict[tuple[str, str, int | None], Look] = {}
+        self._listed: dict[tuple[str, str, int | None], Finding] = {}
+        self._seen = 0
+        self.counts: Counter[str] = Counter()
+
+    def suspect(self, finding: Finding, look: Look) -> None:
+        """Note that something looks wrong."""
+        if finding.identity in self._listed:
+            return
+        self._waiting[finding.identity] = look
+        if len(self._waiting) >= _WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Look at everything that looked wrong once more."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, {}
+        self._pause()
+        for look in waiting.values():
+            finding = look()
+            if finding is None or finding.identity in self._listed:
+                continue
+            self.counts[finding.kind] += 1
+            if len(self._listed) < LISTED:
+                self._listed[finding.identity] = finding
+
+    @property
+    def listed(self) -> list[Finding]:
+        """The findings, but for those beyond the bound."""
+        return list(self._listed.values())
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return self.counts.total()
+
+
+@dataclass(slots=True)
+class Report:
+    """What a verification ended with.
+
+    serial: up to which the history was verified.
+    outcome: ok, repaired, failed.
+    checked: how many of each were looked at.
+    known: what is not here and accounted for: files that nobody can have, faults, files left out.
+    findings: those that are listed, with those that a repair mended.
+    mended: which of them.
+    total: all that remain, also beyond the list.
+    repaired: all that were mended.
+    """
+
+    level: str
+    serial: int
+    outcome: str
+    started: str
+    finished: str
+    seconds: float
+    checked: dict[str, int] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    mended: list[Finding] = field(default_factory=list)
+    total: int = 0
+    repaired: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """Return what `verify --json` prints."""
+        return {
+            "level": self.level,
+            "serial": self.serial,
+            "outcome": self.outcome,
+            "started": self.started,
+            "finished": self.finished,
+            "seconds": self.seconds,
+            "checked": self.checked,
+            "known": self.known,
+            "findings_total": self.total,
+            "repaired_total": self.repaired,
+            "findings": [
+                *({**asdict(one), "repaired": False} for one in self.findings),
+                *({**asdict(one), "repaired": True} for one in self.mended),
+            ],
+        }

@@ -1,0 +1,241 @@
+"""The whole history: every entry decodes, leads to the one before, and keys and ledger say what it says.
+
+The history is read in its order, page by page; what it says of each key goes into a temporary database and
+is compared there. An entry that cannot be read hides what it says: what leads to it is not judged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, parse_stored
+from replisync.errors import CorruptEntry
+from replisync.keys import FILE_KEYNAMES, READ_KEYNAMES
+from replisync.plan import check_paths, wanted_file
+from replisync.store import audit
+from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
+from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
+from replisync.verify.quick import missing_entry, wrong_back_serial
+from replisync.verify.subject import Subject
+
+# Entries, and rows, that are read at a time.
+_ENTRIES = 500
+_ROWS = 5000
+
+
+@dataclass(slots=True)
+class History:
+    """What was read of a history.
+
+    upto: its last serial.
+    unread: the serials whose entries are missing or cannot be read.
+    """
+
+    upto: int
+    unread: set[int] = field(default_factory=set)
+
+
+def read_entry(serial: int, data: bytes) -> ChangelogEntry:
+    """Return the entry that stored bytes hold, as devpi-server can use it.
+
+    Raises CorruptEntry.
+    """
+    entry = parse_stored(serial, data, kinds=READ_KEYNAMES)
+    if entry.data != data:
+        raise CorruptEntry("reading of an entry", "it has a list of renames, which are the primary's own")
+    check_paths(entry)
+    return entry
+
+
+def latest_of(entry: ChangelogEntry) -> list[Latest]:
+    """Return what an entry says of each of its keys."""
+    found = []
+    for relpath, change in entry.changes.items():
+        file = None
+        if change.keyname in FILE_KEYNAMES:
+            wanted = wanted_file(relpath, entry.serial, change.value)
+            file = None if wanted is None else str(wanted.digest or "")
+        found.append(Latest(relpath, change.keyname, entry.serial, file))
+    return found
+
+
+def read_history(subject: Subject, scratch: Scratch) -> History:
+    """Read all entries, and look whether each leads to the one before."""
+    store = subject.store
+    history = History(audit.position(store).last)
+    subject.context.progress.stage("history", history.upto + 1, "serials")
+    due = 0
+    while due <= history.upto:
+        subject.context.stop.check()
+        page = audit.entries(store, due, history.upto, _ENTRIES)
+        for missing in range(due, page[0][0] if page else history.upto + 1):
+            _miss(subject, history, missing)
+        _read_page(subject, scratch, history, page)
+        before, due = due, page[-1][0] + 1 if page else history.upto + 1
+        subject.context.progress.advance(due - before, sum(len(data) for _, data in page))
+    return history
+
+
+def _miss(subject: Subject, history: History, serial: int) -> None:
+    history.unread.add(serial)
+    subject.findings.suspect(*missing_entry(subject, serial))
+
+
+def _read_page(subject: Subject, scratch: Scratch, history: History, page: list[tuple[int, bytes]]) -> None:
+    read: list[ChangelogEntry] = []
+    due = page[0][0] if page else 0
+    for serial, data in page:
+        for missing in range(due, serial):
+            _miss(subject, history, missing)
+        due = serial + 1
+        subject.checked["entries"] += 1
+        try:
+            read.append(read_entry(serial, data))
+        except CorruptEntry as err:
+            history.unread.add(serial)
+            finding = damaged_entry(serial, err)
+            subject.findings.suspect(finding, _damaged_again(subject, serial))
+    known = scratch.serials_of({key for entry in read for key in entry.changes})
+    for entry in read:
+        for key, change in entry.changes.items():
+            before = known.get(key, -1)
+            if change.back_serial != before and not _explained(subject, history, change.back_serial, before):
+                finding = wrong_back_serial(key, entry.serial, before, change.back_serial)
+                subject.findings.suspect(finding, _back_serial_again(subject, key, entry.serial, before))
+            known[key] = entry.serial
+    scratch.note(row for entry in read for row in latest_of(entry))
+    subject.checked["changes"] += sum(len(entry.changes) for entry in read)
+
+
+def damaged_entry(serial: int, err: CorruptEntry) -> Finding:
+    """Return the finding of an entry that cannot be used."""
+    return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", err.why)
+
+
+def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
+    """Tell whether a back serial is right although we know of another entry, or of none."""
+    if named in history.unread:
+        return True
+    if before >= 0 or named < 0:
+        return False
+    # Compaction leaves an empty entry where a key was before it was deleted.
+    rows = audit.entries(subject.store, named, named, 1)
+    return [data for _, data in rows] == [EMPTY_ENTRY]
+
+
+def _damaged_again(subject: Subject, serial: int) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        data = audit.key_now(subject.store, "", (serial,)).data.get(serial)
+        if data is None:
+            return None
+        try:
+            read_entry(serial, data)
+        except CorruptEntry as err:
+            return damaged_entry(serial, err)
+        return None
+
+    return look
+
+
+def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        data = audit.key_now(subject.store, "", (serial, before)).data
+        change = _change(serial, data, key)
+        if change is None or change == before or (before >= 0 and _change(before, data, key) is None):
+            return None
+        return wrong_back_serial(key, serial, before, change)
+
+    return look
+
+
+def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
+    """Return the back serial that an entry has for a key; None where it has no such key."""
+    try:
+        changes = read_entry(serial, data.get(serial, b"")).changes
+    except CorruptEntry:
+        return None
+    return changes[key].back_serial if key in changes else None
+
+
+# Keys and ledger.
+
+
+def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
+    """Look whether every key's row is what the history says, and no row more."""
+    after = ""
+    while page := audit.keys(subject.store, after, _ROWS):
+        after = page[-1].key
+        subject.checked["keys"] += len(page)
+        scratch.note_keys(page)
+        subject.context.stop.check()
+    for one in scratch.key_differences(history.upto):
+        if one.found_serial in history.unread:
+            continue
+        look = _key_again(subject, history, one)
+        subject.findings.suspect(_wrong_key(one), look)
+
+
+def _wrong_key(one: KeyDifference) -> Finding:
+    expected = "no such key" if one.serial is None else f"serial {one.serial} as {one.keyname}"
+    nothing = one.found_serial is None and one.found_keyname is None
+    found = "no such key" if nothing else f"serial {one.found_serial} as {one.found_keyname}"
+    return Finding(KEY, one.key, one.serial, expected, found)
+
+
+def _key_again(subject: Subject, history: History, one: KeyDifference) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        now = audit.key_now(subject.store, one.key)
+        serial = None if now.row is None else now.row.serial
+        keyname = None if now.row is None else now.row.keyname
+        if serial is not None and serial > history.upto and _change(serial, now.data, one.key) is not None:
+            return None  # it changed since the history was read
+        if (serial, keyname) == (one.serial, one.keyname):
+            return None
+        return _wrong_key(one._replace(found_keyname=keyname, found_serial=serial))
+
+    return look
+
+
+def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None:
+    """Look whether the ledger has the files that the history says are there, and no other."""
+    after = ""
+    while page := audit.ledger(subject.store, after, _ROWS):
+        after = page[-1].relpath
+        scratch.note_files((row.relpath, row.serial, row.digest) for row in page)
+        subject.context.stop.check()
+    for one in scratch.file_differences(history.upto):
+        if one.found_serial in history.unread:
+            continue
+        subject.findings.suspect(_wrong_file(one), _file_again(subject, history, one))
+
+
+def _wrong_file(one: FileDifference) -> Finding:
+    expected, found = (
+        "no such file" if serial is None or digest is None else f"serial {serial}, {digest or 'no digest'}"
+        for serial, digest in ((one.serial, one.digest), (one.found_serial, one.found_digest))
+    )
+    return Finding(LEDGER, one.relpath, one.serial, expected, found)
+
+
+def _file_again(subject: Subject, history: History, one: FileDifference) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        row, _ = audit.file_now(subject.store, one.relpath)
+        now = audit.key_now(subject.store, one.relpath).row
+        if row != audit.file_now(subject.store, one.relpath)[0]:
+            return None  # it is changing
+        if now is not None and now.serial is not None and now.serial > history.upto:
+            return None  # it changed since the history was read
+        found = (None, None) if row is None else (row.serial, row.digest)
+        expected = (None, None) if one.digest is None else (one.serial, one.digest)
+        if found == expected:
+            return None
+        return _wrong_file(one._replace(found_serial=found[0], found_digest=found[1]))
+
+    return look
+
+
+def history(subject: Subject, scratch: Scratch) -> History:
+    """Read the history, and compare keys and ledger with it."""
+    found = read_history(subject, scratch)
+    compare_keys(subject, scratch, found)
+    compare_ledger(subject, scratch, found)
+    return found

@@ -1,0 +1,386 @@
+"""The quick look: positions, the small files, schema, permissions, the newest entries, and counts."""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from replisync.changelog import EMPTY_ENTRY, KeyChange, parse_stored
+from replisync.errors import CorruptEntry, TargetUnusable
+from replisync.serverdir import SQLITE_FILE, plain_url
+from replisync.storage import SQLITE
+from replisync.store import audit
+from replisync.verify.findings import (
+    BACK_SERIAL,
+    DAMAGED_ENTRY,
+    EVENT_SERIAL,
+    IDENTITY,
+    KEY,
+    LEDGER,
+    MISSING_ENTRY,
+    PERMISSIONS,
+    POSITION,
+    SCHEMA,
+    SEQUENCE,
+    STATE_VERSION,
+    TEMPORARY,
+    Finding,
+)
+from replisync.verify.subject import Subject
+
+# Entries whose chain the quick look follows.
+_NEWEST = 500
+
+# Findings of one kind that the quick look names.
+_NAMED = 100
+
+_NO_KINDS: frozenset[str] = frozenset()
+
+_ODD = "where the primary's own entry says so, it is the primary's history that is odd: run devpi-fsck there"
+
+
+def quick(subject: Subject) -> None:
+    """Look at what needs no look at every entry or file."""
+    for check in (
+        _schema,
+        _identity,
+        _event_serial,
+        _permissions,
+        _position,
+        _sequence,
+        _serials,
+        _keys,
+        _newest,
+        _temporary,
+    ):
+        subject.context.stop.check()
+        check(subject)
+
+
+def _suspect(subject: Subject, look: Callable[[], Finding | None]) -> None:
+    """Look once, and where something is wrong, once more later."""
+    found = look()
+    if found is not None:
+        subject.findings.suspect(found, look)
+
+
+# The database.
+
+
+def _schema(subject: Subject) -> None:
+    for name in subject.store.missing_objects():
+
+        def look(name: str = name) -> Finding | None:
+            if name not in subject.store.missing_objects():
+                return None
+            return Finding(SCHEMA, name, None, "as devpi-server makes it", "missing, or another")
+
+        _suspect(subject, look)
+
+
+def _position(subject: Subject) -> None:
+    def look() -> Finding | None:
+        last, committed = audit.position(subject.store)
+        if last == committed:
+            return None
+        if last < committed:
+            found, remedy = f"it ends at serial {last}", ""
+        else:
+            found = f"it ends at serial {last}: somebody else wrote to it"
+            remedy = "find out which devpi-server wrote to the standby; clone anew into an empty serverdir"
+        return Finding(
+            POSITION, "changelog", committed, f"its end at our last commit, serial {committed}", found, remedy
+        )
+
+    _suspect(subject, look)
+
+
+def _sequence(subject: Subject) -> None:
+    def look() -> Finding | None:
+        found = subject.store.next_serial()
+        if found is None or found[0] == found[1]:
+            return None
+        return Finding(SEQUENCE, "changelog_serial_seq", None, f"{found[1]} next", f"{found[0]} next")
+
+    _suspect(subject, look)
+
+
+def _serials(subject: Subject) -> None:
+    store = subject.store
+    counted = audit.serials(store)
+    subject.checked["serials"] = counted.number
+    if counted.number == counted.last + 1 and counted.first <= 0:
+        return
+    after = -1
+    for _ in range(_NAMED):
+        missing = audit.gap_after(store, after)
+        if missing is None:
+            return
+        subject.findings.suspect(*missing_entry(subject, missing))
+        after = missing
+
+
+def missing_entry(subject: Subject, serial: int) -> tuple[Finding, Callable[[], Finding | None]]:
+    """Return the finding of an entry that is not there, and the look for it."""
+    finding = Finding(MISSING_ENTRY, f"serial {serial}", serial, "an entry", "none")
+
+    def look() -> Finding | None:
+        known = audit.key_now(subject.store, "", (serial,))
+        return finding if serial <= known.last and serial not in known.data else None
+
+    return finding, look
+
+
+def _keys(subject: Subject) -> None:
+    """Look for keys beyond the end, and for files of the ledger whose key has another serial."""
+    store = subject.store
+    for row in audit.keys_beyond(store, audit.position(store).last, _NAMED):
+
+        def look(key: str = row.key) -> Finding | None:
+            now = audit.key_now(store, key)
+            if now.row is None or now.row.serial is None or now.row.serial <= now.last:
+                return None
+            return Finding(KEY, key, now.last, f"a serial up to {now.last}", f"serial {now.row.serial}")
+
+        _suspect(subject, look)
+    counts = store.file_counts()
+    subject.checked["files_known"] = counts.total
+    subject.known["files_missing"] = counts.missing - counts.absent
+    subject.known["files_absent"] = counts.absent
+    subject.known["faults"] = len(store.faults())
+    for file, _ in audit.ledger_against_keys(store, _NAMED):
+
+        def look_again(relpath: str = file.relpath) -> Finding | None:
+            row, _ = audit.file_now(store, relpath)
+            known = audit.key_now(store, relpath).row
+            again, _ = audit.file_now(store, relpath)
+            if row is None or row != again or (known is not None and known.serial == row.serial):
+                return None
+            found = "no such key" if known is None else f"serial {known.serial}"
+            return Finding(LEDGER, relpath, row.serial, f"a key at serial {row.serial}", found)
+
+        _suspect(subject, look_again)
+
+
+def _newest(subject: Subject) -> None:
+    """Look whether keys and newest entries lead to each other."""
+    subject.checked["newest_entries"] = 0
+    for problem in _chain(subject):
+
+        def look(wanted: tuple[str, str, int | None] = problem.identity) -> Finding | None:
+            return next((one for one in _chain(subject, count=False) if one.identity == wanted), None)
+
+        subject.findings.suspect(problem, look)
+
+
+def _chain(subject: Subject, *, count: bool = True) -> Iterator[Finding]:
+    rows = audit.newest(subject.store, _NEWEST)
+    changes: list[tuple[int, dict[str, KeyChange]]] = []
+    for serial, data in rows:
+        try:
+            changes.append((serial, dict(parse_stored(serial, data, kinds=_NO_KINDS).changes)))
+        except CorruptEntry as err:
+            yield Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", err.why)
+            # What lies below it cannot be told from what it hides.
+            break
+    if count:
+        subject.checked["newest_entries"] = len(changes)
+    known = audit.keys_of(subject.store, {key for _, found in changes for key in found})
+    lowest = changes[-1][0] if changes else 0
+    # Where a key was last seen, going down, and where its entry says that it comes next.
+    due: dict[str, tuple[int, int]] = {}
+    for serial, found in changes:
+        for key, change in found.items():
+            if key not in due:
+                row = known.get(key)
+                at = None if row is None else row.serial
+                if at is None or at < serial:
+                    yield Finding(
+                        KEY, key, serial, f"serial {serial}", "none" if at is None else f"serial {at}"
+                    )
+            elif due[key][1] != serial:
+                yield wrong_back_serial(key, due[key][0], serial, due[key][1])
+            due[key] = (serial, change.back_serial)
+    # Compaction leaves empty entries where there was something once.
+    empty = {serial for serial, data in rows if data == EMPTY_ENTRY}
+    for key, (serial, named) in due.items():
+        if named >= lowest and named not in empty:
+            yield wrong_back_serial(key, serial, None, named)
+
+
+def wrong_back_serial(key: str, serial: int, expected: int | None, named: int) -> Finding:
+    """Return the finding of an entry that names another serial than the one that changed the key before."""
+    due = (
+        "an earlier entry with this key"
+        if expected is None
+        else f"serial {expected}"
+        if expected >= 0
+        else "none"
+    )
+    return Finding(BACK_SERIAL, key, serial, due, f"serial {named}" if named >= 0 else "none", _ODD)
+
+
+# What lies in the folder.
+
+
+def _identity(subject: Subject) -> None:
+    source, serverdir = subject.source, subject.serverdir
+
+    def look() -> Finding | None:
+        try:
+            info = serverdir.nodeinfo()
+        except TargetUnusable as err:
+            return Finding(IDENTITY, ".nodeinfo", None, "what devpi-server writes", err.why)
+        if info is None:
+            return Finding(IDENTITY, ".nodeinfo", None, "a file", "none")
+        expected = {"uuid": source.uuid}
+        found = {"uuid": info.get("uuid")}
+        if source.promoted is None:
+            expected |= {
+                "role": "replica",
+                "primary-uuid": source.primary_uuid,
+                "masterurl": plain_url(source.primary_url),
+            }
+            found |= {name: info.get(name) for name in ("role", "masterurl")}
+            found["primary-uuid"] = info.get("master-uuid") or info.get("primary-uuid")
+        elif info.get("uuid") == source.primary_uuid:
+            return None  # promoted with --keep-identity
+        wrong = [name for name, value in expected.items() if found[name] != value]
+        if not wrong:
+            return None
+        return Finding(
+            IDENTITY,
+            ".nodeinfo",
+            None,
+            ", ".join(f"{name} {expected[name]}" for name in wrong),
+            ", ".join(f"{name} {found[name]}" for name in wrong),
+        )
+
+    _suspect(subject, look)
+
+    def look_at_version() -> Finding | None:
+        found = _text(serverdir.root / ".serverversion")
+        if found is not None and found.startswith("4"):
+            return None
+        return Finding(STATE_VERSION, ".serverversion", None, "4", "no such file" if found is None else found)
+
+    _suspect(subject, look_at_version)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()[:100]
+    except OSError:
+        return None
+
+
+def _event_serial(subject: Subject) -> None:
+    def look() -> Finding | None:
+        text = _text(subject.serverdir.root / ".event_serial")
+        last = audit.position(subject.store).last
+        if text is None and subject.source.promoted is not None:
+            return None
+        if text is not None and re.fullmatch("-?[0-9]{1,18}", text) and int(text) <= last + 1:
+            return None
+        found = "no such file" if text is None else text
+        return Finding(EVENT_SERIAL, ".event_serial", last, f"a number up to {last + 1}", found)
+
+    _suspect(subject, look)
+
+
+def _permissions(subject: Subject) -> None:
+    for path, wanted in permissions(subject):
+
+        def look(path: Path = path, wanted: int = wanted) -> Finding | None:
+            return _mode_problem(subject, path, wanted)
+
+        _suspect(subject, look)
+
+
+def permissions(subject: Subject) -> Iterator[tuple[Path, int]]:
+    """Yield what replisync and devpi-server must be able to use, and the bits that its owner needs for it."""
+    serverdir = subject.serverdir
+    read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
+    folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
+    names = [".nodeinfo", ".serverversion", ".event_serial"]
+    if serverdir.storage().name == SQLITE:
+        folders.append(serverdir.files)
+        names += [SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm"]
+    yield from ((folder, read | write | enter) for folder in folders)
+    yield from ((serverdir.root / name, read | write) for name in names)
+    yield serverdir.own / "lock", read | write
+    yield serverdir.own / "storage", read | write
+
+
+def _mode_problem(subject: Subject, path: Path, wanted: int) -> Finding | None:
+    name = str(path.relative_to(subject.serverdir.root)) if path != subject.serverdir.root else "."
+    try:
+        found = path.lstat()
+        owner = subject.serverdir.own.stat().st_uid
+    except PermissionError:
+        return Finding(PERMISSIONS, name, None, stat.filemode(wanted)[1:4], "it cannot be looked at")
+    except OSError:
+        return None
+    if found.st_mode & wanted != wanted:
+        return Finding(
+            PERMISSIONS,
+            name,
+            None,
+            f"{stat.filemode(wanted)[1:4]} for its owner",
+            stat.filemode(found.st_mode),
+        )
+    if found.st_uid != owner and path.is_file():
+        return Finding(
+            PERMISSIONS,
+            name,
+            None,
+            f"the owner {owner}, as of {subject.serverdir.own.name}",
+            f"the owner {found.st_uid}",
+            "give it back with chown, as root",
+        )
+    return None
+
+
+def _temporary(subject: Subject) -> None:
+    """Look for what interrupted writes left, and no run is going to clear."""
+    for path in list(temporary(subject)):
+
+        def look(path: Path = path) -> Finding | None:
+            if path not in set(temporary(subject)):
+                return None
+            name = str(path.relative_to(subject.serverdir.root))
+            return Finding(TEMPORARY, name, None, "no such file", "a file that nobody uses")
+
+        _suspect(subject, look)
+
+
+# Our own names in the staging folder.
+_STAGED = re.compile("[0-9a-f]{64}")
+
+
+def temporary(subject: Subject) -> Iterator[Path]:
+    """Yield the files that were begun and will not be finished; none while another replisync runs."""
+    serverdir, store = subject.serverdir, subject.store
+    run = store.last_run()
+    kept = {move.staged for move in store.pending()}
+    # What a run that was cut short left is cleared by the next one, and no reason to worry.
+    cut_short = run is not None and run.outcome != "ok"
+    found = list(_listed(serverdir.tmp))
+    if subject.in_use():
+        return
+    for path in found:
+        ours = _STAGED.fullmatch(path.name) is not None
+        if path.name not in kept and not (ours and cut_short and not subject.alone):
+            yield path
+    for path in (*_listed(serverdir.root), *_listed(serverdir.own)):
+        if path.name.endswith(".replisync-tmp"):
+            yield path
+
+
+def _listed(folder: Path) -> Iterator[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    yield from (folder / name for name in names)

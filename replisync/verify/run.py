@@ -1,0 +1,205 @@
+"""A verification from its beginning to its end: open, look, look again, remember."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import IntEnum
+
+from replisync import clock
+from replisync.errors import ReplisyncError, TargetUnusable
+from replisync.filestore.survey import DiskSurvey, Survey
+from replisync.serverdir import SQLITE_FILE, Serverdir
+from replisync.standby import Context, open_database, require_replica
+from replisync.storage import POSTGRES
+from replisync.store import audit
+from replisync.store.base import Store
+from replisync.store.records import Source, Verification
+from replisync.store.scratch import Scratch
+from replisync.store.sqlite import SqliteStore
+from replisync.verify import files, history
+from replisync.verify.findings import Findings, Report
+from replisync.verify.quick import quick
+from replisync.verify.subject import Subject
+
+# In which a commit that is going on, and the moves on disk that follow it, come to their end.
+_MOMENT_SECONDS = 1.0
+
+# A rewind meanwhile makes all that was read worthless; so often it is begun anew.
+_TRIES = 5
+
+
+class Level(IntEnum):
+    """How much is looked at; each includes those before."""
+
+    QUICK = 1
+    FILES = 2
+    FULL = 3
+    PRIMARY = 4
+
+    @classmethod
+    def of(cls, name: str) -> "Level":
+        """Return the level of this name."""
+        return cls[name.upper()]
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+def verify(serverdir: Serverdir, level: Level, context: Context) -> Report:
+    """Look whether a standby is what it should be; also while it is followed.
+
+    Writes nothing but what is remembered of the verification itself.
+    Raises TargetUnusable where it is no standby that can be judged, Stopped.
+    """
+    with readable(serverdir) as store:
+        source = judged_source(serverdir, store)
+        report = look(serverdir, store, source, level, context)
+    remember(serverdir, source, report, context)
+    return report
+
+
+def look(
+    serverdir: Serverdir, store: Store, source: Source, level: Level, context: Context, *, alone: bool = False
+) -> Report:
+    """Look at a target whose database is open.
+
+    alone: whether we hold its lock.
+    """
+    started, began = clock.now(), time.monotonic()
+    for _ in range(_TRIES):
+        begun = clock.now()
+        with ExitStack() as stack:
+            cores = len(os.sched_getaffinity(0))
+            survey = survey_of(serverdir, store, cores)
+            stack.callback(survey.close)
+            findings = Findings(lambda: _pause(context, alone=alone))
+            subject = Subject(serverdir, store, source, survey, findings, context, alone, cores)
+            serial = _look(subject, level)
+            findings.settle()
+            if not audit.rewound_since(store, begun) or alone:
+                break
+        context.log.info("it was rewound meanwhile, looking again")
+    return Report(
+        level=str(level),
+        serial=serial,
+        outcome="failed" if findings.total else "ok",
+        started=started,
+        finished=clock.now(),
+        seconds=round(time.monotonic() - began, 3),
+        checked=dict(subject.checked),
+        known=dict(subject.known),
+        findings=findings.listed,
+        total=findings.total,
+    )
+
+
+def _look(subject: Subject, level: Level) -> int:
+    serial = audit.position(subject.store).last
+    quick(subject)
+    if level >= Level.FULL:
+        with Scratch() as scratch:
+            subject.survey.start()
+            serial = history.history(subject, scratch).upto
+            files.files(subject, digests=True)
+            files.strangers(subject)
+            subject.findings.settle()
+    elif level == Level.FILES:
+        files.files(subject, digests=False)
+    return serial
+
+
+def _pause(context: Context, *, alone: bool) -> None:
+    if not alone:
+        context.stop.wait(_MOMENT_SECONDS)
+        context.stop.check()
+
+
+# Opening.
+
+
+@contextmanager
+def readable(serverdir: Serverdir) -> Iterator[Store]:
+    """Open the database of a standby for reading, also where nobody can write.
+
+    Raises TargetUnusable where it is none of ours, or one that we do not know.
+    """
+    attempted = f"verification of {serverdir}"
+    if not serverdir.is_ours() or serverdir.remembered_storage() is None:
+        raise TargetUnusable(
+            attempted, "it is no standby of replisync", hint="make one with `replisync clone`"
+        )
+    path = serverdir.root / SQLITE_FILE
+    at_rest = not os.access(serverdir.root, os.W_OK) and not os.path.exists(f"{path}-wal")
+    if serverdir.storage().name != POSTGRES and at_rest and path.exists():
+        store: Store = SqliteStore(path, immutable=True)
+    else:
+        store = open_database(serverdir)
+    with store:
+        store.check_version()
+        yield store
+
+
+def judged_source(serverdir: Serverdir, store: Store) -> Source:
+    """Return where a standby's data comes from.
+
+    Raises TargetUnusable where it is not complete, or is no standby any more.
+    """
+    attempted = f"verification of {serverdir}"
+    source = store.source()
+    if source is None or source.seed_finished is None:
+        raise TargetUnusable(
+            attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
+        )
+    position = audit.position(store)
+    if source.promoted is not None and position.last > position.committed:
+        raise TargetUnusable(
+            attempted,
+            f"it was promoted at {source.promoted}, and a devpi-server has written to it since",
+            hint="such a server is judged by devpi-fsck",
+        )
+    return source
+
+
+def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
+    """Return what looks at the files of a target."""
+    if serverdir.storage().name == POSTGRES:
+        from replisync.filestore.dbsurvey import DatabaseSurvey
+        from replisync.store.postgres import PostgresStore
+
+        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
+        return DatabaseSurvey(store.engine_of_files(cores + 1), store.storage)
+    return DiskSurvey(serverdir.files, cores)
+
+
+def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
+    """Write down what was found, for `status`; not where nobody can or may write."""
+    if source.promoted is not None or not os.access(serverdir.root, os.W_OK):
+        return
+
+    def guard() -> None:
+        try:
+            info = serverdir.nodeinfo() or {}
+        except TargetUnusable:
+            return  # it cannot be read, which is among the findings
+        if info.get("uuid") == source.uuid:
+            require_replica(serverdir, str(info.get("role")))
+
+    try:
+        with open_database(serverdir, write=True, guard=guard) as store:
+            store.put_verification(record_of(report))
+    except ReplisyncError as err:
+        context.log.warning("the verification is not remembered", error=str(err))
+
+
+def record_of(report: Report) -> Verification:
+    """Return what is remembered of a verification."""
+    return Verification(
+        level=report.level,
+        outcome=report.outcome,
+        serial=report.serial,
+        started=report.started,
+        finished=report.finished,
+        findings=report.total,
+        repaired=report.repaired,
+    )

@@ -1,0 +1,35 @@
+"""What is verified: one target, what is known of it when the verification begins, and who watches."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from replisync.filestore.survey import Survey
+from replisync.serverdir import Serverdir
+from replisync.standby import Context
+from replisync.store.base import Store
+from replisync.store.records import Source
+from replisync.verify.findings import Findings
+
+
+@dataclass(slots=True)
+class Subject:
+    """One target that is looked through.
+
+    alone: whether we hold its lock, so that nobody changes it meanwhile.
+    cores: how many files are looked at at a time.
+    """
+
+    serverdir: Serverdir
+    store: Store
+    source: Source
+    survey: Survey
+    findings: Findings
+    context: Context
+    alone: bool
+    cores: int
+    checked: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+
+    def in_use(self) -> bool:
+        """Tell whether another replisync writes to the target now."""
+        return not self.alone and self.serverdir.locked_by() is not None

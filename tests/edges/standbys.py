@@ -1,0 +1,124 @@
+"""A finished standby of a scripted primary, in each kind of database, to be damaged, verified and mended."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from replisync import clock
+from replisync.filestore.database import DatabaseFiles
+from replisync.ports import FileStore
+from replisync.serverdir import Serverdir, standby_nodeinfo
+from replisync.standby import Context
+from replisync.store.base import Store
+from replisync.store.postgres import PostgresStore
+from replisync.store.records import Source
+from replisync.verify.findings import Report
+from replisync.verify.run import Level, judged_source, look, readable
+from tests.edges.conftest import Database, PostgresDatabase
+from tests.edges.scenario import HISTORY, ChainedPrimary, Target
+from tests.fakes import FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
+
+SOURCE = Source("http://p/", "primary", "ours", "sqlite", "changelog", "now")
+
+
+def context() -> Context:
+    """Return a run that nobody watches, whose waits take no time."""
+    return Context(RecordingStop(), RecordingLog(), NoProgress())
+
+
+class Standby:
+    """A standby that has everything of a scripted primary.
+
+    database: where it has its data; one of PostgreSQL, or the file of the serverdir.
+    """
+
+    def __init__(self, root: Path, database: Database, server: ChainedPrimary) -> None:
+        self.root = root
+        self.database = database
+        self.server = server
+
+    @property
+    def in_postgres(self) -> bool:
+        """Whether its database is one of PostgreSQL."""
+        return isinstance(self.database, PostgresDatabase)
+
+    @property
+    def serverdir(self) -> Serverdir:
+        """Its folder."""
+        if isinstance(self.database, PostgresDatabase):
+            return Serverdir(self.root, self.database.storage)
+        return Serverdir(self.root)
+
+    def follow(self, *, trap: Trap | None = None, upto: int | None = None) -> None:
+        """Have it catch up."""
+        with closing(self.target(trap or Trap())) as target:
+            target.begin()
+            target.catch_up(self.server.serial if upto is None else upto)
+
+    def target(self, trap: Trap) -> Target:
+        """Return what follows the primary."""
+        database = self.database
+
+        class InPostgres(Target):
+            def make_store(self) -> Store:
+                assert isinstance(database, PostgresDatabase)
+                return FailingPostgresStore(database.storage, write=True, trap=self.trap)
+
+            def make_files(self) -> FileStore:
+                store, own = self.store, self.serverdir
+                assert isinstance(store, PostgresStore)
+                engine = store.engine_of_files(2)
+                return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
+
+        kind = InPostgres if self.in_postgres else Target
+        return kind(self.root, self.server, trap, entries=1)
+
+    def make(self) -> None:
+        """Make it, with all of the history."""
+        for stage in HISTORY:
+            for op in stage:
+                op(self.server)
+        serverdir = self.serverdir
+        serverdir.prepare()
+        serverdir.remember_storage("ours")
+        with closing(self.target(Trap())) as target:
+            target.begin()
+            target.store.put_source(SOURCE)
+            target.catch_up(self.server.serial)
+            target.store.put_source(replace(SOURCE, seed_serial=0, seed_finished=clock.now()))
+        serverdir.write_serverversion()
+        serverdir.write_event_serial(self.server.serial)
+        serverdir.write_nodeinfo(standby_nodeinfo("ours", "primary", "http://p/", before_6_13=False))
+
+    def look(self, level: Level = Level.FULL) -> Report:
+        """Verify it."""
+        serverdir = self.serverdir
+        with readable(serverdir) as store:
+            return look(serverdir, store, judged_source(serverdir, store), level, context())
+
+    # Files, wherever they are.
+
+    def read_file(self, relpath: str) -> bytes | None:
+        """Return the content of a file."""
+        if not self.in_postgres:
+            path = self.root / "+files" / relpath
+            return path.read_bytes() if path.is_file() else None
+        rows = self.database.read("SELECT data FROM files WHERE path = ?", relpath)
+        return bytes(rows[0][0]) if rows else None
+
+    def write_file(self, relpath: str, content: bytes) -> None:
+        """Put a file where it does not belong, or other content into one."""
+        if not self.in_postgres:
+            path = self.root / "+files" / relpath
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            return
+        self.remove_file(relpath)
+        self.database.write("INSERT INTO files VALUES (?, ?, ?)", relpath, len(content), content)
+
+    def remove_file(self, relpath: str) -> None:
+        """Remove a file."""
+        if self.in_postgres:
+            self.database.write("DELETE FROM files WHERE path = ?", relpath)
+        else:
+            (self.root / "+files" / relpath).unlink(missing_ok=True)
