@@ -388,9 +388,10 @@ class Pipeline:
 
     def retry_faults(self, limit: int = _CLONE_CHUNK) -> None:
         """Ask once more for up to `limit` files that no serial waits for, where their time has come."""
-        now = clock.now()
+        now, never = clock.now(), clock.later(_RETRY_LAST_SECONDS)
         faults = {fault.relpath: fault for fault in self._store.faults()}
-        due = [f.relpath for f in faults.values() if f.next_try is not None and f.next_try <= now]
+        # A time beyond the longest wait was set by a clock that was wrong.
+        due = [f.relpath for f in faults.values() if f.next_try and not now < f.next_try <= never]
         files = [file for path in due[:limit] if (file := self._store.wanted_file(path)) is not None]
         files += self._forgotten(limit - len(files))
         present: dict[str, int] = {}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,10 @@ class Standby:
         listed = json.loads(run_here("faults", "list", *self.own, "--json").stdout)
         return {fault.pop("relpath"): fault for fault in listed}
 
-    def follow(self, *more: object) -> Background:
+    def follow(self, *more: object, environment: Mapping[str, str] | None = None) -> Background:
         """Start to follow, as a process of its own; return it when it follows."""
         log = self.serverdir.with_name(f"{self.serverdir.name}.follow.log")
-        command = Background(log, "follow", *self.with_secret, *more)
+        command = Background(log, "follow", *self.with_secret, *more, environment=environment)
         try:
             return command.wait_for_log("following")
         except BaseException:
