@@ -51,6 +51,10 @@ class Standby:
         """Bring it up to date."""
         return run_here("catchup", *self.with_secret, *more, code=code)
 
+    def rewind(self, serial: int, *more: object, code: int = 0) -> Outcome:
+        """Take it back to a serial; its primary is asked for files that were not retained."""
+        return run_here("rewind", *self.with_secret, "--to-serial", serial, *more, code=code)
+
     def promote(self, *more: object, code: int = 0) -> dict[str, Any]:
         """Promote it; return the JSON object that says so, or why not."""
         said: dict[str, Any] = json.loads(run_here("promote", *self.own, "--json", *more, code=code).stdout)
