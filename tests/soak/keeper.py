@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from tests.soak.chaos import Chaos
-from tests.soak.judge import Judge
+from tests.support.judge import Judge
 from tests.support.pgstandby import PostgresStandby
 from tests.support.runs import REPLISYNC, Background, arguments, run_apart
 from tests.support.standby import Standby
@@ -179,12 +179,13 @@ class Follower(Keeper):
         command = [*REPLISYNC, *arguments("verify", *self.standby.own, "--level", "full", "--json")]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
         assert done.returncode in (0, 8), f"{self.name}: verify ended with {done.returncode}:\n{done.stderr}"
+        said = json.loads(done.stdout)
         # The last kill may have left files of a serial to come, as whoever goes on will find out.
         self._judge.history.read()
-        coming = self._judge.history.touched_after(self.standby.serial)
+        coming = self._judge.history.touched_after(said["serial"])
         wrong = [
             found
-            for found in json.loads(done.stdout)["findings"]
+            for found in said["findings"]
             if not (found["kind"] == "superfluous-file" and found["subject"] in coming)
         ]
         assert not wrong, f"{self.name}, verified: {wrong}"

@@ -10,11 +10,11 @@ from typing import Self
 
 from tests.soak.chaos import Chaos
 from tests.soak.drill import drill
-from tests.soak.judge import Judge
 from tests.soak.keeper import Cloner, Follower, Record
 from tests.soak.workload import Workload, at_rest
 from tests.support.client import Client
 from tests.support.devpi import Server, make_secret
+from tests.support.judge import Judge
 from tests.support.pgstandby import PostgresStandby
 from tests.support.postgres import Postgres
 from tests.support.proxy import Proxy
