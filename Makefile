@@ -3,11 +3,11 @@
 # PYTHON  the interpreter (3.11 or newer) that .venv is made with
 # ARGS    more arguments for pytest, the benchmark or the demo, as in `make test ARGS="-k promote"`
 # MINUTES how long `make fuzz` and `make soak` run
-# JOBS    how many tests run at a time; each job has servers of its own
+# JOBS    how many tests run at a time; each job has servers of its own, and waits for a good part of its time
 
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 MINUTES ?=
 
 VENV := .venv
@@ -28,7 +28,7 @@ help:
 	@echo "make clean   remove what the others made, .venv too"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

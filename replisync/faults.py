@@ -55,7 +55,7 @@ def skip_fault(serverdir: Serverdir, relpath: str) -> None:
     Raises UsageError where it is none of the faults.
     """
     with _opened(serverdir) as store:
-        known = {fault.relpath: fault for fault in store.faults()}
+        known = store.faults_of([relpath])
         if relpath not in known:
             raise UsageError(
                 f"skipping of {relpath}", "it is not among the faults", hint="see `replisync faults list`"

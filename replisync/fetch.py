@@ -6,10 +6,10 @@ serial, and nothing knows of databases.
 """
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
 from typing import Literal
 
 from replisync.errors import (
@@ -76,20 +76,39 @@ class _Staged:
     name: str
 
 
-@dataclass(slots=True)
 class _Work:
-    """What the workers of one call share.
+    """What the workers of one call and its caller's thread share.
 
-    room: as many files more may be taken before others have been made durable.
-    failed: set where no more files are to be taken.
-    results: what each file came to, an error that ends the call, or None for each worker that ended.
+    todo: files to be brought; None tells one worker to end.
+    ended: set where no more files are to be taken.
     """
 
-    todo: Iterator[WantedFile]
-    room: threading.Semaphore
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    failed: threading.Event = field(default_factory=threading.Event)
-    results: SimpleQueue[Outcome | _Staged | BaseException | None] = field(default_factory=SimpleQueue)
+    def __init__(self) -> None:
+        self.todo: SimpleQueue[WantedFile | None] = SimpleQueue()
+        self.ended = False
+        self._changed = threading.Condition()
+        self._results: list[_Result] = []
+        self._awaited = 0
+
+    def put(self, result: "_Result") -> None:
+        """Hand over what a file came to."""
+        with self._changed:
+            self._results.append(result)
+            # Waking somebody up costs as much as a small file does: only when there is enough.
+            if len(self._results) >= self._awaited:
+                self._changed.notify()
+
+    def take(self, most: int) -> list["_Result"]:
+        """Wait a moment for so many results; return all that are there."""
+        with self._changed:
+            self._awaited = most
+            self._changed.wait_for(lambda: len(self._results) >= most, _LOOK_SECONDS)
+            taken, self._results = self._results, []
+            return taken
+
+
+# An error ends the call; None stands for a file that was left where it is.
+_Result = Outcome | _Staged | BaseException | None
 
 
 def _outcome(one: Outcome | _Staged, obstacles: Mapping[str, str]) -> Outcome:
@@ -130,73 +149,70 @@ class Fetcher:
     def fetch(self, files: Iterable[WantedFile]) -> Iterator[Outcome]:
         """Yield the outcome for each file as it is there, in no order; fewer where we are to stop.
 
+        Files are taken from `files` in the caller's thread, some ahead of those that are there.
         Raises the first error that is no outcome (the disk, the connection, a refusal of all requests),
         after the other downloads ended.
         """
-        work = _Work(iter(files), threading.Semaphore(2 * self._group))
-        workers = [
-            threading.Thread(target=self._run, args=(work,), name=f"fetch-{number}", daemon=True)
-            for number in range(self._threads)
-        ]
-        for worker in workers:
-            worker.start()
+        work = _Work()
+        workers: list[threading.Thread] = []
+        wanted = iter(files)
         error: BaseException | None = None
+        under_way = 0
         try:
-            for group in self._groups(work, len(workers)):
+            while True:
+                under_way += self._hand_out(wanted, work, workers, under_way)
+                if not under_way:
+                    break
+                group = work.take(min(self._group, under_way))
+                if not group and self._stop.is_set():
+                    break
+                under_way -= len(group)
                 error = error or next((one for one in group if isinstance(one, BaseException)), None)
-                yield from self._durable([one for one in group if not isinstance(one, BaseException)])
-                for _ in group:
-                    work.room.release()
+                yield from self._durable([one for one in group if isinstance(one, Outcome | _Staged)])
         finally:
-            work.failed.set()
-            # One that hangs on a silent primary must not keep us from ending; it can do no harm, since
-            # what it brings has no name before it is complete, and counts for nothing before a commit.
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(_LOOK_SECONDS)
-                    if self._stop.is_set():
-                        break
+            self._end(work, workers)
         if error is not None:
             raise error
 
-    def _run(self, work: _Work) -> None:
-        """Bring files until there are no more."""
-        try:
-            while not (work.failed.is_set() or self._stop.is_set()):
-                if not work.room.acquire(timeout=_LOOK_SECONDS):
-                    continue
-                with work.lock:
-                    file = next(work.todo, None)
-                if file is None:
-                    break
-                work.results.put(self._fetch_one(file))
-        except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
-            work.failed.set()
-            work.results.put(err)
-        finally:
-            work.results.put(None)
+    def _hand_out(
+        self, wanted: Iterator[WantedFile], work: _Work, workers: list[threading.Thread], under_way: int
+    ) -> int:
+        """Give the workers more to do, as far as there is room; return how many files."""
+        room = 0 if work.ended or self._stop.is_set() else 2 * self._group - under_way
+        count = 0
+        for file in islice(wanted, room):
+            work.todo.put(file)
+            count += 1
+            if len(workers) < min(self._threads, under_way + count):
+                name = f"fetch-{len(workers)}"
+                workers.append(threading.Thread(target=self._run, args=(work,), name=name, daemon=True))
+                workers[-1].start()
+        return count
 
-    def _groups(self, work: _Work, running: int) -> Iterator[list[Outcome | _Staged | BaseException]]:
-        """Yield what the workers bring, in groups that are worth a sync, until all of them ended."""
-        group: list[Outcome | _Staged | BaseException] = []
-        begun = time.monotonic()
-        while running:
-            try:
-                result = work.results.get(timeout=_LOOK_SECONDS)
-            except Empty:
+    def _end(self, work: _Work, workers: list[threading.Thread]) -> None:
+        """Let the workers end, and wait for them."""
+        work.ended = True
+        for _ in workers:
+            work.todo.put(None)
+        # One that hangs on a silent primary must not keep us from ending; it can do no harm, since what it
+        # brings has no name before it is complete, and counts for nothing before a commit.
+        for worker in workers:
+            while worker.is_alive():
+                worker.join(_LOOK_SECONDS)
                 if self._stop.is_set():
                     break
-            else:
-                if result is None:
-                    running -= 1
-                else:
-                    group.append(result)
-            if len(group) >= self._group or time.monotonic() - begun > _LOOK_SECONDS:
-                if group:
-                    yield group
-                group, begun = [], time.monotonic()
-        if group:
-            yield group
+
+    def _run(self, work: _Work) -> None:
+        """Bring files until told to end; each file that is taken has one result."""
+        while (file := work.todo.get()) is not None:
+            result: _Result = None
+            if not (work.ended or self._stop.is_set()):
+                try:
+                    result = self._fetch_one(file)
+                except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
+                    work.ended = True
+                    result = err
+            work.put(result)
 
     def _durable(self, group: list[Outcome | _Staged]) -> list[Outcome]:
         """Return the outcomes after all that arrived is durable."""

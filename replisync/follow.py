@@ -94,7 +94,7 @@ def run_catchup(
             patience.call(work.retry_faults)
         tally = work.tally
         return CaughtUp(
-            first, store.last_serial(), tally.files, tally.bytes, tally.local, len(store.faults())
+            first, store.last_serial(), tally.files, tally.bytes, tally.local, store.fault_count()
         )
 
 

@@ -2,12 +2,45 @@
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("console", "json")
+
+
+def printable(text: str) -> str:
+    """Return a text with what a terminal would obey, or cannot show, written out.
+
+    Names of files, and words of a server, come from outside.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _printable_values(_logger: Any, _method: str, values: Any) -> Any:
+    return {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+class _Lines:
+    """A logger of structlog that outlives the reader of its stream, and a full disk under it.
+
+    What is done matters more than what is said of it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, message: str) -> None:
+        """Write a line, if that is possible."""
+        with suppress(OSError):
+            self._stream.write(f"{message}\n")
+            self._stream.flush()
+
+    debug = info = warning = error = msg
 
 
 def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> Any:
@@ -28,10 +61,11 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
         # The plain form of a traceback has no values in it, among which a secret might be.
+        shared.append(_printable_values)
         plain = structlog.dev.plain_traceback
         renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
     return structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        _Lines(stream),
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
     )

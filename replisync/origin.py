@@ -1,6 +1,6 @@
 """One server over HTTP: requests that carry our token, and what its answers mean whatever was asked.
 
-All of httpx's errors are translated here, and nothing else in replisync sees one.
+All of httpx's errors are translated here; no module above this one sees one.
 """
 
 import re
@@ -25,6 +25,7 @@ from replisync.errors import (
     UsageError,
     WrongHistory,
 )
+from replisync.plain import PlainTransport
 
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
@@ -33,6 +34,8 @@ _CONNECT_SECONDS = 10.0
 # What a server says of our certificate, in the words of OpenSSL.
 _CERT_REFUSED = re.compile("alert (certificate|bad certificate|unsupported certificate|unknown ca)[a-z ]*")
 
+# devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
+_UUID = re.compile("[!-~]{1,64}")
 _SERIAL = re.compile("-?[0-9]{1,10}")
 
 # How much of an answer that is no success is looked at.
@@ -105,10 +108,14 @@ class Origin:
             trust_env=False,
         )
         self._root = httpx.URL(self.url)
+        self._files = self._transport  # files are many and small: there the cost of a request counts
+        if transport is None and self._root.scheme == "http":
+            self._files = PlainTransport(self._transport)
         self._file_headers: tuple[str, httpx.Headers] = ("", httpx.Headers())
 
     def close(self) -> None:
         """Let go of all connections."""
+        self._files.close()
         self._client.close()
 
     def is_new(self, response: httpx.Response) -> bool:
@@ -186,11 +193,11 @@ class Origin:
         """
         uuid = response.headers.get("x-devpi-primary-uuid") or response.headers.get("x-devpi-master-uuid")
         position = response.headers.get("x-devpi-serial", "")
-        if not uuid or not _SERIAL.fullmatch(position):
+        if not uuid or not _UUID.fullmatch(uuid) or not _SERIAL.fullmatch(position):
             self.refuse(response, attempted, serial)
             raise PrimaryRefused(
                 attempted,
-                "the answer has no X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL",
+                "the answer has no X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL that could be a server's",
                 hint="check that the URL is the root of a devpi-server, and that no proxy removes headers",
             )
         if self.expected and uuid != self.expected:
@@ -293,7 +300,7 @@ class Origin:
         """
         for last in (False, True):
             with self._translated(attempted):
-                response = self._transport.handle_request(self._file_request(relpath))
+                response = self._files.handle_request(self._file_request(relpath))
             try:
                 if last or not self._expired(response, attempted):
                     yield response

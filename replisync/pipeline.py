@@ -281,10 +281,19 @@ class Pipeline:
         without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
         return Commit(batch, present, staged, self._in_place(without), verdict.absent, tuple(verdict.faults))
 
-    def _fetch(self, wanted: list[WantedFile]) -> Iterator[Outcome]:
-        done = 0
+    def _fetch(self, wanted: Iterable[WantedFile]) -> Iterator[Outcome]:
+        asked = done = 0
+        complete = False
+
+        def asking() -> Iterator[WantedFile]:
+            nonlocal asked, complete
+            for file in wanted:
+                asked += 1
+                yield file
+            complete = True
+
         try:
-            for outcome in self._fetcher.fetch(wanted) if wanted else ():
+            for outcome in self._fetcher.fetch(asking()):
                 done += 1
                 if isinstance(outcome, Fetched) and outcome.origin == "primary":
                     self.tally.files += 1
@@ -295,7 +304,7 @@ class Pipeline:
         except Stopped:
             self._stop.check()  # which knows whether it was a signal
             raise
-        if done < len(wanted):
+        if done < asked or not complete:
             self._stop.check()
             raise Stopped("fetching of files", "it was asked to end")
 
@@ -320,7 +329,7 @@ class Pipeline:
         batch: what is about to be committed; its values of users count before those that are stored.
         """
         verdict = Judgement()
-        known = {fault.relpath: fault for fault in self._store.faults()} if refused else {}
+        known = self._store.faults_of(refusal.file.relpath for refusal in refused)
         for refusal in refused:
             self._judge_one(refusal, verdict, batch, known.get(refusal.file.relpath))
         return verdict
@@ -365,6 +374,19 @@ class Pipeline:
         Raises FilesMissing, after all others were fetched, where a private file could not be had.
         """
         held: list[Fault] = []
+        outcomes: list[Outcome] = []
+        for outcome in self._fetch(self._wanted()):
+            outcomes.append(outcome)
+            self._progress.advance(1, outcome.size if isinstance(outcome, Fetched) else 0)
+            if len(outcomes) >= _CLONE_CHUNK:
+                held += self._record(outcomes)
+                outcomes = []
+        if outcomes:
+            held += self._record(outcomes)
+        if held:
+            raise missing(held)
+
+    def _wanted(self) -> Iterator[WantedFile]:
         indexes = self._store.wanted_indexes()
         for index in sorted(
             indexes, key=lambda name: (self._store.index_type(name) in (None, "mirror"), name)
@@ -372,15 +394,10 @@ class Pipeline:
             after = ""
             while files := self._store.wanted_files(index, after, _CLONE_CHUNK):
                 after = files[-1].relpath
-                held += self._fetch_chunk(self.not_skipped(files))
-        if held:
-            raise missing(held)
+                yield from self.not_skipped(files)
 
-    def _fetch_chunk(self, files: list[WantedFile]) -> list[Fault]:
-        outcomes = []
-        for outcome in self._fetch(files):
-            outcomes.append(outcome)
-            self._progress.advance(1, outcome.size if isinstance(outcome, Fetched) else 0)
+    def _record(self, outcomes: list[Outcome]) -> list[Fault]:
+        """Record what files of the ledger came to, while the next ones arrive; return what holds us back."""
         present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
         verdict = self.judge([o for o in outcomes if isinstance(o, Refused)])
         self._store.files_arrived(present, verdict.absent, (*verdict.faults, *verdict.held))
@@ -388,11 +405,9 @@ class Pipeline:
 
     def retry_faults(self, limit: int = _CLONE_CHUNK) -> None:
         """Ask once more for up to `limit` files that no serial waits for, where their time has come."""
-        now, never = clock.now(), clock.later(_RETRY_LAST_SECONDS)
-        faults = {fault.relpath: fault for fault in self._store.faults()}
         # A time beyond the longest wait was set by a clock that was wrong.
-        due = [f.relpath for f in faults.values() if f.next_try and not now < f.next_try <= never]
-        files = [file for path in due[:limit] if (file := self._store.wanted_file(path)) is not None]
+        faults = self._store.faults_due(clock.now(), clock.later(_RETRY_LAST_SECONDS), limit)
+        files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
         files += self._forgotten(limit - len(files))
         present: dict[str, int] = {}
         refused: list[Refused] = []

@@ -96,6 +96,10 @@ class FileStore(Protocol):
         """Retain a file that a serial drops or replaces."""
         ...
 
+    def sync_moves(self) -> None:
+        """Make what was put aside or removed durable."""
+        ...
+
     def size_aside(self, name: str) -> int | None:
         """Return the size of what was put aside."""
         ...

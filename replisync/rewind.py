@@ -145,6 +145,7 @@ def _commit(
     except ConditionFailed:
         for relpath in found.placed:
             files.remove(relpath)
+        files.sync_moves()
         raise
     faults = (*verdict.faults, *map(_given_up, verdict.held))
     return Commit(undo, found.present, found.staged, leaving(files, undo, found), verdict.absent, faults)

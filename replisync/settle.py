@@ -9,6 +9,9 @@ from replisync.ports import FileStore
 from replisync.store.base import Store
 from replisync.store.records import Pending
 
+# Moves that are made durable and written down together. An index that is deleted may have any number of them.
+_TOGETHER = 1000
+
 
 def settle(store: Store, files: FileStore, *, retain: bool) -> None:
     """Do what committed serials demand, and remember that it is done.
@@ -16,9 +19,11 @@ def settle(store: Store, files: FileStore, *, retain: bool) -> None:
     retain: whether what is dropped or replaced is kept in the retained folder.
     """
     moves = store.pending()
-    if moves:
-        retained = [row for move in moves for row in _move(files, move, retain=retain)]
-        store.settle(moves, retained)
+    for start in range(0, len(moves), _TOGETHER):
+        some = moves[start : start + _TOGETHER]
+        retained = [row for move in some for row in _move(files, move, retain=retain)]
+        files.sync_moves()
+        store.settle(some, retained)
 
 
 def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:

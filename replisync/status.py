@@ -89,7 +89,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         "last_contact": clock.now() if isinstance(heard, int) else contact.contacted_at if contact else None,
         "files_total": counts.total,
         "files_missing": counts.missing,
-        "faults": len(store.faults()),
+        "faults": store.fault_count(),
         "seed": {
             "kind": source.seed_kind,
             "serial": source.seed_serial,

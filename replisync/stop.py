@@ -12,6 +12,9 @@ from types import FrameType
 
 from replisync.errors import ConditionFailed, Stopped
 
+# How often the limit is called out once it has passed, until somebody listens.
+_RING_SECONDS = 0.2
+
 
 class Stop:
     """The flag, and the two signals that set it.
@@ -22,11 +25,15 @@ class Stop:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._waiting = False
+        self._handling = False
         self._deadline: float | None = None
 
     def limit(self, seconds: float) -> None:
         """Ask to stop in so many seconds."""
         self._deadline = time.monotonic() + seconds
+        if self._handling:
+            # Else a primary that sends a byte now and then would hold us for as long as it likes.
+            signal.setitimer(signal.ITIMER_REAL, seconds, _RING_SECONDS)
 
     def left(self) -> float | None:
         """Return the seconds until the limit; None where there is none."""
@@ -61,7 +68,7 @@ class Stop:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let a signal raise Stopped in here, in the main thread: nothing is in hand."""
+        """Let a signal, or the limit, raise in here, in the main thread: nothing is in hand."""
         self.check()
         self._waiting = True
         try:
@@ -71,7 +78,7 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGINT until the context ends."""
+        """Handle SIGTERM and SIGINT, and the alarm of the limit, until the context ends."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
             signal.signal(number, signal.SIG_DFL)
@@ -79,9 +86,17 @@ class Stop:
             if self._waiting:
                 self.check()
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        def ring(_number: int, _frame: FrameType | None) -> None:
+            if self._waiting:
+                self.check()
+
+        handlers = {signal.SIGTERM: handle, signal.SIGINT: handle, signal.SIGALRM: ring}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        self._handling = True
         try:
             yield
         finally:
+            self._handling = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -14,8 +14,8 @@ import click
 from replisync import __version__
 from replisync.cli import commands, operator, verify
 from replisync.cli.options import PATH, WANTS_JSON
-from replisync.errors import ReplisyncError, UsageError
-from replisync.logs import FORMATS, LEVELS, make_logger
+from replisync.errors import LocalFailure, ReplisyncError, UsageError
+from replisync.logs import FORMATS, LEVELS, make_logger, printable
 
 LOGGER = "replisync.logger"
 
@@ -102,6 +102,7 @@ def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) 
 
 def main() -> NoReturn:
     """Run the command line of this process."""
+    _open_standard_streams()
     with _closed_pipes():
         sys.exit(run(sys.argv[1:]))
 
@@ -128,6 +129,9 @@ def run(arguments: list[str]) -> int:
         return _fail(str(err), err.exit_code, err.hint, {**meta, "details": err.details})
     except BrokenPipeError:
         raise
+    except MemoryError:
+        why = "there is not enough memory: free some, or let replisync have more (ulimit -v, MemoryMax)"
+        return _fail(why, LocalFailure.exit_code, LocalFailure.default_hint, meta)
     except Exception as err:  # noqa: BLE001 - the last resort: a line, a code, and the details in the log
         meta.get(LOGGER, make_logger("info", None)).error("bug", exc_info=err)
         return _fail(f"{type(err).__name__}: {err}", 1, ReplisyncError.default_hint, meta)
@@ -135,17 +139,24 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
-    line, hint = _shown(" ".join(message.split())), _shown(hint)
-    click.echo(f"replisync: {line}", err=True)
+    line, hint = printable(" ".join(message.split())), printable(hint)
+    with contextlib.suppress(OSError):  # nobody may be left to read it; the code tells as much
+        click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:
         fields = {**meta.get("details", {}), "error": line, "code": code, "hint": hint}
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
     return code
 
 
-def _shown(text: str) -> str:
-    """Return a text in which bytes of a file's name that are no UTF-8 can be printed."""
-    return text.encode(errors="backslashreplace").decode()
+def _open_standard_streams() -> None:
+    """Open what the caller closed, so that no file of ours gets the number of a standard stream."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for the rest of the process
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 @contextlib.contextmanager

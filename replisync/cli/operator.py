@@ -27,6 +27,7 @@ from replisync.cli.options import (
 )
 from replisync.errors import ConditionFailed, UsageError
 from replisync.faults import clear_faults, list_faults, retry_faults, skip_fault
+from replisync.logs import printable
 from replisync.promote import promote as run_promote
 from replisync.rewind import rewind as run_rewind
 from replisync.secretfiles import read_secret, write_key
@@ -96,7 +97,7 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
         agree = "nowhere, as far as is known" if fork is None else f"up to serial {fork}"
         lines.append(f"  diverged    found {fields['divergence']['found_at']}, the histories agree {agree}")
     if fields["error"]:
-        lines.append(f"  error       {fields['error']}")
+        lines.append(f"  error       {printable(fields['error'])}")
     return lines
 
 
@@ -201,8 +202,8 @@ def faults_list(serverdir: Path, storage: str | None, json: bool) -> None:
     for fault in found:
         again = f", next try {fault.next_try}" if fault.next_try else ""
         click.echo(
-            f"{fault.relpath}  serial {fault.serial}, {fault.kind}, "
-            f"{fault.tries} tries{again}: {fault.reason}"
+            f"{printable(fault.relpath)}  serial {fault.serial}, {fault.kind}, "
+            f"{fault.tries} tries{again}: {printable(fault.reason)}"
         )
 
 

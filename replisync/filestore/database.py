@@ -249,6 +249,9 @@ class DatabaseFiles:
         """Remove a file from its place, durably."""
         self._write(_DELETE.format(path=literal(relpath)))
 
+    def sync_moves(self) -> None:
+        """Do nothing: what was put aside or removed is durable already."""
+
     def size_aside(self, name: str) -> int | None:
         """Return the size in bytes of a file in the retained folder, or None where there is none."""
         return self._disk.size_aside(name)

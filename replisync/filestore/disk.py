@@ -54,6 +54,7 @@ class DiskFiles:
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
         self._synced: set[str] = set()
+        self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
         self._syncer = Syncer(self._staging)
 
     @property
@@ -77,10 +78,7 @@ class DiskFiles:
         size = 0
         with local_errors(f"writing of {relpath}"):
             self._syncer.begin()
-            # Never into what is there: it may be a link to a file of somebody else's.
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            fd = _create(path)
         try:
             for chunk in chunks:
                 sha256.update(chunk)
@@ -145,33 +143,44 @@ class DiskFiles:
         folders: set[str] = set()
         for relpath, name in moves:
             target = f"{self._files}/{relpath}"
-            folder = os.path.dirname(target)
+            folder = target[: target.rindex("/")]
             with local_errors(f"placing of {relpath}"):
                 try:
                     os.rename(f"{self._staging}/{name}", target)
                 except FileNotFoundError:
-                    os.makedirs(folder, exist_ok=True)
-                    self._synced -= self._above(folder)
+                    self._make(folder)
                     os.rename(f"{self._staging}/{name}", target)
             folders.add(folder)
         with local_errors("syncing of the folders of files"):
             self._sync_folders(folders)
 
-    def _above(self, folder: str) -> set[str]:
-        """Return a folder and those above it, below the folder of all files."""
-        found = set()
-        while len(folder) > len(self._files):
-            found.add(folder)
-            folder = os.path.dirname(folder)
-        return found
+    def _make(self, folder: str) -> None:
+        """Make a folder and those above it, whose names are not durable yet."""
+        self._synced.discard(folder)
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            self._make(folder[: folder.rindex("/")])
+            with suppress(FileExistsError):
+                os.mkdir(folder)
 
     def _sync_folders(self, folders: set[str]) -> None:
         """Sync folders, and those above them in which a name is not known to be durable."""
         # Who made a folder may have died before its name was durable; one look per folder and process.
         if len(self._synced) > _FOLDERS_KNOWN:
             self._synced.clear()
-        new = {above for folder in folders for above in self._above(folder)} - self._synced
-        self._syncer.names(folders | {os.path.dirname(one) for one in new})
+        new: set[str] = set()
+        names = set(folders)
+        for one in folders:
+            folder = one
+            # What is above a folder whose name is durable is durable too.
+            while len(folder) > len(self._files) and folder not in self._synced and folder not in new:
+                new.add(folder)
+                folder = folder[: folder.rindex("/")]
+                names.add(folder)
+        self._syncer.names(names)
         self._synced |= new
 
     def sync(self, relpath: str) -> None:
@@ -206,18 +215,16 @@ class DiskFiles:
 
     def obstacle(self, relpath: str) -> str:
         """Return why a file can have no place because of what is there already, or "" where it can."""
-        path = f"{self._files}/{relpath}"
         with local_errors(f"looking for {relpath}"):
-            if os.path.isdir(path):
-                return "its path is that of a folder with other files"
-            while len(path) > len(self._files):
-                path = os.path.dirname(path)
-                try:
-                    mode = os.stat(path).st_mode
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-                return "" if stat.S_ISDIR(mode) else "another file has the path of its folder"
-        return ""
+            try:
+                found = os.stat(f"{self._files}/{relpath}")
+            except NotADirectoryError:
+                return "another file has the path of its folder"
+            except OSError as err:
+                if err.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                    return ""
+                raise
+        return "its path is that of a folder with other files" if stat.S_ISDIR(found.st_mode) else ""
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place, or None where there is none."""
@@ -232,12 +239,14 @@ class DiskFiles:
         """Move a file to the retained folder; return its name there, or None where there was none.
 
         serial: the serial that dropped or replaced it.
-        keep: leave it in its place too, for what replaces it to be renamed over it.
+        keep: leave it in its place too, for what replaces it to be renamed over it. Then this is durable at
+            once, else after `sync_moves`.
         """
         name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
         target = f"{self._files}/{relpath}"
         aside = f"{self._retained}/{name}"
         with local_errors(f"putting aside of {relpath}"):
+            self._syncer.begin()
             try:
                 if os.path.isdir(target):
                     return None
@@ -247,19 +256,31 @@ class DiskFiles:
                     os.link(target, aside)
             except (FileNotFoundError, NotADirectoryError):
                 return name if os.path.isfile(aside) else None
-            fsync_folder(self._retained)
-            fsync_folder(os.path.dirname(target))
+            if keep:
+                fsync_folder(self._retained)
+            else:
+                self._moved_from.add(os.path.dirname(target))
         return name
 
     def remove(self, relpath: str) -> None:
-        """Remove a file from its place, durably."""
+        """Remove a file from its place; durable after `sync_moves`."""
         target = f"{self._files}/{relpath}"
         with local_errors(f"removing of {relpath}"):
+            self._syncer.begin()
             try:
                 os.unlink(target)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return
-            fsync_folder(os.path.dirname(target))
+            self._moved_from.add(os.path.dirname(target))
+
+    def sync_moves(self) -> None:
+        """Make what was put aside or removed durable, at the price of one sync for many folders."""
+        if self._moved_from:
+            with local_errors("syncing of the folders of files"):
+                # The new names first: no file may be without one.
+                fsync_folder(self._retained)
+                self._syncer.names(self._moved_from)
+            self._moved_from.clear()
 
     def size_aside(self, name: str) -> int | None:
         """Return the size in bytes of a file in the retained folder, or None where there is none."""
@@ -306,6 +327,18 @@ def open_plain(path: str) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def _create(path: str) -> int:
+    """Open a new file for writing; what had its name is gone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        # Never into what is there: it may be a link to a file of somebody else's.
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        return os.open(path, flags, 0o666)
 
 
 def _link(source: int, path: str, target: str) -> bool:

@@ -232,7 +232,7 @@ def current_source(store: Store) -> Source:
 def hand_over(serverdir: Serverdir, store: Store, hello: Hello, local: int) -> Cloned:
     """Make a standby of a complete target."""
     serial, source = store.last_serial(), current_source(store)
-    done = Cloned("replica", serial, store.file_counts(), local, len(store.faults()))
+    done = Cloned("replica", serial, store.file_counts(), local, store.fault_count())
     serverdir.write_serverversion()
     serverdir.write_event_serial(serial)
     serverdir.write_nodeinfo(
@@ -246,7 +246,7 @@ def release(serverdir: Serverdir, store: Store, uuid: str, local: int, event_ser
 
     event_serial: up to where devpi's events are handled; None where none are.
     """
-    done = Cloned("standalone", store.last_serial(), store.file_counts(), local, len(store.faults()))
+    done = Cloned("standalone", store.last_serial(), store.file_counts(), local, store.fault_count())
     serverdir.write_serverversion()
     if event_serial is not None:
         serverdir.write_event_serial(event_serial)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
 
 from replisync.changelog import parse_stored
 from replisync.errors import ForeignWriter, TargetUnusable
@@ -96,9 +96,7 @@ class Store:
         """Do what must be done last in a transaction that writes rows up to serial `last`."""
 
     def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
-        for path, size in present.items():
-            here = update(t.files).where(t.files.c.relpath == path)
-            connection.execute(here.values(state=PRESENT, size=size))
+        raise NotImplementedError
 
     def back_to_devpi(self) -> None:
         """Put the database into the form that devpi-server makes."""
@@ -500,9 +498,31 @@ class Store:
 
     def faults(self) -> list[Fault]:
         """Return the files that could not be had, by relpath."""
+        return self._faults(select(t.faults))
+
+    def faults_of(self, relpaths: Iterable[str]) -> dict[str, Fault]:
+        """Return those of some files that could not be had, by relpath."""
+        found: dict[str, Fault] = {}
+        for paths in chunks(relpaths):
+            some = self._faults(select(t.faults).where(t.faults.c.relpath.in_(paths)))
+            found |= {fault.relpath: fault for fault in some}
+        return found
+
+    def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
+        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`."""
+        when = t.faults.c.next_try
+        due = self._faults(select(t.faults).where((when <= now) | (when > latest)).limit(limit))
+        return {fault.relpath: fault for fault in due}
+
+    def _faults(self, query: Select[Any]) -> list[Fault]:
         with self._reading() as connection:
-            rows = connection.execute(select(t.faults).order_by(t.faults.c.relpath))
+            rows = connection.execute(query.order_by(t.faults.c.relpath))
             return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
+
+    def fault_count(self) -> int:
+        """Count the files that could not be had."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(t.faults)).scalar_one())
 
     def put_faults(self, faults: tuple[Fault, ...]) -> None:
         """Remember files that could not be had; one that is known counts another try."""

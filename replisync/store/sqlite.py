@@ -7,11 +7,11 @@ it back.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import Connection, create_engine, event, exc
@@ -19,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable
 from replisync.store.base import Guard, Store
+from replisync.store.records import PRESENT
 
 # As devpi-server's own connections.
 _BUSY_SECONDS = 60
@@ -43,6 +44,15 @@ _DEVPI_COLUMNS = {"changelog": ["serial", "data"], "kv": ["key", "keyname", "ser
 
 # Few enough for SQLite's bound of 999 parameters in one statement, which old builds have.
 _ROWS_PER_CALL = 180
+
+# An UPDATE with a FROM would do as well, since SQLite 3.33.
+_PRESENT = """
+    WITH here(relpath, size) AS (VALUES {here})
+    INSERT OR REPLACE INTO replisync_files (relpath, serial, digest, state, size)
+    SELECT known.relpath, known.serial, known.digest, ?, here.size
+    FROM here CROSS JOIN replisync_files AS known ON known.relpath = here.relpath"""
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -175,6 +185,11 @@ class SqliteStore(Store):
         columns = "(relpath, serial, digest, state, size)"
         _insert(connection, f"INSERT OR REPLACE INTO replisync_files {columns}", list(rows))
 
+    def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
+        for rows in _pieces(list(present.items())):
+            here = ", ".join(["(?, ?)"] * len(rows))
+            connection.exec_driver_sql(_PRESENT.format(here=here), (*chain.from_iterable(rows), PRESENT))
+
     def clear(self) -> None:
         """Forget all that a clone brought, and give its room back."""
         super().clear()
@@ -204,8 +219,12 @@ def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ..
     Each call lets the interpreter's lock go and must get it back; row by row, a commit beside a thread
     that decodes would wait for that lock more than for the disk.
     """
-    for start in range(0, len(rows), _ROWS_PER_CALL):
-        some = rows[start : start + _ROWS_PER_CALL]
+    for some in _pieces(rows):
         row = f"({', '.join('?' * len(some[0]))})"
         values = ", ".join([row] * len(some))
         connection.exec_driver_sql(f"{statement} VALUES {values}", tuple(chain.from_iterable(some)))
+
+
+def _pieces(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    for start in range(0, len(rows), _ROWS_PER_CALL):
+        yield rows[start : start + _ROWS_PER_CALL]

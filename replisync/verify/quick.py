@@ -148,7 +148,7 @@ def _keys(subject: Subject) -> None:
     subject.checked["files_known"] = counts.total
     subject.known["files_missing"] = counts.missing - counts.absent
     subject.known["files_absent"] = counts.absent
-    subject.known["faults"] = len(store.faults())
+    subject.known["faults"] = store.fault_count()
     for file, _ in audit.ledger_against_keys(store, _NAMED):
 
         def look_again(relpath: str = file.relpath) -> Finding | None:

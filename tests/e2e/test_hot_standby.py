@@ -6,6 +6,7 @@ installed in the environment that runs these tests.
 
 import hashlib
 import re
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -60,7 +61,9 @@ class Follower:
         self.stop()
 
     def start(self) -> None:
-        """Start to follow."""
+        """Start to follow, unless that goes on."""
+        if self._process is not None:
+            return
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command(*self._args), stdout=log, stderr=subprocess.STDOUT)
 
@@ -178,26 +181,42 @@ def filename(project: str, version: str = "1.0") -> str:
 
 
 @pytest.fixture(scope="module")
-def hot(tmp_path_factory: pytest.TempPathFactory, secretfile: Path) -> Iterator[HotStandby]:
-    """A hot standby for tests that leave all its processes running."""
+def shared(tmp_path_factory: pytest.TempPathFactory, secretfile: Path) -> Iterator[HotStandby]:
+    """The hot standby of all tests, in whatever state the last one left it."""
     with hot_standby(tmp_path_factory.mktemp("hot"), secretfile) as found:
         yield found
 
 
-@pytest.fixture(scope="module")
-def paused(tmp_path_factory: pytest.TempPathFactory, secretfile: Path) -> Iterator[HotStandby]:
-    """A hot standby whose replisync is stopped, for tests that say in its tables how it fared."""
-    with hot_standby(tmp_path_factory.mktemp("paused"), secretfile) as found:
-        found.follower.stop()
-        execute(found.serverdir, "DELETE FROM replisync_faults")
-        yield found
+@pytest.fixture
+def hot(shared: HotStandby) -> HotStandby:
+    """A hot standby with all its processes running."""
+    if not shared.primary.running:
+        shared.primary.start()
+    shared.follower.start()
+    return shared
 
 
 @pytest.fixture
-def own(tmp_path: Path, secretfile: Path) -> Iterator[HotStandby]:
-    """A hot standby for tests that stop, break or change a part of it."""
-    with hot_standby(tmp_path, secretfile) as found:
-        yield found
+def paused(shared: HotStandby) -> HotStandby:
+    """A hot standby whose replisync is stopped, for tests that say in its tables how it fared."""
+    shared.follower.stop()
+    execute(shared.serverdir, "DELETE FROM replisync_faults")
+    return shared
+
+
+@pytest.fixture
+def broken(paused: HotStandby, tmp_path: Path) -> Iterator[HotStandby]:
+    """A hot standby whose replisync is stopped, and whose database may be damaged."""
+    paused.worker.stop()
+    database, kept = paused.serverdir / ".sqlite", tmp_path / "kept"
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(kept)) as copy:
+        source.backup(copy)
+    yield paused
+    paused.worker.stop()
+    for path in paused.serverdir.glob(".sqlite*"):
+        path.unlink()
+    shutil.copy(kept, database)
+    paused.worker.start()
 
 
 # What is served
@@ -331,18 +350,18 @@ def test_changes_of_every_kind_are_relayed(hot: HotStandby) -> None:
         assert "newcomer" not in standby.users()
 
 
-def test_relayed_upload_waits_for_replisync(own: HotStandby) -> None:
+def test_relayed_upload_waits_for_replisync(hot: HotStandby) -> None:
     """While replisync is down an upload reaches the primary, and is answered when replisync is back."""
-    own.follower.stop()
-    before = own.primary.serial()
-    patient = Client(own.worker.url, timeout_seconds=2 * DEADLINE_SECONDS)
+    hot.follower.stop()
+    before = hot.primary.serial()
+    patient = Client(hot.worker.url, timeout_seconds=2 * DEADLINE_SECONDS)
     with patient as standby, ThreadPoolExecutor(1) as pool:
         standby.login()
         upload = pool.submit(standby.upload_wheel, "root/dev", "waiting", "1.0")
-        wait_until(lambda: own.primary.serial() > before, DEADLINE_SECONDS, "the primary has the upload")
-        assert own.get("/root/dev", JSON).status_code == 200
+        wait_until(lambda: hot.primary.serial() > before, DEADLINE_SECONDS, "the primary has the upload")
+        assert hot.get("/root/dev", JSON).status_code == 200
         assert not upload.done()
-        own.follower.start()
+        hot.follower.start()
         relpath = upload.result(DEADLINE_SECONDS)
         assert standby.fetch(relpath) == build_wheel("waiting", "1.0")[1]
 
@@ -400,23 +419,22 @@ def test_lag_is_reported(paused: HotStandby) -> None:
         wait_for_messages(paused, expected)
 
 
-def test_status_without_readable_tables_is_unknown(own: HotStandby) -> None:
+def test_status_without_readable_tables_is_unknown(broken: HotStandby) -> None:
     """Without tables that we can read every page is served, and the fields of the status are empty."""
-    own.follower.stop()
     for change in (
         "UPDATE replisync_contact SET contacted_at = 'once upon a time'",
         "ALTER TABLE replisync_contact RENAME COLUMN primary_serial TO something_else",
         "DROP TABLE replisync_contact",
     ):
-        own.worker.stop()
-        execute(own.serverdir, change)
-        own.worker.start()
-        status = own.status()
+        broken.worker.stop()
+        execute(broken.serverdir, change)
+        broken.worker.start()
+        status = broken.status()
         for name in ("primary-serial", "primary-contacted-at", "replica-in-sync-at", "replica-started-at"):
             assert status[name] is None, (name, change)
         assert status["replication-errors"] == {}, change
-        assert own.messages() == [], change
-        assert own.get("/root/mirror/+simple/cached/", PIP).status_code == 200, change
+        assert broken.messages() == [], change
+        assert broken.get("/root/mirror/+simple/cached/", PIP).status_code == 200, change
 
 
 # Where it keeps out of the way
@@ -436,16 +454,16 @@ def test_serving_writes_nothing_into_the_database(paused: HotStandby) -> None:
     assert digest(database) == before
 
 
-def test_standby_serves_while_the_primary_is_down(own: HotStandby) -> None:
+def test_standby_serves_while_the_primary_is_down(hot: HotStandby) -> None:
     """Without its primary the standby serves what it has: pages, mirror pages, files and its status."""
-    with Client(own.worker.url) as standby:
+    with Client(hot.worker.url) as standby:
         links = standby.links("root/mirror", "cached")
-        own.primary.stop()
+        hot.primary.stop()
         assert standby.links("root/mirror", "cached") == links
         assert standby.fetch(links[filename("cached")]) == build_wheel("cached", "1.0", b"cached")[1]
         assert filename("ours") in standby.links("root/mixed", "ours")
     for path in ("/", "/root/dev/ours", "/root/mirror/cached", "/+status"):
-        assert own.get(path, HTML).status_code == 200, path
+        assert hot.get(path, HTML).status_code == 200, path
 
 
 def test_devpis_own_replica_keeps_its_thread(primary: Server, tmp_path: Path, secretfile: Path) -> None:

@@ -165,6 +165,18 @@ def test_a_serial_that_is_no_number_is_refused(serial: str) -> None:
     assert type(refused(ask_hello, handle)) is PrimaryRefused
 
 
+@pytest.mark.parametrize("uuid", ["", "a b", "\x1b[31m", "\xff", "x" * 65])
+def test_a_uuid_that_is_none_is_refused(uuid: str) -> None:
+    """It would go into headers, tables and messages."""
+
+    def handle(_request: httpx.Request) -> httpx.Response:
+        named = [(b"X-DEVPI-SERIAL", b"5"), (b"X-DEVPI-PRIMARY-UUID", uuid.encode("latin-1"))]
+        return httpx.Response(200, headers=named)
+
+    with primary(handle, expected="") as one, pytest.raises(PrimaryRefused):
+        one.hello()
+
+
 @pytest.mark.parametrize("serial", ["-1", "0", "7", "2147483647"])
 def test_a_serial_that_is_a_number_is_taken(serial: str) -> None:
     with primary(lambda _request: httpx.Response(200, headers=answers() | {"X-DEVPI-SERIAL": serial})) as one:

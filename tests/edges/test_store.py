@@ -305,6 +305,20 @@ class TestFaults:
         store.put_faults((Fault(B, 4, "held", "500"),))
         assert store.faults() == [Fault(B, 4, "held", "500", 2), Fault(A, 2, "mirror", "502", 1, LATER)]
 
+    def test_faults_are_found_by_file_and_by_the_time_of_their_next_try(self, store: Store) -> None:
+        now, held = Fault(A, 0, "mirror", "x", 1, NOW), Fault(B, 0, "held", "x")
+        later, soon = Fault(C, 0, "mirror", "x", 1, LATER), Fault("z", 0, "skipped", "x", 1, NOW)
+        store.put_faults((now, held, later, soon))
+        assert store.fault_count() == 4
+        assert store.faults_of([C, "nosuch", B]) == {B: held, C: later}
+        assert store.faults_of([]) == {}
+        assert store.faults_due(NOW, LATER, 10) == {A: now, "z": soon}
+        assert len(store.faults_due(LATER, LATER, 2)) == 2
+        before = "2026-11-22T11:39:22.000Z"
+        assert store.faults_due(before, before, 10).keys() == {A, C, "z"}, (
+            "they are all due too late to be true"
+        )
+
     def test_a_commit_brings_its_faults_and_takes_those_of_what_it_has(self, store: Store) -> None:
         store.put_faults((Fault(A, 0, "held", "x"), Fault(B, 0, "held", "x"), Fault(C, 0, "mirror", "x")))
         changes = {A: ("STAGEFILE", -1, file()), B: ("STAGEFILE", -1, None), C: ("STAGEFILE", -1, file())}

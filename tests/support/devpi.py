@@ -8,6 +8,8 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
+import uuid
 import weakref
 from collections.abc import Sequence
 from contextlib import closing
@@ -28,6 +30,9 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 ANSWER_SECONDS = 20
 LOG_TAIL_CHARS = 4_000
+
+# What devpi-init made of nothing, with and without root/pypi.
+_models: dict[bool, Path] = {}
 
 _servers: "weakref.WeakSet[Server]" = weakref.WeakSet()
 
@@ -95,7 +100,22 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     def init(self, *, root_pypi: bool = False) -> "Server":
-        """Create the serverdir with devpi-init."""
+        """Create the serverdir with devpi-init; one like others is a copy of the first, with its own UUID."""
+        plain = self.role != "replica" and self.storage is None and self.release == current_release()
+        model = _models.get(root_pypi) if plain else None
+        if model is not None:
+            copy_serverdir(model, self.serverdir)
+            nodeinfo = {**self.nodeinfo(), "uuid": uuid.uuid4().hex}
+            (self.serverdir / ".nodeinfo").write_text(json.dumps(nodeinfo, indent=2))
+            return self
+        self._run_init(root_pypi=root_pypi)
+        if plain:
+            folder = tempfile.TemporaryDirectory(prefix="devpi-model-")
+            atexit.register(folder.cleanup)
+            _models[root_pypi] = copy_serverdir(self.serverdir, Path(folder.name) / "server")
+        return self
+
+    def _run_init(self, *, root_pypi: bool) -> None:
         args = ["--serverdir", str(self.serverdir)]
         if self.role == "replica":
             args += self._role_args()
@@ -103,7 +123,6 @@ class Server:
             args += [] if root_pypi else ["--no-root-pypi"]
         args += self._storage_args()
         run_tool(*self.release.init_command, *args, release=self.release)
-        return self
 
     def start(self) -> "Server":
         """Start the process and return when it answers HTTP."""

@@ -20,7 +20,7 @@ HARMLESS = {
 }
 # Each library is known at one edge alone, where its errors are translated.
 HOMES = {
-    "httpx": {"origin", "primary", "tls"},
+    "httpx": {"origin", "plain", "primary", "tls"},
     # Files in PostgreSQL are rows of the target's database.
     "sqlalchemy": {"store", "filestore.database", "filestore.dbsurvey"},
     "sqlite3": {"store"},
@@ -46,7 +46,8 @@ EDGES = {
     "clock": set(),
     "durable": set(),
     "stop": set(),
-    "origin": set(),
+    "origin": {"plain"},
+    "plain": set(),
     "primary": {"origin"},
     "filestore.disk": {"durable", "filestore.sync"},
     "filestore.sync": {"durable"},

@@ -1,13 +1,15 @@
 """What is said while work is under way: log lines, and how far it is."""
 
+import errno
 import io
 import json
+import os
 
 import pytest
 from rich.console import Console
 from rich.progress import Progress as Display
 
-from replisync.logs import make_logger
+from replisync.logs import make_logger, printable
 from replisync.progress import Bars, Lines
 from tests.fakes import RecordingLog
 
@@ -69,6 +71,49 @@ class TestLogs:
         except ValueError:
             make_logger("info", "json", stream).error("bug", exc_info=True)
         assert "ValueError: deep" in json.loads(stream.getvalue())["exception"]
+
+
+class FullDisk(io.StringIO):
+    """A stream that cannot be written to for a while."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        """Fail, or write."""
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_log_that_cannot_be_written_stops_nothing(form: str) -> None:
+    """Neither a full disk under it, nor a reader that has gone, ends a follower."""
+    stream = FullDisk()
+    log = make_logger("debug", form, stream)
+    for say in (log.debug, log.info, log.warning, log.error):
+        say("lost")
+    stream.full = False
+    log.info("found")
+    assert "lost" not in stream.getvalue()
+    assert "found" in stream.getvalue()
+
+
+@pytest.mark.parametrize("text", ["plain", "caf\u00e9 \u65e5\u672c", "50 % of #1; ?"])
+def test_what_can_be_printed_is_printed_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a\x1b[2Jb", "a\\x1b[2Jb"), ("\x07", "\\x07"), ("a\nb", "a\\nb"), (os.fsdecode(b"\xff"), "\\udcff")],
+)
+def test_what_a_terminal_would_obey_is_written_out(text: str, shown: str) -> None:
+    """Names of files come from the primary, and its words may be anybody's."""
+    assert printable(text) == shown
+    terminal = Terminal()
+    make_logger("info", "console", terminal).info("event", value=text)
+    assert text not in terminal.getvalue()
+    assert shown in terminal.getvalue().replace("'", "")
 
 
 class Clock:
