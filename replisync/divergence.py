@@ -22,6 +22,11 @@ _REWIND = (
     "then go on"
 )
 
+_ANEW = (
+    "nothing was written; check the primary, then clone anew: `replisync clone --reseed` makes the new "
+    "standby beside this one, and puts it in its place"
+)
+
 
 class Comparison:
     """Our history beside that of the primary.
@@ -103,7 +108,10 @@ class Comparison:
             )
         if fork is None:
             return WrongHistory(
-                _ATTEMPTED, f"{why}; no serial is known up to which they agree", serial=serial
+                _ATTEMPTED,
+                f"{why}; no serial is known up to which they agree",
+                serial=serial,
+                hint=_ANEW if self._complete else "",
             )
         error = WrongHistory(
             _ATTEMPTED,

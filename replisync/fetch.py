@@ -266,7 +266,7 @@ class Fetcher:
         if self._local is None or hold_problem(file.relpath):
             return None
         for path in self._local.paths(file):
-            arrived = self._target.take(file.relpath, path, file.digest, link=self._local.link)
+            arrived = self._target.take(file.relpath, path, file.digest, link=self._local.links(path))
             if arrived is not None:
                 return self._staged(file, arrived, "local")
         return None

@@ -32,8 +32,10 @@ class FileSource(Protocol):
 class LocalSource(Protocol):
     """Where files may lie on this machine; see seed.local.LocalFiles."""
 
-    @property
-    def link(self) -> bool: ...
+    def links(self, path: str) -> bool:
+        """Tell whether a file is to be taken as a link."""
+        ...
+
     def paths(self, file: WantedFile) -> Iterator[str]:
         """Yield where a file may lie, the likeliest first."""
         ...

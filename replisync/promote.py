@@ -6,7 +6,7 @@ from replisync import clock
 from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.serverdir import Serverdir
 from replisync.settle import settle
-from replisync.standby import Settings, connection, existing_standby, target_files
+from replisync.standby import ASK_SECONDS, Settings, connection, existing_standby, target_files
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.tls import Tls
@@ -57,7 +57,7 @@ def promote(
     something would be lost.
     """
     with existing_standby(serverdir, promoting=True) as (store, source):
-        settings = Settings(tls=tls or Tls())
+        settings = Settings(tls=tls or Tls(), silence=ASK_SECONDS)
         promotion = _assess(serverdir, store, source, settings, keep_identity=keep_identity, dry_run=dry_run)
         if not accept_loss:
             _refuse_loss(promotion, diverged=store.divergence() is not None)

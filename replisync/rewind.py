@@ -131,7 +131,7 @@ def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial:
         raise ConditionFailed(
             attempted,
             "it was made from an export, and could not tell the primary's history by an earlier serial",
-            hint="clone anew into an empty serverdir",
+            hint="clone anew: `replisync clone --reseed` makes the new standby beside this one",
         )
 
 

@@ -49,7 +49,7 @@ class Serverdir:
     def __init__(self, root: Path, given: Storage | None = None, *, password: str | None = None) -> None:
         self.root = root
         self.given = given
-        self._password = password
+        self.password = password
         self.own = root / _OURS
         self.tmp = self.own / "tmp"
         self.retained = self.own / "retained"
@@ -137,7 +137,7 @@ class Serverdir:
         Raises UsageError where the command line names another kind of storage.
         """
         known = self.remembered_storage() or Storage((self.given or Storage()).name)
-        return known.with_more(self.given, self._password)
+        return known.with_more(self.given, self.password)
 
     def remember_storage(self, uuid: str) -> None:
         """Write down which database it is, for a database cannot tell where it is itself. No password.

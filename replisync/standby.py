@@ -30,6 +30,9 @@ from replisync.store.sqlite import SqliteStore
 from replisync.tls import Tls, tls_context
 from replisync.wire import Limits
 
+# For so long a primary is waited for that is only asked where it is: monitoring, and a failover, cannot wait.
+ASK_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -43,6 +46,7 @@ class Settings:
     entry_bytes: the longest entry of the primary's changelog that is taken.
     search: folders in which files are looked for before they are asked for; see seed.local.
     hard_links: whether files that are found there are linked rather than copied.
+    linked: more of the like, `+files` of ours, in which is looked first and from which files are linked.
     """
 
     secretfile: Path | None = None
@@ -58,6 +62,7 @@ class Settings:
     entry_bytes: int = Limits().entry_bytes
     search: tuple[Path, ...] = ()
     hard_links: bool = False
+    linked: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +241,9 @@ def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
     """
     if settings.hard_links and serverdir.storage().name == POSTGRES:
         raise UsageError("use of --hard-links", "with pg8000 the files are rows of the database")
-    return LocalFiles(settings.search, link=settings.hard_links) if settings.search else None
+    if not (settings.search or settings.linked):
+        return None
+    return LocalFiles(settings.search, link=settings.hard_links, linked=settings.linked)
 
 
 def pipeline(

@@ -6,7 +6,7 @@ from typing import Any
 from replisync import __version__, clock
 from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, TargetUnusable, WrongHistory
 from replisync.serverdir import Serverdir
-from replisync.standby import Settings, connection, open_database
+from replisync.standby import ASK_SECONDS, Settings, connection, open_database
 from replisync.store.base import Store
 from replisync.store.records import Contact, Source
 from replisync.tls import Tls
@@ -29,10 +29,13 @@ _RUN_FIELDS = (
 _VERIFY_FIELDS = ("level", "outcome", "serial", "finished", "findings")
 
 
-def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None) -> dict[str, Any]:
+def status(
+    serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None, silence: float = ASK_SECONDS
+) -> dict[str, Any]:
     """Return the fields of `status --json`; what is not known is None.
 
     offline: do not ask the primary.
+    silence: seconds after which a silent primary is given up.
     Raises TargetUnusable where the serverdir is none of ours.
     """
     if not serverdir.is_ours() or serverdir.remembered_storage() is None:
@@ -44,7 +47,7 @@ def status(serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = Non
         source = store.source()
         if source is None:
             raise TargetUnusable(f"status of {serverdir}", "its clone has not begun")
-        settings = Settings(tls=tls or Tls())
+        settings = Settings(tls=tls or Tls(), silence=silence)
         return _fields(serverdir, store, source, None if offline else settings)
 
 

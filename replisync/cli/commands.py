@@ -1,9 +1,12 @@
 """The commands that copy: clone, catchup, follow."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from replisync.cli.options import (
     PATH,
@@ -17,9 +20,12 @@ from replisync.cli.options import (
     tls_options,
     watched,
 )
-from replisync.errors import Stopped
+from replisync.errors import PrimaryDamaged, Stopped
 from replisync.follow import run_catchup, run_follow
 from replisync.seed.export import ImportOptions
+from replisync.seed.reseed import Reseeded
+from replisync.seed.reseed import reseed as run_reseed
+from replisync.seed.target import Cloned
 from replisync.seed.ways import Seed, Sources
 from replisync.seed.ways import clone as run_clone
 
@@ -52,6 +58,11 @@ from replisync.seed.ways import clone as run_clone
     show_default=True,
     help="By the history, by way of an export, or as it can be had.",
 )
+@click.option(
+    "--reseed",
+    is_flag=True,
+    help="Make the standby DIR anew beside it, and put the new one in its place when it is proved.",
+)
 @click.option("--no-root-pypi", is_flag=True, help="With an export: leave the mirror root/pypi out.")
 @click.option(
     "--no-events", is_flag=True, help="With an export: leave events to the first start of the server."
@@ -77,6 +88,7 @@ def clone(
     from_export: Path | None,
     at_serial: int | None,
     seed: str,
+    reseed: bool,
     no_root_pypi: bool,
     no_events: bool,
     storage: str,
@@ -87,6 +99,12 @@ def clone(
     options = ImportOptions(no_root_pypi, no_events)
     with watched(log) as context:
         new, chosen = target(serverdir, storage), settings(values)
+        if reseed:
+            source = click.get_current_context().get_parameter_source("storage")
+            given = None if source is ParameterSource.DEFAULT else new.given
+            work = (sources, Seed(seed), options, chosen, context)
+            _tell_reseeded(serverdir, run_reseed(serverdir, given, new.password, *work))
+            return
         done = run_clone(new, sources, Seed(seed), options, chosen, context)
     what = "standby" if done.role == "replica" else "server of its own"
     click.echo(
@@ -95,11 +113,27 @@ def clone(
         + (f", {done.local} of them from this machine" if done.local else "")
         + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
     )
+    _tell_export(done)
+
+
+def _tell_export(done: Cloned) -> None:
     if done.export_reason is not None:
         click.echo(
             f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
             "mirrors their settings alone"
         )
+
+
+def _tell_reseeded(serverdir: Path, done: Reseeded) -> None:
+    click.echo(
+        f"{serverdir} is a new standby at serial {done.serial}; the former one is {done.kept}, to be removed "
+        "when it is not needed any more"
+    )
+    if done.cloned is not None:
+        _tell_export(done.cloned)
+    if done.left:
+        click.echo(f"These files of yours are in the former one alone: {', '.join(done.left)}")
+    click.echo("A devpi-server that serves this standby has to be started again")
 
 
 @click.command()
@@ -129,7 +163,7 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply everything up to the primary's serial as of now, then end."""
-    with watched(log) as context:
+    with watched(log) as context, _naming_reseed(serverdir):
         done = run_catchup(
             target(serverdir, storage),
             settings(values),
@@ -171,7 +205,7 @@ def follow(
     **values: Any,
 ) -> None:
     """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
-    with watched(log) as context:
+    with watched(log) as context, _naming_reseed(serverdir):
         try:
             run_follow(
                 target(serverdir, storage),
@@ -182,6 +216,19 @@ def follow(
             )
         except Stopped:
             log.info("stopped")
+
+
+@contextmanager
+def _naming_reseed(serverdir: Path) -> Iterator[None]:
+    """Tell those whose primary has no history to go on with what there is."""
+    try:
+        yield
+    except PrimaryDamaged as err:
+        err.hint += (
+            f"; where it cannot be mended, `replisync clone --reseed --serverdir {serverdir}` makes a new "
+            "standby beside this one, of the changelog, or with --from-serverdir or --from-export"
+        )
+        raise
 
 
 ALL = (clone, catchup, follow)

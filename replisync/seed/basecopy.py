@@ -97,7 +97,7 @@ def copy(
     check_apart(serverdir, root, "--from-serverdir")
     known = known_identity(serverdir)
     local_files(serverdir, settings)
-    local = LocalFiles(settings.search, own=root / FILES, link=settings.hard_links)
+    local = LocalFiles(settings.search, own=root / FILES, link=settings.hard_links, linked=settings.linked)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with ExitStack() as stack:
         primary = hello = None

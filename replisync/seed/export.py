@@ -443,7 +443,10 @@ class _Copier:
         self._dump = dump
         self._store = store
         # The import is ours: its files need not be copied once more.
-        self._local = LocalFiles(settings.search, own=imported.staging / FILES, link=True)
+        own = imported.staging / FILES
+        self._local = LocalFiles(
+            settings.search, own=own, link=settings.hard_links, linked=(*settings.linked, own)
+        )
         self._settings = settings
         self._context = context
 

@@ -32,14 +32,27 @@ class LocalFiles:
     own: a `+files` whose files are the wanted ones by their very relpath: there a file is found that has
         no digest too.
     link: whether to take files as hard links where that is possible.
+    linked: more of the like, in which is looked first, and from which files are always taken as links.
     Raises UsageError where one of the folders cannot be one.
     """
 
-    def __init__(self, folders: Sequence[Path], *, own: Path | None = None, link: bool = False) -> None:
-        self.link = link
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        *,
+        own: Path | None = None,
+        link: bool = False,
+        linked: Sequence[Path] = (),
+    ) -> None:
+        self._link = link
+        self._linked = tuple(f"{folder.absolute()}/" for folder in linked)
         self._own = None if own is None else os.fspath(own.absolute())
         self._folders: list[_Folder] = [] if own is None else [_Tree(own)]
-        self._folders += [_opened(folder) for folder in folders]
+        self._folders = [*map(_Tree, linked), *self._folders, *map(_opened, folders)]
+
+    def links(self, path: str) -> bool:
+        """Tell whether a file is to be taken as a link."""
+        return self._link or path.startswith(self._linked)
 
     def paths(self, file: WantedFile) -> Iterator[str]:
         """Yield where a file may lie, the likeliest first."""

@@ -53,7 +53,7 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
         raise TargetUnusable(
             attempted,
             "it is a finished standby",
-            hint="`replisync catchup` and `replisync follow` bring it up to date",
+            hint="`replisync catchup` and `replisync follow` bring it up to date; --reseed makes it anew",
         )
     if serverdir.remembered_storage() is None:
         return None

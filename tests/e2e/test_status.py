@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from replisync import __version__
+from replisync.serverdir import Serverdir
+from replisync.standby import ASK_SECONDS
+from replisync.status import status
 from tests.support.client import Client
 from tests.support.devpi import Server
 from tests.support.history import connect, read_history
@@ -157,6 +160,17 @@ def test_stale(primary: Server, own: Standby, way: Proxy) -> None:
     with closing(connect(own.serverdir, write=True)) as database, database:
         database.execute("UPDATE replisync_contact SET contacted_at = ?", (long_ago,))
     assert own.status("--offline")["state"] == "stale"
+
+
+def test_a_primary_that_is_silent_is_not_waited_for_long(primary: Server, own: Standby) -> None:
+    """Monitoring gets its answer, whatever state the primary is in."""
+    assert ASK_SECONDS <= 10
+    primary.pause()
+    try:
+        found = status(Serverdir(own.serverdir), silence=0.3)
+    finally:
+        primary.resume()
+    assert found["state"] == "stale"
 
 
 def test_a_catchup_that_finds_nothing_counts_as_contact(own: Standby) -> None:

@@ -2,20 +2,26 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support import unprivileged
 from tests.support.client import Client
 from tests.support.devpi import Server, copy_serverdir
 from tests.support.history import read_history
 from tests.support.proxy import Proxy
-from tests.support.runs import run_here
+from tests.support.runs import REPLISYNC, run_here
 from tests.support.snapshot import last_serial
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_until
+
+NOBODY = 65_534
+UNPRIVILEGED = Path(unprivileged.__file__)
 
 MIRRORED = ("never", "never-1.0-py3-none-any.whl")
 
@@ -146,3 +152,27 @@ def restored(world: World) -> Iterator[Restored]:
     with Server(serverdir, secretfile=world.secretfile) as server, Client(server.url) as client:
         client.login("alice", "secret")
         yield Restored(server, client)
+
+
+@pytest.fixture
+def shared_folder(secretfile: Path) -> Iterator[Path]:
+    """A folder that unprivileged users reach, unlike pytest's own, with a secret that they may read."""
+    with tempfile.TemporaryDirectory(prefix="replisync-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        secret = folder / "of-nobody" / "secret"
+        secret.parent.mkdir()
+        secret.write_bytes(secretfile.read_bytes())
+        secret.chmod(0o600)
+        for path in (secret, secret.parent):
+            os.chown(path, NOBODY if os.geteuid() == 0 else -1, -1)
+        yield folder
+
+
+def give_to_nobody(folder: Path) -> Sequence[object]:
+    """Let a user without privileges own a folder; return the program that runs as that user."""
+    if os.geteuid() != 0:
+        return REPLISYNC
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, -1)
+    return (sys.executable, str(UNPRIVILEGED), str(NOBODY))

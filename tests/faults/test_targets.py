@@ -1,19 +1,15 @@
 """Targets that are not ours to write, or not now: exit 6, and nothing in them changes."""
 
 import json
-import os
 import shutil
 import sqlite3
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import World
-from tests.support import unprivileged
+from tests.faults.conftest import World, give_to_nobody
 from tests.support.client import Client
 from tests.support.devpi import Server, copy_serverdir
 from tests.support.history import connect
@@ -21,8 +17,6 @@ from tests.support.oracle import assert_replicated
 from tests.support.runs import REPLISYNC, Background, Outcome, run_apart, run_here
 from tests.support.snapshot import assert_promotable, assert_untouched, last_serial, snapshot
 
-NOBODY = 65_534
-UNPRIVILEGED = Path(unprivileged.__file__)
 WRITERS = ("catchup", "follow", "clone")
 
 
@@ -217,30 +211,11 @@ def test_a_clone_into_what_is_there_already(world: World) -> None:
     assert file.read_bytes() == b"a file"
 
 
-@pytest.fixture
-def shared_folder(secretfile: Path) -> Iterator[Path]:
-    """A folder that unprivileged users reach, unlike pytest's own, with a secret that they may read."""
-    with tempfile.TemporaryDirectory(prefix="replisync-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        secret = folder / "of-nobody" / "secret"
-        secret.parent.mkdir()
-        secret.write_bytes(secretfile.read_bytes())
-        secret.chmod(0o600)
-        for path in (secret, secret.parent):
-            os.chown(path, NOBODY if os.geteuid() == 0 else -1, -1)
-        yield folder
-
-
 @pytest.mark.parametrize("protected", [".sqlite", "+files/alice/dev/+f", ".replisync/tmp", "."])
 def test_a_target_that_we_may_not_write(world: World, shared_folder: Path, protected: str) -> None:
     """Exit 7 with the hint to run as the owner; nothing changes, and the owner can go on."""
     target = Path(shutil.copytree(world.standby("template"), shared_folder / "standby", symlinks=True))
-    program = REPLISYNC
-    if os.geteuid() == 0:
-        program = (sys.executable, str(UNPRIVILEGED), str(NOBODY))
-        for path in (target, *target.rglob("*")):
-            os.chown(path, NOBODY, -1)
+    program = give_to_nobody(target)
     blocked = target / protected
     everything = [blocked, *blocked.rglob("*")] if protected == "." else [blocked]
     modes = {path: path.stat().st_mode for path in everything}

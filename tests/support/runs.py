@@ -16,7 +16,7 @@ from replisync.cli.app import run
 from tests.support.releases import FAST_ARGON2
 from tests.support.waiting import wait_until
 
-WITH_SECRET = frozenset({"clone", "catchup", "follow", "rewind", "derive-key"})
+WITH_SECRET = frozenset({"clone", "catchup", "follow", "rewind", "verify", "derive-key"})
 END_SECONDS = 40
 
 REPLISYNC = (sys.executable, "-m", "replisync")

@@ -65,6 +65,12 @@ class Standby:
         said: dict[str, Any] = json.loads(run_here("status", *self.own, "--json", *more, code=code).stdout)
         return said
 
+    def verify(self, level: str, *more: object, code: int = 0) -> dict[str, Any]:
+        """Verify it, with its secret; return the report."""
+        args = (*self.with_secret, "--level", level, "--json", *more)
+        said: dict[str, Any] = json.loads(run_here("verify", *args, code=code).stdout)
+        return said
+
     def faults(self) -> dict[str, dict[str, Any]]:
         """Return the files that could not be had: relpath to what is known of each."""
         listed = json.loads(run_here("faults", "list", *self.own, "--json").stdout)
