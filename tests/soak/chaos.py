@@ -24,6 +24,7 @@ class Trouble:
 
     codes: the exit codes that it excuses.
     end: makes it pass.
+    locks: whether a database cannot be read meanwhile.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Trouble:
     end: Callable[[], object]
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
+    locks: bool = False
 
 
 class Chaos:
@@ -78,11 +80,12 @@ class Chaos:
         for kind, (_, peace, _) in self._kinds.items():
             self._due[kind] = time.monotonic() + self._random.uniform(*peace)
 
-    def end_database(self) -> None:
-        """Have the database back, for whoever must read it."""
-        if "database" in self._now:
-            self._end("database")
-            self._due["database"] = time.monotonic() + self._random.uniform(*self._kinds["database"][1])
+    def be_readable(self) -> None:
+        """Have the databases back, for whoever must read them: a frozen primary may hold its own locked."""
+        for kind in ("database", "primary"):
+            if kind in self._now and self._now[kind].locks:
+                self._end(kind)
+                self._due[kind] = time.monotonic() + self._random.uniform(*self._kinds[kind][1])
 
     def excused(self, since: float) -> frozenset[int]:
         """Return the exit codes that troubles since some moment excuse."""
@@ -146,7 +149,8 @@ class Chaos:
         way = self._random.choice(["killed", "stopped", "frozen"])
         if way == "frozen":
             self._primary.pause()
-            return Trouble("primary frozen", frozenset({3}), self._primary.resume)
+            # 7: a copy of its serverdir may meet a database that is locked for ever.
+            return Trouble("primary frozen", frozenset({3, 7}), self._primary.resume, locks=True)
         (self._primary.kill if way == "killed" else self._primary.stop)()
         return Trouble(f"primary {way}", frozenset({3}), self._primary.start)
 
@@ -159,4 +163,4 @@ class Chaos:
 
     def _database_gone(self) -> Trouble:
         self._postgres.crash()
-        return Trouble("database killed", frozenset({7}), self._postgres.start)
+        return Trouble("database killed", frozenset({7}), self._postgres.start, locks=True)

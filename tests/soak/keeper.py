@@ -119,7 +119,7 @@ class Keeper:
     def check(self, *, whole: bool = True, again: bool = False) -> None:
         """Judge what is there; `again` compares what was compared before, too."""
         assert self._run is None
-        self._chaos.end_database()
+        self._chaos.be_readable()
         serial = self._judge.check(self.standby, since=-1 if again else self._checked, whole=whole)
         back_to = "rewind" in self._command
         assert back_to or serial >= self.reached, f"{self.name}: {self.reached} was committed, {serial} is"
@@ -175,7 +175,7 @@ class Follower(Keeper):
 
     def verify(self) -> None:
         """Have replisync itself verify the standby, while it is followed and the primary written to."""
-        self._chaos.end_database()
+        self._chaos.be_readable()
         command = [*REPLISYNC, *arguments("verify", *self.standby.own, "--level", "full", "--json")]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
         assert done.returncode in (0, 8), f"{self.name}: verify ended with {done.returncode}:\n{done.stderr}"
@@ -258,7 +258,7 @@ class Cloner(Keeper):
 
     def _judge_it(self) -> None:
         """Judge what is there of it."""
-        self._chaos.end_database()
+        self._chaos.be_readable()
         if self._complete or self._has_entries():
             self.check(whole=self._complete)
 
