@@ -539,9 +539,10 @@ class Store:
             found |= {fault.relpath: fault for fault in some}
         return found
 
-    def faults_due(self, now: str, limit: int) -> dict[str, Fault]:
-        """Return up to `limit` of them, by relpath, whose next try has come."""
-        due = self._faults(select(t.faults).where(t.faults.c.next_try <= now).limit(limit))
+    def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
+        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`."""
+        when = t.faults.c.next_try
+        due = self._faults(select(t.faults).where((when <= now) | (when > latest)).limit(limit))
         return {fault.relpath: fault for fault in due}
 
     def _faults(self, query: Select[Any]) -> list[Fault]:
