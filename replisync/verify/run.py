@@ -112,6 +112,7 @@ def look(
         started=started,
         finished=clock.now(),
         seconds=round(time.monotonic() - began, 3),
+        stages=subject.stages,
         counts=dict(findings.counts),
         checked=dict(subject.checked),
         known=dict(subject.known),
@@ -136,18 +137,24 @@ def subject_of(
 
 def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
     serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
-    if not quick.quick(subject):
+    with subject.stage("quick"):
+        more = quick.quick(subject)
+    if not more or level == Level.QUICK:
         return serial
     if level == Level.FILES:
-        files.files(subject, digests=False)
-    if level < Level.FULL:
+        with subject.stage("files"):
+            files.files(subject, digests=False)
         return serial
     with Scratch() as scratch:
-        serial = history.history(subject, scratch).upto
-        files.files(subject, digests=True)
-        files.strangers(subject)
+        with subject.stage("history"):
+            serial = history.history(subject, scratch).upto
+        with subject.stage("files"):
+            files.files(subject, digests=True)
+        with subject.stage("files in place"):
+            files.strangers(subject)
         if compare is not None:
-            compare(subject, serial)
+            with subject.stage("primary"):
+                compare(subject, serial)
         subject.findings.settle()
     return serial
 
