@@ -103,7 +103,8 @@ class DiskSurvey:
                         for entry in found
                     ]
             except OSError as err:
-                if err.errno in _GONE:
+                # What is in a folder that lets nobody in is found to be so by its own name.
+                if err.errno in (*_GONE, errno.EACCES):
                     return
                 raise
         if len(listed) > 1:

@@ -234,7 +234,16 @@ def siblings_in_ledger(store: Store, folder: str) -> bool:
     )
 
 
+def is_held(store: Store) -> bool:
+    """Tell whether a serial waits for a file."""
+    query = select(t.faults.c.relpath).where(t.faults.c.kind == "held").limit(1)
+    return store.read(lambda connection: connection.execute(query).first() is not None)
+
+
 def rewound_since(store: Store, moment: str) -> bool:
-    """Tell whether serials were taken back since a moment."""
-    query = select(t.runs.c.id).where(t.runs.c.command == "rewind", t.runs.c.started >= moment).limit(1)
+    """Tell whether serials were, or are being, taken back since a moment."""
+    ended = or_(t.runs.c.finished.is_(None), t.runs.c.finished >= moment)
+    query = select(t.runs.c.id).where(t.runs.c.command == "rewind", ended).limit(1)
+    # One that was killed never ends.
+    query = query.where(or_(t.runs.c.outcome != "killed", t.runs.c.started >= moment))
     return store.read(lambda connection: connection.execute(query).first() is not None)

@@ -313,6 +313,6 @@ def _since(subject: Subject) -> float:
     committed, run = audit.last_commit_at(store), store.last_run()
     moments = [] if committed is None else [committed]
     # Those behind a file that cannot be had came before the commit of what is before it.
-    if run is not None and any(fault.kind == "held" for fault in store.faults()):
+    if run is not None and audit.is_held(store):
         moments.append(run.started)
     return clock.epoch(min(moments)) if moments else 0.0

@@ -152,6 +152,7 @@ DAMAGES = {
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
+    "no table of keys": _damage(Level.QUICK, kinds.SCHEMA)(lambda s: s.database.write("DROP TABLE kv")),
     "a file that the ledger does not have": _damage(Level.FULL, kinds.LEDGER)(
         lambda s: s.database.write("DELETE FROM replisync_files WHERE relpath = ?", B)
     ),
