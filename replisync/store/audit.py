@@ -148,7 +148,7 @@ def keys(store: Store, after: str, limit: int) -> list[Key]:
     """Return up to `limit` rows of the keys behind `after`, in the database's own order."""
     query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key > after)
     query = query.order_by(t.kv.c.key).limit(limit)
-    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query).all()])
 
 
 def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
@@ -192,7 +192,7 @@ _LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.stat
 def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
     """Return up to `limit` files behind `after`, in the order of their paths' bytes."""
     query = select(*_LEDGER).where(t.files.c.relpath > after).order_by(t.files.c.relpath).limit(limit)
-    return store.read(lambda connection: [LedgerFile(*row) for row in connection.execute(query)])
+    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
 
 
 def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:

@@ -35,6 +35,7 @@ from replisync.standby import (
 from replisync.store import audit
 from replisync.store.base import Store
 from replisync.store.records import Source
+from replisync.verify import files
 from replisync.verify import findings as kinds
 from replisync.verify.findings import Finding, Report
 from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
@@ -226,6 +227,8 @@ class Mender:
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
+            if level >= Level.FULL:
+                files.prepare(subject)
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, digests=level >= Level.FULL))
             for path in temporary(subject):

@@ -22,6 +22,7 @@ from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
 from replisync.verify import files, history, quick, theirs
 from replisync.verify.findings import Findings, Report
+from replisync.verify.names import Names
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
@@ -148,10 +149,13 @@ def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
     with Scratch() as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
-        with subject.stage("files"):
-            files.files(subject, digests=True)
-        with subject.stage("files in place"):
-            files.strangers(subject)
+        files.prepare(subject)
+        # While digests are computed elsewhere this process has time to read names.
+        with Names(subject.survey.names()) as names:
+            with subject.stage("files"):
+                files.files(subject, digests=True)
+            with subject.stage("files in place"):
+                files.strangers(subject, names)
         if compare is not None:
             with subject.stage("primary"):
                 compare(subject, serial)
