@@ -539,9 +539,10 @@ class Store:
             found |= {fault.relpath: fault for fault in some}
         return found
 
-    def faults_due(self, now: str, limit: int) -> dict[str, Fault]:
-        """Return up to `limit` of them, by relpath, whose next try has come."""
-        due = self._faults(select(t.faults).where(t.faults.c.next_try <= now).limit(limit))
+    def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
+        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`."""
+        when = t.faults.c.next_try
+        due = self._faults(select(t.faults).where((when <= now) | (when > latest)).limit(limit))
         return {fault.relpath: fault for fault in due}
 
     def _faults(self, query: Select[Any]) -> list[Fault]:
@@ -688,15 +689,3 @@ class Store:
         with self._writing() as connection:
             connection.execute(t.verify.delete())
             connection.execute(insert(t.verify).values(id=1, **asdict(done)))
-
-    def committed_after(self, serial: int) -> str | None:
-        """Return when the first commit beyond a serial was made, by the timeline."""
-        query = (
-            select(t.timeline.c.committed_at)
-            .where(t.timeline.c.serial > serial)
-            .order_by(t.timeline.c.serial)
-            .limit(1)
-        )
-        with self._reading() as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else str(found)
