@@ -29,6 +29,9 @@ _ACCEPT = f"{STREAM_TYPE}, application/octet-stream; q=0.9"
 # After so many failures at the same serial, entries are asked for one by one.
 _STUMBLES = 2
 
+# So many entries that a poll brings to light are asked for one by one; what is beyond them, as a stream.
+_FEW = 8
+
 # An entry that ends too early so many times in a row, in answers that are whole for HTTP, is what the primary
 # has; before, it is what was left of it on the way.
 _CUTS = 3
@@ -177,9 +180,15 @@ class Primary:
         # A primary in whose changelog a row is missing breaks off every longer answer; entry by entry it
         # still gives those before it, and shows which one is missing.
         singly = not self._batches or first <= self._singly_until
+        # A stream that had to wait is empty in devpi-server: it goes up to the serial at its beginning, and
+        # its connection is closed. The same poll for one entry brings it, and the next one can follow.
+        waits = poll and -1 < self._origin.last_seen < first and not singly
         with ExitStack() as stack:
             try:
-                answer = self._singly(first, poll=poll) if singly else self._many(first, poll=poll)
+                if singly or waits:
+                    answer = self._singly(first, poll=poll, most=_FEW if waits else None)
+                else:
+                    answer = self._many(first, poll=poll)
                 changes = stack.enter_context(answer)
             except PrimaryUnreachable:
                 self._stumble(first)
@@ -269,7 +278,11 @@ class Primary:
             self._cut = (-1, 0)
 
     @contextmanager
-    def _singly(self, first: int, *, poll: bool) -> Iterator[Changes]:
+    def _singly(self, first: int, *, poll: bool, most: int | None = None) -> Iterator[Changes]:
+        """Ask for one entry after the other.
+
+        most: how many are worth that; None for all that there are.
+        """
         attempted = f"reading of the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
 
@@ -277,7 +290,7 @@ class Primary:
             if response.status_code == 202:
                 return
             yield [self._stored(response, attempted, first)]
-            for serial in range(first + 1, last + 1):
+            for serial in range(first + 1, last + 1 if most is None else min(last + 1, first + most)):
                 with self._origin.signed(f"+changelog/{serial}", attempted) as following:
                     if self._origin.is_new(following):
                         self._origin.distrust()

@@ -275,6 +275,49 @@ class TestSingleEntries:
                 pass
 
 
+class TestWaiting:
+    """A poll for what is not there yet, as a follower's are; see `Primary.changes`."""
+
+    def polled(self, one: Primary, first: int) -> list[int]:
+        """Return the serials that a poll brings."""
+        got: list[int] = []
+        with one.changes(first, poll=True) as changes:
+            collect(changes.groups, got)
+        return got
+
+    def test_what_was_waited_for_comes_by_itself_over_a_connection_that_stays(self) -> None:
+        server = ScriptedPrimary()
+        server.entries = [raw(0)]
+        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+            one.hello()
+            for serial in (1, 2):
+                assert self.polled(one, serial) == []
+                server.entries.append(raw(serial))
+                assert self.polled(one, serial) == [serial]
+                assert not one.disconnected
+        paths = [str(request.url.path) for request in server.requests]
+        assert paths[1:] == ["/+changelog/1", "/+changelog/1", "/+changelog/2", "/+changelog/2"]
+
+    def test_a_few_that_came_together_come_by_themselves_and_many_as_a_stream(self) -> None:
+        server = ScriptedPrimary()
+        server.entries = [raw(0)]
+        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+            one.hello()
+            server.entries += [raw(serial) for serial in range(1, 30)]
+            assert self.polled(one, 1) == list(range(1, 9))
+            assert self.polled(one, 9) == list(range(9, 30))
+        paths = [str(request.url.path) for request in server.requests]
+        assert paths[1:] == [*(f"/+changelog/{serial}" for serial in range(1, 9)), "/+changelog/9-"]
+
+    def test_what_is_known_to_be_there_comes_as_a_stream(self) -> None:
+        server = ScriptedPrimary()
+        server.entries = [raw(serial) for serial in range(3)]
+        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+            one.hello()
+            assert self.polled(one, 1) == [1, 2]
+        assert str(server.requests[-1].url.path) == "/+changelog/1-"
+
+
 class TestConnections:
     """An answer over another connection may come from another server, or from the same with other data."""
 

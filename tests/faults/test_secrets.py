@@ -49,7 +49,7 @@ def test_runs_that_succeed(world: World) -> None:
         said.append(done.stdout + str(done.logs))
     with Background(world.folder / "follow.log", "follow", *world.options(new), before=DEBUG) as follower:
         follower.wait_for_log("following")
-        follower.wait_for(lambda: world.proxy.paths(f"/+changelog/{world.serial + 1}-"), "it polls")
+        follower.wait_for(lambda: f"/+changelog/{world.serial + 1}" in world.proxy.paths(), "it polls")
         cmdline = Path(f"/proc/{follower.pid}/cmdline").read_bytes()
         follower.stop()
     secrets = secrets_of(world, world.secretfile)

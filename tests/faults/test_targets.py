@@ -107,7 +107,7 @@ def test_a_writer_that_leaves_the_role_alone(world: World) -> None:
     with world.lead_to(world.copied()) as primary, Client(primary.url) as client:
         client.login("alice", "secret")
         with Background(world.folder / "follow.log", "follow", *world.options(target)) as follower:
-            poll = f"/+changelog/{world.serial + 1}-"
+            poll = f"/+changelog/{world.serial + 1}"
             follower.wait_for(lambda: poll in world.proxy.paths(), "it waits for the next change")
             with closing(connect(target, write=True)) as database, database:
                 database.execute("INSERT INTO changelog VALUES (?, ?)", (world.serial + 1, b"foreign"))

@@ -93,7 +93,7 @@ def following(world: World) -> Iterator[Background]:
     """Follow over the proxy, with everything applied; the follower waits for the next change."""
     target = world.standby("followed")
     with Background(world.folder / "follow.log", "follow", *world.options(target)) as follower:
-        poll = f"/+changelog/{world.serial + 1}-"
+        poll = f"/+changelog/{world.serial + 1}"
         follower.wait_for(lambda: poll in world.proxy.paths(), "it waits for the next change")
         yield follower
 
