@@ -42,7 +42,7 @@ from replisync.seed.target import (
     release,
     start_over,
 )
-from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, ToolOptions, find_tool, run_tool
+from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, ToolOptions, endless_bases, find_tool, run_tool
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.standby import Context, Settings, local_files, pipeline, recorded
 from replisync.store.base import Store
@@ -310,12 +310,13 @@ def _is_copied(serverdir: Serverdir, dump: DumpSource, settings: Settings) -> bo
         return (dump.origin.root / FILES).stat().st_dev != serverdir.own.stat().st_dev
 
 
-def _indexes(dump: Path) -> set[str]:
+def _indexes(dump: Path) -> dict[str, Any]:
     """Return the indexes of a dump; none where its index cannot be read, which devpi-import will say."""
     try:
-        return set(read_dump(dump)["indexes"])
+        indexes: dict[str, Any] = read_dump(dump)["indexes"]
     except UsageError:
-        return set()
+        return {}
+    return indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +415,13 @@ class _Importer:
         return _Imported(staging, made.serial, made.tip)
 
     def _import(self, command: list[str], path: Path) -> None:
+        endless = endless_bases(_indexes(path))
+        if endless:
+            raise TargetUnusable(
+                f"import of {path}",
+                f"bases of {', '.join(endless)} are in a circle, over which {IMPORT_TOOL} would never end",
+                hint=f"nothing was written; break the circle, in {DUMP_INDEX} or on the server",
+            )
         self._context.log.info("import", dump=str(path))
         self._context.progress.stage("import", None, "seconds")
         words = run_tool(command, self._seed / "import.log", self._context, self._options.secrets)
