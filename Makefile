@@ -2,26 +2,27 @@
 #
 # PYTHON  the interpreter (3.11 or newer) that .venv is made with
 # ARGS    more arguments for pytest, the benchmark or the demo, as in `make test ARGS="-k promote"`
-# MINUTES how long the fuzzer runs
+# MINUTES how long `make fuzz` and `make soak` run
 # JOBS    how many tests run at a time; each job has servers of its own, and waits for a good part of its time
 
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= 3
-MINUTES ?= 10
+MINUTES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help test check demo bench fuzz minimum audit clean
+.PHONY: help test check demo bench fuzz soak minimum audit clean
 
 help:
 	@echo "make demo    run the main job on a real devpi-server and tell the story"
 	@echo "make test    run all tests"
-	@echo "make check   check format, lint and types"
+	@echo "make check   check format, lint, types, and dependencies where their advisories can be asked"
 	@echo "make bench   measure speed and memory beside devpi's own replica"
 	@echo "make fuzz    feed mutated changelogs to their reader for MINUTES=10"
+	@echo "make soak    follow a busy primary for MINUTES=20 while everything fails and is killed"
 	@echo "make minimum run the quick tests with the oldest versions of all dependencies"
 	@echo "make audit   ask PyPI for known vulnerabilities of what is installed"
 	@echo "make clean   remove what the others made, .venv too"
@@ -33,6 +34,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.audit
 
 demo: $(STAMP)
 	@$(BIN)/python -m tests.demo $(ARGS)
@@ -42,7 +44,10 @@ bench: $(STAMP)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[fuzz]'
-	$(BIN)/python -m tests.fuzz $(MINUTES)
+	$(BIN)/python -m tests.fuzz $(or $(MINUTES),10)
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.soak $(or $(MINUTES),20) $(ARGS)
 
 minimum:
 	$(PYTHON) -m venv --clear .venv-minimum
@@ -51,8 +56,7 @@ minimum:
 	.venv-minimum/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile tests/unit tests/edges $(ARGS)
 
 audit: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --editable '.[audit]'
-	$(BIN)/python -m pip_audit --local --skip-editable --strict
+	$(BIN)/python -m tests.audit --required
 
 # A fresh machine has Python with pip and venv; all else comes from where pip is configured to look.
 $(STAMP): pyproject.toml

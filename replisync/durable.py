@@ -73,7 +73,9 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     Raises OSError; then the old content is untouched and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name.lstrip('.')}.replisync-tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    # Never into what is there: it may be somebody else's, who would read what we write.
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(data)

@@ -293,14 +293,15 @@ class Origin:
             raise UsageError(attempted, f"it is no URL: {err}") from err
 
     @contextmanager
-    def file(self, relpath: str, attempted: str) -> Iterator[httpx.Response]:
+    def file(self, relpath: str, attempted: str, method: str = "GET") -> Iterator[httpx.Response]:
         """Ask for a file with a token; hold the answer until the context ends.
 
         Raises what `translated` makes of httpx's errors.
         """
         for last in (False, True):
             with self._translated(attempted):
-                response = self._files.handle_request(self._file_request(relpath))
+                transport = self._files if method == "GET" else self._transport
+                response = transport.handle_request(self._file_request(relpath, method))
             try:
                 if last or not self._expired(response, attempted):
                     yield response
@@ -308,7 +309,7 @@ class Origin:
             finally:
                 response.close()
 
-    def _file_request(self, relpath: str) -> httpx.Request:
+    def _file_request(self, relpath: str, method: str) -> httpx.Request:
         """Return the request of a file, for the transport.
 
         A client's own way to a request (cookies, redirects, hooks, a URL parsed each time) costs as much
@@ -327,7 +328,7 @@ class Origin:
             self._file_headers = (token, httpx.Headers(headers))
         target = self._root.raw_path + quote(relpath).encode()
         extensions = {"target": target, "timeout": self._timeout.as_dict()}
-        return httpx.Request("GET", self._root, headers=self._file_headers[1], extensions=extensions)
+        return httpx.Request(method, self._root, headers=self._file_headers[1], extensions=extensions)
 
 
 # What the primary's 403 and 400 say (devpi_server/replica.py), what it means and what helps.

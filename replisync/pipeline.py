@@ -405,7 +405,8 @@ class Pipeline:
 
     def retry_faults(self, limit: int = _CLONE_CHUNK) -> None:
         """Ask once more for up to `limit` files that no serial waits for, where their time has come."""
-        faults = self._store.faults_due(clock.now(), limit)
+        # A time beyond the longest wait was set by a clock that was wrong.
+        faults = self._store.faults_due(clock.now(), clock.later(_RETRY_LAST_SECONDS), limit)
         files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
         files += self._forgotten(limit - len(files))
         present: dict[str, int] = {}

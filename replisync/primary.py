@@ -17,10 +17,10 @@ import httpx
 
 from replisync.auth import TokenSigner
 from replisync.changelog import ChangelogEntry, StreamParser, parse_batch, parse_stored
-from replisync.errors import CorruptEntry, PrimaryUnreachable, WrongHistory
+from replisync.errors import BrokenStream, CorruptEntry, PrimaryUnreachable, WrongHistory
 from replisync.keys import READ_KEYNAMES
 from replisync.origin import POLL_SECONDS, Hello, Origin
-from replisync.wire import Limits
+from replisync.wire import Limits, is_cut
 
 STREAM_TYPE = "application/x-devpi-replica-changes"
 # A server prefers its stream only where the older type is wanted less.
@@ -28,6 +28,10 @@ _ACCEPT = f"{STREAM_TYPE}, application/octet-stream; q=0.9"
 
 # After so many failures at the same serial, entries are asked for one by one.
 _STUMBLES = 2
+
+# An entry that ends too early so many times in a row, in answers that are whole for HTTP, is what the primary
+# has; before, it is what was left of it on the way.
+_CUTS = 3
 
 _LENGTH = re.compile("[0-9]{1,18}")
 
@@ -106,6 +110,7 @@ class Primary:
         self._limits = limits or Limits()
         self._batches = True
         self._stumbled = (-1, 0)  # where answers broke off, and how often in a row
+        self._cut = (-1, 0)  # the same, of those that HTTP said were complete
         self._singly_until = -1  # up to which serial entries are asked for one by one
 
     @property
@@ -159,9 +164,7 @@ class Primary:
             if response.status_code == 202 or (response.status_code == 404 and hello.serial < serial):
                 return hello, None
             self._origin.refuse(response, attempted, serial)
-            return hello, parse_stored(
-                serial, self._origin.body(response, attempted, self._limits.entry_bytes), self._limits
-            )
+            return hello, self._stored(response, attempted, serial)
 
     @contextmanager
     def changes(self, first: int, *, poll: bool) -> Iterator[Changes]:
@@ -238,28 +241,42 @@ class Primary:
                     yield entries
             parser.finish()
         else:
-            yield from _good_first(
-                parse_batch(
-                    self._origin.body(response, attempted, self._limits.entry_bytes), first, self._limits
-                )
-            )
+            body = self._origin.body(response, attempted, self._limits.entry_bytes)
+            with self._whole(first, body):
+                yield from _good_first(parse_batch(body, first, self._limits))
+
+    def _stored(self, response: httpx.Response, attempted: str, serial: int) -> ChangelogEntry:
+        body = self._origin.body(response, attempted, self._limits.entry_bytes)
+        with self._whole(serial, body):
+            return parse_stored(serial, body, self._limits)
+
+    @contextmanager
+    def _whole(self, serial: int, body: bytes) -> Iterator[None]:
+        """Take an answer that is cut for a broken one, until it has always been the same too often.
+
+        Raises BrokenStream in the place of CorruptEntry.
+        """
+        try:
+            yield
+        except CorruptEntry as err:
+            where, times = self._cut
+            self._cut = (serial, times + 1 if where == serial else 1)
+            if self._cut[1] >= _CUTS or not (body and is_cut(body, self._limits)):
+                raise
+            why = "the answer ended in the middle of an entry"
+            raise BrokenStream(err.attempted, why, serial=serial) from err
+        if self._cut[0] == serial:
+            self._cut = (-1, 0)
 
     @contextmanager
     def _singly(self, first: int, *, poll: bool) -> Iterator[Changes]:
         attempted = f"reading of the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
 
-        def one(serial: int, response: httpx.Response) -> list[ChangelogEntry]:
-            return [
-                parse_stored(
-                    serial, self._origin.body(response, attempted, self._limits.entry_bytes), self._limits
-                )
-            ]
-
         def groups(response: httpx.Response, last: int) -> Iterator[list[ChangelogEntry]]:
             if response.status_code == 202:
                 return
-            yield one(first, response)
+            yield [self._stored(response, attempted, first)]
             for serial in range(first + 1, last + 1):
                 with self._origin.signed(f"+changelog/{serial}", attempted) as following:
                     if self._origin.is_new(following):
@@ -267,7 +284,7 @@ class Primary:
                         return  # whoever is there now is to be asked who it is first
                     self._origin.hello(following, attempted, serial)
                     self._origin.refuse(following, attempted, serial)
-                    yield one(serial, following)
+                    yield [self._stored(following, attempted, serial)]
 
         with self._origin.signed(f"+changelog/{first}{wait}", attempted, poll=poll) as response:
             hello = self._origin.hello(response, attempted, first)
@@ -305,6 +322,22 @@ class Primary:
                 int(length) if _LENGTH.fullmatch(length) else None,
                 self._origin.chunks(response, attempted),
             )
+
+    def size(self, relpath: str) -> int | None:
+        """Return how long a file is, by its headers alone; None where the primary does not tell.
+
+        Nothing is written on the primary, also where it has to ask the upstream of a mirror.
+        Raises PrimaryUnreachable or PrimaryRefused.
+        """
+        attempted = f"asking for the size of {relpath}"
+        with self._origin.file(relpath, attempted, method="HEAD") as response:
+            if response.status_code in (401, 403):
+                self._origin.refuse(response, attempted, None)
+            if response.status_code >= 500 and response.status_code not in (500, 502):
+                raise PrimaryUnreachable(attempted, f"it answered {response.status_code}")
+            length = response.headers.get("content-length", "")
+            known = response.status_code == 200 and _LENGTH.fullmatch(length)
+            return int(length) if known else None
 
 
 def _good_first(entries: Iterator[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:

@@ -57,6 +57,7 @@ def promote(
     something would be lost.
     """
     with existing_standby(serverdir, promoting=True) as (store, source):
+        serverdir.check_path()
         settings = Settings(tls=tls or Tls(), silence=ASK_SECONDS)
         promotion = _assess(serverdir, store, source, settings, keep_identity=keep_identity, dry_run=dry_run)
         if not accept_loss:

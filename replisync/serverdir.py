@@ -10,6 +10,7 @@ Until a clone is complete there is no `.nodeinfo`, so that no devpi-server start
 import fcntl
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ _NAMES = (
     ("probe-a", "probe-A", "names that differ in upper and lower case"),
     ("probe-\u00e9", "probe-e\u0301", "names that differ in how Unicode composes letters"),
 )
+
+# What SQLite does not take as it is where devpi-server puts a path into a URI (`keyfs_sqlite.py`).
+_URI_SIGNS = re.compile("[?#]|%[0-9A-Fa-f]{2}")
 
 # For how long a lock that is held is tried again.
 _LOCK_SECONDS = 0.4
@@ -79,6 +83,19 @@ class Serverdir:
                 f"making of the serverdir {self.root}",
                 f"its file system takes {problem} for one",
                 hint="choose one that keeps all names apart, such as ext4 or xfs",
+            )
+
+    def check_path(self) -> None:
+        """Make sure that a devpi-server would find the database of this folder.
+
+        Raises TargetUnusable.
+        """
+        if self.storage().name == SQLITE and _URI_SIGNS.search(str(self.root.absolute())):
+            raise TargetUnusable(
+                f"use of the serverdir {self.root}",
+                "devpi-server takes its path for a URI, and a '?', a '#' or a '%' with two digits behind it "
+                "leads to another, empty database",
+                hint="move or make it where the path has none of them",
             )
 
     def make_own_folders(self) -> None:

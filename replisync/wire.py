@@ -484,6 +484,17 @@ def decode(data: bytes, limits: Limits | None = None, kinds: frozenset[str] | No
     return done[0]
 
 
+def is_cut(data: bytes, limits: Limits | None = None) -> bool:
+    """Tell whether bytes are the beginning of a value: nothing is wrong but that the rest is missing."""
+    decoder = Decoder(limits)
+    try:
+        done = decoder.feed(data)
+        decoder.check()
+    except CorruptEntry:
+        return False
+    return not done
+
+
 def encode(value: Any) -> bytes:
     """Return the bytes of one value, its end mark included, as devpi's `fileutil.dumps` writes them.
 

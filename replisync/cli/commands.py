@@ -8,9 +8,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from replisync.cli.cloned import show_forecast, show_reseeded, show_result
 from replisync.cli.options import (
     PATH,
     file_options,
+    json_option,
     patience_option,
     secret_options,
     serverdir_option,
@@ -18,14 +20,15 @@ from replisync.cli.options import (
     storage_option,
     target,
     tls_options,
+    tool_options,
+    tools,
     watched,
 )
 from replisync.errors import PrimaryDamaged, Stopped
 from replisync.follow import run_catchup, run_follow
-from replisync.seed.export import ImportOptions
-from replisync.seed.reseed import Reseeded
+from replisync.seed.forecast import forecast
+from replisync.seed.reseed import forecast_reseed
 from replisync.seed.reseed import reseed as run_reseed
-from replisync.seed.target import Cloned
 from replisync.seed.ways import Seed, Sources
 from replisync.seed.ways import clone as run_clone
 
@@ -63,10 +66,7 @@ from replisync.seed.ways import clone as run_clone
     is_flag=True,
     help="Make the standby DIR anew beside it, and put the new one in its place when it is proved.",
 )
-@click.option("--no-root-pypi", is_flag=True, help="With an export: leave the mirror root/pypi out.")
-@click.option(
-    "--no-events", is_flag=True, help="With an export: leave events to the first start of the server."
-)
+@tool_options
 @secret_options
 @tls_options
 @click.option(
@@ -78,6 +78,8 @@ from replisync.seed.ways import clone as run_clone
 )
 @file_options
 @patience_option
+@click.option("--plan", is_flag=True, help="Say what would be fetched, and write nothing.")
+@json_option
 @click.pass_obj
 def clone(
     log: Any,
@@ -89,51 +91,34 @@ def clone(
     at_serial: int | None,
     seed: str,
     reseed: bool,
-    no_root_pypi: bool,
-    no_events: bool,
     storage: str,
+    plan: bool,
+    json: bool,
     **values: Any,
 ) -> None:
     """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
     sources = Sources(primary_url, from_serverdir, from_export, at_serial)
-    options = ImportOptions(no_root_pypi, no_events)
+    options = tools(values)
     with watched(log) as context:
         new, chosen = target(serverdir, storage), settings(values)
+        work = (sources, Seed(seed), options, chosen, context)
         if reseed:
             source = click.get_current_context().get_parameter_source("storage")
             given = None if source is ParameterSource.DEFAULT else new.given
-            work = (sources, Seed(seed), options, chosen, context)
-            _tell_reseeded(serverdir, run_reseed(serverdir, given, new.password, *work))
-            return
-        done = run_clone(new, sources, Seed(seed), options, chosen, context)
-    what = "standby" if done.role == "replica" else "server of its own"
-    click.echo(
-        f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
-        f"{done.files.total} files"
-        + (f", {done.local} of them from this machine" if done.local else "")
-        + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
-    )
-    _tell_export(done)
-
-
-def _tell_export(done: Cloned) -> None:
-    if done.export_reason is not None:
-        click.echo(
-            f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
-            "mirrors their settings alone"
-        )
-
-
-def _tell_reseeded(serverdir: Path, done: Reseeded) -> None:
-    click.echo(
-        f"{serverdir} is a new standby at serial {done.serial}; the former one is {done.kept}, to be removed "
-        "when it is not needed any more"
-    )
-    if done.cloned is not None:
-        _tell_export(done.cloned)
-    if done.left:
-        click.echo(f"These files of yours are in the former one alone: {', '.join(done.left)}")
-    click.echo("A devpi-server that serves this standby has to be started again")
+            if plan:
+                found = forecast_reseed(serverdir, given, new.password, *work)
+            else:
+                reseeded = run_reseed(serverdir, given, new.password, *work)
+        elif plan:
+            found = forecast(new, *work)
+        else:
+            done = run_clone(new, *work)
+    if plan:
+        show_forecast(found, as_json=json)
+    elif reseed:
+        show_reseeded(serverdir, reseeded, as_json=json)
+    else:
+        show_result(serverdir, done, as_json=json)
 
 
 @click.command()

@@ -1,6 +1,7 @@
 """The commands of an operator: status, promote, rewind, faults, derive-key."""
 
 import json as jsonlib
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) ->
     if done.reachable:
         click.echo("the old primary still answers: see to it that nobody writes to it any more")
     if not done.dry_run:
-        spec = "" if done.storage == "sqlite" else f" --storage {done.storage},password=.."
-        click.echo(f"start it: devpi-server --serverdir {done.serverdir} --role primary --secretfile F{spec}")
+        words = ["devpi-server", "--serverdir", done.serverdir, "--role", "primary", "--secretfile", "F"]
+        words += [] if done.storage == "sqlite" else ["--storage", f"{done.storage},password=.."]
+        click.echo(f"start it: {shlex.join(words)}")
 
 
 @click.command()

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from replisync.auth import KeyCost
+from replisync.cli.arguments import hide
 from replisync.errors import UsageError
 from replisync.progress import shown
+from replisync.seed.tools import ToolOptions
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
 from replisync.stop import Stop
@@ -186,6 +188,59 @@ file_options = _compose(
     ),
     _limit_options,
 )
+
+
+def _covered(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value:
+        hide(value)
+    return value
+
+
+# Those of devpi-export and devpi-import that are passed on to them.
+tool_options = _compose(
+    click.option(
+        "--include-mirrored-files/--no-include-mirrored-files",
+        default=None,
+        help="With --seed export, without --primary-url: export the files that mirrors have, too.",
+    ),
+    click.option("--no-root-pypi", is_flag=True, help="With an export: leave the mirror root/pypi out."),
+    click.option(
+        "--root-passwd",
+        metavar="PASSWORD",
+        callback=_covered,
+        help="With an export, without --primary-url: for a user root who has no password there.",
+    ),
+    click.option(
+        "--root-passwd-hash", metavar="HASH", callback=_covered, help="The same, as a hash of devpi."
+    ),
+    click.option(
+        "--skip-import-type",
+        multiple=True,
+        metavar="TYPE",
+        help="With an export, without --primary-url: leave indexes of this type out. May be repeated.",
+    ),
+    click.option(
+        "--no-events", is_flag=True, help="With an export: leave events to the first start of the server."
+    ),
+)
+
+
+def tools(values: dict[str, Any]) -> ToolOptions:
+    """Take what devpi's tools are to be given out of a command's values.
+
+    Raises UsageError.
+    """
+    names = ("no_root_pypi", "no_events", "root_passwd", "root_passwd_hash", "skip_import_type")
+    options = ToolOptions(
+        **{name: values.pop(name) for name in names},
+        include_mirrored_files=values.pop("include_mirrored_files"),
+    )
+    for name, secret in options.secrets.items():
+        try:
+            secret.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"use of --{name}", "it is not UTF-8") from None
+    return options
 
 
 def settings(values: dict[str, Any]) -> Settings:

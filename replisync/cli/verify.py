@@ -6,13 +6,23 @@ from typing import Any
 
 import click
 
-from replisync.cli.options import json_option, serverdir_option, storage_option, target, watched
+from replisync.cli.options import (
+    file_options,
+    json_option,
+    patience_option,
+    secret_options,
+    serverdir_option,
+    settings,
+    storage_option,
+    target,
+    tls_options,
+    watched,
+)
 from replisync.errors import VerificationFailed
 from replisync.verify.findings import LISTED, Finding, Report
+from replisync.verify.repair import repair as run_repair
 from replisync.verify.run import Level
 from replisync.verify.run import verify as run_verify
-
-_LEVELS = ("quick", "files", "full")
 
 
 @click.command()
@@ -20,17 +30,35 @@ _LEVELS = ("quick", "files", "full")
 @storage_option
 @click.option(
     "--level",
-    type=click.Choice(_LEVELS),
-    default="full",
+    type=click.Choice([str(level) for level in Level]),
+    default=str(Level.FULL),
     show_default=True,
     help="How much is looked at; each includes those before.",
 )
+@click.option("--repair", is_flag=True, help="Mend what can be mended; `follow` must have ended.")
+@secret_options
+@tls_options
+@file_options
+@patience_option
 @json_option
 @click.pass_obj
-def verify(log: Any, /, serverdir: Path, storage: str | None, level: str, json: bool) -> None:
-    """Look whether the standby is what it should be; `follow` may go on meanwhile."""
+def verify(
+    log: Any,
+    /,
+    serverdir: Path,
+    storage: str | None,
+    level: str,
+    repair: bool,
+    json: bool,
+    **values: Any,
+) -> None:
+    """Look whether the standby is what it should be, while `follow` goes on; or mend it."""
     with watched(log) as context:
-        report = run_verify(target(serverdir, storage), Level.of(level), context)
+        where, how = target(serverdir, storage), settings(values)
+        if repair:
+            report = run_repair(where, Level.of(level), how, context)
+        else:
+            report = run_verify(where, Level.of(level), context, how)
     if not json:
         click.echo("\n".join(_lines(serverdir, report)))
     if report.total:
@@ -38,7 +66,7 @@ def verify(log: Any, /, serverdir: Path, storage: str | None, level: str, json: 
             f"verification of {serverdir}",
             f"{report.total} findings remain",
             serial=report.serial,
-            hint=_hint(report),
+            hint=_hint(report, repair=repair),
         )
         error.details = report.fields()
         raise error
@@ -46,13 +74,16 @@ def verify(log: Any, /, serverdir: Path, storage: str | None, level: str, json: 
         click.echo(jsonlib.dumps(report.fields(), indent=2, ensure_ascii=False))
 
 
-def _hint(report: Report) -> str:
+def _hint(report: Report, *, repair: bool) -> str:
+    if not repair:
+        return "mend it with `replisync verify --repair`"
     remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
-    return "; ".join(remedies[:3]) or VerificationFailed.default_hint
+    return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
 
 
 def _lines(serverdir: Path, report: Report) -> list[str]:
-    lines = [_line(one) for one in report.findings]
+    lines = [f"mended  {_line(one)}" for one in report.mended]
+    lines += [_line(one) for one in report.findings]
     if report.total > LISTED:
         lines.append(f"and {report.total - LISTED} more")
     checked = ", ".join(

@@ -88,14 +88,15 @@ def _ask(process: subprocess.Popen[bytes], files: Sequence[tuple[str, str]]) -> 
         answer = answered.read(struct.unpack("!I", head)[0]) if len(head) == 4 else b""
     except (OSError, ValueError) as err:
         raise LocalFailure(_ATTEMPTED, f"a process that computes them ended: {err}") from err
-    found = [_seen(field.decode().split(" ")) for field in answer.split(b"\0")[:-1]]
+    found = [seen(field.decode()) for field in answer.split(b"\0")[:-1]]
     if len(found) != len(files):
         raise LocalFailure(_ATTEMPTED, "a process that computes them ended")
     return found
 
 
-def _seen(fields: list[str]) -> Seen:
-    if len(fields) == 1:
-        return Seen(None, problem=int(fields[0]))
-    size, mode, digest = fields
+def seen(answer: str) -> Seen:
+    """Return what an answer of filestore.hasher says."""
+    if " " not in answer:
+        return Seen(None, problem=int(answer))
+    size, mode, digest = answer.split(" ")
     return Seen(int(size), digest, 0, int(mode))

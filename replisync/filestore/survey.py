@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from replisync.durable import local_errors
-from replisync.filestore.hashing import Hashers, Seen
+from replisync.filestore.hasher import look
+from replisync.filestore.hashing import Hashers, Seen, seen
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -20,7 +21,7 @@ class Survey(Protocol):
     """The files of one target; may be used by several threads."""
 
     def start(self) -> None:
-        """Get ready for `digests`, in a moment when no thread is going on."""
+        """Get ready to compute many digests."""
         ...
 
     def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
@@ -62,7 +63,7 @@ class DiskSurvey:
             self._hashers = None
 
     def start(self) -> None:
-        """Start the processes that compute digests, which `digests` needs."""
+        """Start the processes that compute digests; without them the thread that asks does it itself."""
         if self._hashers is None:
             self._hashers = Hashers(self._cores)
 
@@ -82,9 +83,10 @@ class DiskSurvey:
 
     def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
         """Return sizes and digests of files; pairs of algorithm and relpath."""
-        self.start()
-        assert self._hashers is not None  # noqa: S101 - just started
-        return self._hashers.digests([(name, f"{self._root}/{relpath}") for name, relpath in files])
+        paths = [(name, f"{self._root}/{relpath}") for name, relpath in files]
+        if self._hashers is None:
+            return [seen(look(os.fsencode(path), name)) for name, path in paths]
+        return self._hashers.digests(paths)
 
     def names(self) -> Iterator[str]:
         """Yield the relpaths of all files, in the order of their bytes."""

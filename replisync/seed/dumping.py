@@ -35,6 +35,7 @@ class Dumper:
     root: the serverdir; it is only read.
     folder: for what is needed meanwhile, empty.
     primary: who is asked for files that are not there; None for nobody.
+    mirrored: whether to export the files of mirrors too, as far as they are there.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Dumper:
         context: Context,
         *,
         primary: FileSource | None = None,
+        mirrored: bool = False,
     ) -> None:
         self._root = root
         self._folder = folder
@@ -52,6 +54,7 @@ class Dumper:
         self._database = self._snapshot / SQLITE_FILE
         self._settings = settings
         self._context = context
+        self._mirrored = mirrored
         self._source = primary or NoSource(f"it is not in {root}")
 
     def make(self, tool: str, target: Path) -> tuple[int, bytes]:
@@ -73,6 +76,7 @@ class Dumper:
         self._context.progress.stage("export", None, "seconds")
         # As links: they are links of ours to files that nobody writes into.
         command = [tool, "--serverdir", str(self._snapshot.absolute()), "--hard-links"]
+        command += ["--include-mirrored-files"] if self._mirrored else []
         # Said, since devpi-server's own configuration on this machine may name another one.
         command += ["--storage", SQLITE, str(target.absolute())]
         words = run_tool(command, self._folder / "export.log", self._context)
@@ -121,25 +125,35 @@ class Dumper:
         missing = []
         self._context.progress.stage("files to export", None, "files")
         with closing(Rows(self._database)) as rows:
-            for outcome in fetcher.fetch(demanded(rows)):
+            for outcome in fetcher.fetch(demanded(rows, mirrored=self._mirrored)):
                 self._context.progress.advance(1)
-                if isinstance(outcome, Refused):
+                if isinstance(outcome, Refused) and type_in(rows, outcome.file.relpath) != "mirror":
                     missing.append(outcome)
         self._context.stop.check()
         return missing
 
 
-def demanded(rows: Rows) -> Iterator[WantedFile]:
+def type_in(rows: Rows, relpath: str) -> str | None:
+    """Return the type of the index of a file, by a database; None where there is no such index.
+
+    Raises CorruptEntry where the entry that says so cannot be read.
+    """
+    index = index_of(relpath)
+    return index_type(rows.value(user_key(index)), index)
+
+
+def demanded(rows: Rows, *, mirrored: bool) -> Iterator[WantedFile]:
     """Yield the files that an export of a database needs: those of private indexes.
 
+    mirrored: those of mirrors too.
     Raises CorruptEntry where an entry that holds a live value cannot be read.
     """
     types: dict[str, str | None] = {}
     for serial, relpath, entry in rows.file_keys():
         index = index_of(relpath)
         if index not in types:
-            types[index] = index_type(rows.value(user_key(index)), index)
-        if types[index] in (None, "mirror"):
+            types[index] = type_in(rows, relpath)
+        if types[index] is None or (types[index] == "mirror" and not mirrored):
             continue
         check_paths(entry)
         change = entry.changes.get(relpath)

@@ -42,7 +42,7 @@ from replisync.seed.target import (
     release,
     start_over,
 )
-from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool, run_tool
+from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, ToolOptions, find_tool, run_tool
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.standby import Context, Settings, local_files, pipeline, recorded
 from replisync.storage import SQLITE
@@ -52,18 +52,6 @@ from replisync.store.snapshot import Rows
 
 # Entries of one commit: most of those before an import are empty.
 _LIMITS = BatchLimits(entries=20_000)
-
-
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
-    """devpi-import's own options.
-
-    no_root_pypi: leave the mirror root/pypi out.
-    no_events: leave events to the first start of the server.
-    """
-
-    no_root_pypi: bool = False
-    no_events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +161,13 @@ class NamedDump:
 
 @dataclass(frozen=True, slots=True)
 class OwnDump:
-    """A dump that is made of a serverdir on this machine; see dumping."""
+    """A dump that is made of a serverdir on this machine; see dumping.
+
+    mirrored: whether it gets the files of mirrors.
+    """
 
     origin: Origin
+    mirrored: bool = False
     option: str = "--from-serverdir"
     own: bool = True
 
@@ -206,10 +198,15 @@ class OwnDump:
         work, dump = folder / "export", folder / "dump"
         work.mkdir()
         tool = find_tool(EXPORT_TOOL, f"export of --from-serverdir {self.origin.root}")
-        serial, tip = Dumper(self.origin.root, work, settings, context, primary=primary).make(tool, dump)
+        serial, tip = self._dumper(work, primary, settings, context).make(tool, dump)
         # The dump has links to its files. Nobody else needs them.
         shutil.rmtree(work, ignore_errors=True)
         return Made(dump, serial, tip)
+
+    def _dumper(
+        self, folder: Path, primary: FileSource | None, settings: Settings, context: Context
+    ) -> Dumper:
+        return Dumper(self.origin.root, folder, settings, context, primary=primary, mirrored=self.mirrored)
 
     def too_new(self, serial: int) -> ReplisyncError:
         """Return the error that says that the primary is not the server of the serverdir."""
@@ -223,7 +220,7 @@ def copy_dump(
     serverdir: Serverdir,
     dump: DumpSource,
     primary_url: str | None,
-    options: ImportOptions,
+    options: ToolOptions,
     settings: Settings,
     context: Context,
     reason: str,
@@ -281,7 +278,7 @@ def _command(
     serverdir: Serverdir,
     path: Path,
     dump: DumpSource,
-    options: ImportOptions,
+    options: ToolOptions,
     settings: Settings,
     *,
     followed: bool,
@@ -301,6 +298,7 @@ def _command(
     # A standby's events are those of its primary: they are counted as handled when it is complete.
     words += ["--no-events"] if options.no_events or followed else []
     words += ["--no-root-pypi"] if no_root_pypi else []
+    words += [word for kind in options.skip_import_type for word in ("--skip-import-type", kind)]
     words += ["--hard-links"] if settings.hard_links or _is_copied(serverdir, dump, settings) else []
     return [*words, str(path.absolute())]
 
@@ -341,7 +339,7 @@ class _Importer:
         self,
         serverdir: Serverdir,
         dump: DumpSource,
-        options: ImportOptions,
+        options: ToolOptions,
         settings: Settings,
         context: Context,
     ) -> None:
@@ -422,7 +420,7 @@ class _Importer:
     def _import(self, command: list[str], path: Path) -> None:
         self._context.log.info("import", dump=str(path))
         self._context.progress.stage("import", None, "seconds")
-        words = run_tool(command, self._seed / "import.log", self._context)
+        words = run_tool(command, self._seed / "import.log", self._context, self._options.secrets)
         if words is not None:
             raise TargetUnusable(
                 f"import of {path}",

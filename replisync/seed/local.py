@@ -3,8 +3,10 @@
 Only where a file may lie is found out here. Whoever takes one proves that it has the right digest.
 """
 
+import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +24,10 @@ _SPLIT = (3, 16)
 
 
 class _Folder(Protocol):
+    named: Path
+
     def paths(self, file: WantedFile) -> Iterator[str]: ...
+    def is_sure(self, file: WantedFile, path: str) -> bool: ...
 
 
 class LocalFiles:
@@ -47,8 +52,12 @@ class LocalFiles:
         self._link = link
         self._linked = tuple(f"{folder.absolute()}/" for folder in linked)
         self._own = None if own is None else os.fspath(own.absolute())
-        self._folders: list[_Folder] = [] if own is None else [_Tree(own)]
-        self._folders = [*map(_Tree, linked), *self._folders, *map(_opened, folders)]
+        self._folders: list[_Folder] = [] if own is None else [_Tree(own, own)]
+        self._folders = [
+            *(_Tree(folder, folder) for folder in linked),
+            *self._folders,
+            *map(_opened, folders),
+        ]
 
     def links(self, path: str) -> bool:
         """Tell whether a file is to be taken as a link."""
@@ -62,6 +71,38 @@ class LocalFiles:
         elif self._own is not None:
             yield f"{self._own}/{file.relpath}"
 
+    def find(self, file: WantedFile) -> tuple[Path, int] | None:
+        """Return the folder that seems to have a file, and its size there; None where none does.
+
+        A file under the right name is not read: what is wrong with it is found when it is taken.
+        """
+        if file.digest is None:
+            size = None if self._own is None else size_of(f"{self._own}/{file.relpath}")
+            return None if size is None else (Path(self._own or ""), size)
+        for folder in self._folders:
+            for path in folder.paths(file):
+                size = size_of(path)
+                if size is not None and (folder.is_sure(file, path) or _has(path, file.digest)):
+                    return folder.named, size
+        return None
+
+
+def size_of(path: str) -> int | None:
+    """Return the size of a plain file; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _has(path: str, digest: Digest) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, digest.algorithm).hexdigest() == digest.hexdigest
+    except OSError:
+        return False
+
 
 def _opened(folder: Path) -> _Folder:
     attempted = f"use of --replica-file-search-path {folder}"
@@ -69,13 +110,17 @@ def _opened(folder: Path) -> _Folder:
         raise UsageError(attempted, "it is no folder")
     if (folder / DUMP_INDEX).is_file():
         return _Dump(folder)
-    return _Tree(folder / FILES if (folder / FILES).is_dir() else folder)
+    return _Tree(folder, folder / FILES if (folder / FILES).is_dir() else folder)
 
 
 class _Tree:
-    """A folder with devpi's layout."""
+    """A folder with devpi's layout.
 
-    def __init__(self, root: Path) -> None:
+    named: the folder by which it was given.
+    """
+
+    def __init__(self, named: Path, root: Path) -> None:
+        self.named = named
         self._root = os.fspath(root.absolute())
         self._indexes: list[str] | None = None
 
@@ -92,6 +137,11 @@ class _Tree:
                 folder = f"{index}/{filed}"
                 if folder != os.path.dirname(first):
                     yield from _names(folder)
+
+    def is_sure(self, file: WantedFile, path: str) -> bool:
+        """Tell whether what lies at a path can hardly be another file than the one that is looked for."""
+        # Tox results lie beside what was tested, under names of their own.
+        return os.path.basename(path) == os.path.basename(file.relpath)
 
     def _all_indexes(self) -> list[str]:
         if self._indexes is None:
@@ -114,6 +164,7 @@ class _Dump:
     """
 
     def __init__(self, root: Path) -> None:
+        self.named = root
         self._root = os.fspath(root.absolute())
         self._paths: dict[bytes, str] = {}
         read_dump(root, self._note)
@@ -123,6 +174,10 @@ class _Dump:
         found = None if file.digest is None else self._paths.get(_key(file.digest))
         if found is not None:
             yield f"{self._root}/{found}"
+
+    def is_sure(self, file: WantedFile, path: str) -> bool:  # noqa: ARG002
+        """Trust the index: it says which digest lies where."""
+        return True
 
     def _note(self, item: dict[str, Any]) -> None:
         relpath, meta = item.get("relpath"), item.get("entrymapping")

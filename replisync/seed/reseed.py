@@ -15,9 +15,11 @@ from replisync.errors import TargetLocked, TargetUnusable, UsageError, Verificat
 from replisync.follow import run_catchup
 from replisync.loop import Patience
 from replisync.pipeline import Tally
-from replisync.seed.export import ImportOptions
+from replisync.seed.forecast import forecast
+from replisync.seed.survey import Forecast
 from replisync.seed.swap import Swap
 from replisync.seed.target import Cloned
+from replisync.seed.tools import ToolOptions
 from replisync.seed.ways import Seed, Sources, clone
 from replisync.serverdir import Serverdir
 from replisync.standby import (
@@ -66,7 +68,7 @@ def reseed(
     password: str | None,
     sources: Sources,
     seed: Seed,
-    options: ImportOptions,
+    options: ToolOptions,
     settings: Settings,
     context: Context,
 ) -> Reseeded:
@@ -100,6 +102,32 @@ def reseed(
     _prove(new, context)
     kept = _take_place(swap, present, new, source, settings, context)
     return _result(Serverdir(swap.present, storage, password=password), kept, cloned)
+
+
+def forecast_reseed(
+    serverdir: Path,
+    storage: Storage | None,
+    password: str | None,
+    sources: Sources,
+    seed: Seed,
+    options: ToolOptions,
+    settings: Settings,
+    context: Context,
+) -> Forecast:
+    """Return what a reseed would fetch, or what is left of one that was interrupted; arguments as there.
+
+    Raises what `reseed` would raise before it writes.
+    """
+    swap = Swap(serverdir)
+    present = Serverdir(swap.present, password=password)
+    source = _standby(present)
+    _check_storage(present, storage)
+    sources = replace(sources, primary_url=sources.primary_url or source.primary_url)
+    sources.check(seed, options)
+    _check_primary(sources, source, settings, context)
+    settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
+    new = Serverdir(swap.new, storage, password=password)
+    return forecast(new, sources, seed, options, settings, context)
 
 
 def _standby(present: Serverdir) -> Source:

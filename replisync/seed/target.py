@@ -47,6 +47,7 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
     if not serverdir.is_ours():
         if foreign:
             raise TargetUnusable(attempted, f"it is not empty: there is {foreign[0]}")
+        serverdir.check_path()
         return None
     if serverdir.role() is not None:
         require_replica(serverdir, serverdir.role())

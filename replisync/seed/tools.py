@@ -1,17 +1,24 @@
 """devpi's own commands, run as they are: an export is made, and imported, by nobody else."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from replisync.durable import local_errors
+from replisync.durable import local_errors, write_file
 from replisync.errors import UsageError
 from replisync.standby import Context
 
 EXPORT_TOOL = "devpi-export"
 IMPORT_TOOL = "devpi-import"
+
+# devpi's commands take options from these variables too, and from files of the machine where no other is
+# named: they may be those of a server here, with its database.
+_VARIABLES = ("DEVPISERVER_", "DEVPI_SERVERDIR")
 
 _LOOK_SECONDS = 0.2
 
@@ -19,6 +26,50 @@ _LOOK_SECONDS = 0.2
 _WORDS_BYTES = 4096
 _WORDS_LINES = 6
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """Options of devpi-import, and one of devpi-export, that are passed on.
+
+    no_root_pypi: leave the mirror root/pypi out.
+    no_events: leave events to the first start of the server.
+    root_passwd, root_passwd_hash: what the user root gets who has no password in the dump.
+    skip_import_type: types of indexes that are left out.
+    include_mirrored_files: whether to export what mirrors have; None where nobody said.
+    """
+
+    no_root_pypi: bool = False
+    no_events: bool = False
+    root_passwd: str | None = field(default=None, repr=False)
+    root_passwd_hash: str | None = field(default=None, repr=False)
+    skip_import_type: tuple[str, ...] = ()
+    include_mirrored_files: bool | None = None
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """What devpi-import must not find on its command line, which others can read."""
+        given = {"root-passwd": self.root_passwd, "root-passwd-hash": self.root_passwd_hash}
+        return {name: value for name, value in given.items() if value}
+
+    def check_followed(self) -> None:
+        """Make sure that a standby can be made with these options.
+
+        Raises UsageError.
+        """
+        has = "with --primary-url it becomes a standby, which has"
+        reasons = {
+            "--skip-import-type": (self.skip_import_type, f"{has} all indexes of its primary"),
+            "--root-passwd": (self.root_passwd, f"{has} the users of its primary"),
+            "--root-passwd-hash": (self.root_passwd_hash, f"{has} the users of its primary"),
+            "--include-mirrored-files": (
+                self.include_mirrored_files,
+                "with --primary-url nothing of mirrors is carried by way of an export but their settings",
+            ),
+        }
+        for option, (given, why) in reasons.items():
+            if given:
+                raise UsageError(f"use of {option}", why, hint="leave the option out, or --primary-url")
 
 
 def find_tool(name: str, attempted: str) -> str:
@@ -37,14 +88,26 @@ def find_tool(name: str, attempted: str) -> str:
     return tool
 
 
-def run_tool(command: list[str], said: Path, context: Context) -> str | None:
+def run_tool(
+    command: list[str], said: Path, context: Context, secrets: Mapping[str, str] | None = None
+) -> str | None:
     """Run a command; return its last words where it failed, else None.
 
     said: the file for what it says.
+    secrets: options that are handed over in a file that only we can read.
     Raises Stopped where we are to stop; then the command is ended.
     """
+    config = said.with_suffix(".yml")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
     with local_errors(f"running of {command[0]}"), said.open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
+        write_file(config, _yaml(secrets or {}))
+        process = subprocess.Popen(  # noqa: S603
+            [command[0], "-c", str(config.absolute()), *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+        )
     try:
         while True:
             try:
@@ -56,7 +119,20 @@ def run_tool(command: list[str], said: Path, context: Context) -> str | None:
         if process.poll() is None:
             process.kill()
             process.wait()
+        config.unlink(missing_ok=True)
     return _last_words(said) if code else None
+
+
+def _yaml(options: Mapping[str, str]) -> bytes:
+    """Return the content of a configuration file of devpi-server."""
+
+    def quoted(value: str) -> str:
+        return "".join(
+            letter if letter.isascii() and letter.isalnum() else f"\\U{ord(letter):08x}" for letter in value
+        )
+
+    lines = [f'  {name}: "{quoted(value)}"\n' for name, value in options.items()]
+    return "".join(["devpi-server:\n", *lines]).encode()
 
 
 def _last_words(path: Path) -> str:

@@ -21,8 +21,9 @@ from replisync.errors import PrimaryDamaged, UsageError
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
-from replisync.seed.export import ImportOptions, NamedDump, OwnDump, copy_dump
+from replisync.seed.export import NamedDump, OwnDump, copy_dump
 from replisync.seed.target import Cloned, begun_export
+from replisync.seed.tools import ToolOptions
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
 
@@ -57,7 +58,7 @@ class Sources:
     dump: Path | None = None
     at_serial: int | None = None
 
-    def check(self, seed: Seed, options: ImportOptions) -> None:
+    def check(self, seed: Seed, options: ToolOptions) -> None:
         """Make sure that these sources can be used in this way.
 
         Raises UsageError.
@@ -66,9 +67,7 @@ class Sources:
             raise UsageError("clone", "--from-export and --from-serverdir exclude each other")
         if self.dump is None and self.at_serial is not None:
             raise UsageError("clone", "--at-serial goes with --from-export")
-        imported = self.dump is not None or (self.serverdir is not None and seed is not Seed.CHANGELOG)
-        if options != ImportOptions() and not imported:
-            raise UsageError("clone", "the options of devpi-import go with --from-export or --seed export")
+        self._check_options(seed, options)
         if self.primary_url is None and self.serverdir is None:
             if self.dump is None:
                 raise UsageError(
@@ -79,12 +78,30 @@ class Sources:
         if seed is Seed.EXPORT and self.serverdir is None and self.dump is None:
             raise UsageError("clone --seed export", "it needs --from-serverdir or --from-export")
 
+    def _check_options(self, seed: Seed, options: ToolOptions) -> None:
+        """Make sure that what is to be passed on to devpi's tools gets there, and does no harm."""
+        imported = seed is Seed.EXPORT or (self.dump is not None and seed is Seed.AUTO)
+        if options != ToolOptions() and not imported:
+            raise UsageError(
+                "clone",
+                "the options of devpi-export and devpi-import go with --from-export or --seed export",
+                hint="files of mirrors are left out by --file-replication-skip-indexes mirror"
+                if options.include_mirrored_files is False
+                else "",
+            )
+        if self.primary_url is not None:
+            options.check_followed()
+        if options.include_mirrored_files is not None and self.dump is not None:
+            raise UsageError(
+                "use of --include-mirrored-files", "it is for devpi-export, which made the dump already"
+            )
+
 
 def clone(
     serverdir: Serverdir,
     sources: Sources,
     seed: Seed,
-    options: ImportOptions,
+    options: ToolOptions,
     settings: Settings,
     context: Context,
 ) -> Cloned:
@@ -112,7 +129,7 @@ def _from_serverdir(
     serverdir: Serverdir,
     sources: Sources,
     seed: Seed,
-    options: ImportOptions,
+    options: ToolOptions,
     settings: Settings,
     context: Context,
 ) -> Cloned:
@@ -120,7 +137,8 @@ def _from_serverdir(
     root, url = sources.serverdir, sources.primary_url
 
     def export(reason: str) -> Cloned:
-        return copy_dump(serverdir, OwnDump(Origin(root)), url, options, settings, context, reason)
+        dump = OwnDump(Origin(root), mirrored=options.include_mirrored_files is True)
+        return copy_dump(serverdir, dump, url, options, settings, context, reason)
 
     if seed is Seed.EXPORT:
         return export("--seed export was given")

@@ -14,7 +14,7 @@ from replisync.changelog import parse_stored
 from replisync.errors import ForeignWriter, TargetUnusable
 from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
 from replisync.plan import WantedFile
-from replisync.store import schema, undo
+from replisync.store import mending, schema, undo
 from replisync.store import tables as t
 from replisync.store.records import (
     ABSENT,
@@ -299,6 +299,37 @@ class Store:
             self._update_ledger(connection, commit)
             self._finish_rows(connection, serial)
 
+    def mend(self, wrong: mending.Mending, now: str) -> None:
+        """Set rows right, in one transaction; the changelog's end is then our last commit."""
+        with self._writing() as connection:
+            writers = mending.Writers(self._write_rows, self._write_keys, self._write_files)
+            last = mending.write(connection, wrong, writers, now)
+            if wrong.faults:
+                self._put_faults(connection, wrong.faults)
+            self._finish_rows(connection, last)
+
+    def restore_schema(self) -> None:
+        """Make what devpi-server makes in a database and is not there."""
+        with self._writing() as connection:
+            self._make_devpi_tables(connection)
+            self._finish_rows(connection, self._last_serial(connection))
+
+    def lose_files(self, faults: Iterable[Fault]) -> None:
+        """Remember that files which were here are not, and cannot be had now."""
+        with self._writing() as connection:
+            for fault in faults:
+                here = update(t.files).where(t.files.c.relpath == fault.relpath)
+                connection.execute(here.values(state=WANTED, size=None))
+                self._put_faults(connection, [fault])
+
+    def put_leftovers(self, relpaths: Iterable[str]) -> None:
+        """Demand that files which no key names are put aside; `pending` then has them."""
+        with self._writing() as connection:
+            for paths in chunks(relpaths):
+                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+                rows = [{"relpath": path, "serial": -1, "action": "drop", "staged": None} for path in paths]
+                connection.execute(insert(t.pending), rows)
+
     def entries_behind(self, serial: int, before: int) -> list[tuple[int, bytes]]:
         """Return entries behind `serial`, the last ones below `before` first, a bounded number of them."""
         with self._reading() as connection:
@@ -508,9 +539,10 @@ class Store:
             found |= {fault.relpath: fault for fault in some}
         return found
 
-    def faults_due(self, now: str, limit: int) -> dict[str, Fault]:
-        """Return up to `limit` of them, by relpath, whose next try has come."""
-        due = self._faults(select(t.faults).where(t.faults.c.next_try <= now).limit(limit))
+    def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
+        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`."""
+        when = t.faults.c.next_try
+        due = self._faults(select(t.faults).where((when <= now) | (when > latest)).limit(limit))
         return {fault.relpath: fault for fault in due}
 
     def _faults(self, query: Select[Any]) -> list[Fault]:
@@ -657,15 +689,3 @@ class Store:
         with self._writing() as connection:
             connection.execute(t.verify.delete())
             connection.execute(insert(t.verify).values(id=1, **asdict(done)))
-
-    def committed_after(self, serial: int) -> str | None:
-        """Return when the first commit beyond a serial was made, by the timeline."""
-        query = (
-            select(t.timeline.c.committed_at)
-            .where(t.timeline.c.serial > serial)
-            .order_by(t.timeline.c.serial)
-            .limit(1)
-        )
-        with self._reading() as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else str(found)

@@ -25,6 +25,7 @@ _TABLES = (
     "CREATE TABLE kv (key TEXT PRIMARY KEY, keyname TEXT, serial INTEGER) WITHOUT ROWID",
     "CREATE TABLE ledger (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID",
     "CREATE TABLE entry (serial INTEGER PRIMARY KEY, data BLOB)",
+    "CREATE TABLE arrived (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT, state TEXT, size INTEGER)",
 )
 
 
@@ -94,11 +95,6 @@ class Scratch:
         """Take in what entries say of keys, in their order."""
         self._many("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", found)
 
-    def live_files(self, after: str, limit: int) -> list[Latest]:
-        """Return up to `limit` keys behind `after` that have a file."""
-        query = "SELECT * FROM latest WHERE key > ? AND file IS NOT NULL ORDER BY key LIMIT ?"
-        return [Latest(*row) for row in self._rows(query, after, limit)]
-
     # What the target has.
 
     def note_keys(self, rows: Iterable[Sequence[Any]]) -> None:
@@ -165,6 +161,16 @@ class Scratch:
         """Yield the entries that are kept, in order."""
         for serial, data in self._rows("SELECT serial, data FROM entry ORDER BY serial"):
             yield serial, bytes(data)
+
+    # Files that were brought for what the ledger lacks.
+
+    def note_arrived(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take in rows that the ledger is to have: relpath, serial, digest, state, size."""
+        self._many("INSERT OR REPLACE INTO arrived VALUES (?, ?, ?, ?, ?)", rows)
+
+    def arrived(self) -> Iterator[tuple[str, int, str, str, int | None]]:
+        """Yield the rows that the ledger is to have."""
+        yield from self._rows("SELECT * FROM arrived")
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         with _translated():

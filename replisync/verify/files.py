@@ -38,6 +38,9 @@ _SIZES = 1000
 _DIGESTS = 64
 _DIGEST_BYTES = 16 * 1024 * 1024
 
+# From so many files on, processes of their own are worth their start.
+_MANY = 256
+
 # How a devpi-server names what it has not stored yet.
 _TEMPORARY = re.compile(r"-tmp$")
 
@@ -57,19 +60,25 @@ def files(subject: Subject, *, digests: bool) -> None:
 
     digests: whether its content is read too.
     """
-    store = subject.store
-    subject.context.progress.stage("files", audit.count_of_present(store), "files")
+    for file, seen in looked_at(subject, digests=digests):
+        subject.checked["files"] += 1
+        if digests:
+            subject.checked["bytes"] += seen.size or 0
+        if problem_of(file, seen) is not None:
+            subject.findings.suspect(_named(file, seen), _looks_again(subject, file, digests=digests))
+
+
+def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[LedgerFile, Seen]]:
+    """Yield every file that is said to be here, with what is found of it."""
+    count = audit.count_of_present(subject.store)
+    subject.context.progress.stage("files", count, "files")
+    if digests and count > _MANY:
+        subject.survey.start()
     chunks = _cut(_present(subject), digests=digests)
     look = _digests_of if digests else _sizes_of
     for chunk, seen in _ahead(subject, lambda some: look(subject, some), chunks):
-        for file, one in zip(chunk, seen, strict=True):
-            if _problem(file, one) is not None:
-                subject.findings.suspect(_named(file, one), _looks_again(subject, file, digests=digests))
-        size = sum(one.size or 0 for one in seen)
-        subject.checked["files"] += len(chunk)
-        if digests:
-            subject.checked["bytes"] += size
-        subject.context.progress.advance(len(chunk), size if digests else 0)
+        yield from zip(chunk, seen, strict=True)
+        subject.context.progress.advance(len(chunk), sum(one.size or 0 for one in seen) if digests else 0)
 
 
 def _present(subject: Subject) -> Iterator[LedgerFile]:
@@ -123,7 +132,7 @@ def _algorithm(file: LedgerFile) -> str:
     return digest.algorithm if digest is not None else "sha256"
 
 
-def _problem(file: LedgerFile, seen: Seen) -> str | None:
+def problem_of(file: LedgerFile, seen: Seen) -> str | None:
     """Return the kind of what is wrong with a file; None where nothing is."""
     if seen.problem in (errno.EACCES, errno.EPERM):
         return PERMISSIONS
@@ -140,7 +149,7 @@ def _problem(file: LedgerFile, seen: Seen) -> str | None:
 
 
 def _named(file: LedgerFile, seen: Seen) -> Finding:
-    kind = _problem(file, seen) or MISSING_FILE
+    kind = problem_of(file, seen) or MISSING_FILE
     digest = Digest.parse(file.digest)
     expected, found = {
         PERMISSIONS: ("a file that its owner can read", "one that it cannot read"),
@@ -153,12 +162,12 @@ def _named(file: LedgerFile, seen: Seen) -> Finding:
 
 def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callable[[], Finding | None]:
     def look() -> Finding | None:
-        return file_problem(subject, file.relpath, digests=digests)
+        return fileproblem_of(subject, file.relpath, digests=digests)
 
     return look
 
 
-def file_problem(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
+def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
     """Return what is wrong with one file now; None where nothing is, or somebody is changing it."""
     row, move = audit.file_now(subject.store, relpath)
     if row is None or row.state != PRESENT:
@@ -167,7 +176,7 @@ def file_problem(subject: Subject, relpath: str, *, digests: bool) -> Finding | 
         return None  # what is committed is about to take its place
     look = _digests_of if digests else _sizes_of
     [seen] = look(subject, [row])
-    if _problem(row, seen) is None or audit.file_now(subject.store, relpath) != (row, move):
+    if problem_of(row, seen) is None or audit.file_now(subject.store, relpath) != (row, move):
         return None
     return _named(row, seen)
 
@@ -177,9 +186,23 @@ def file_problem(subject: Subject, relpath: str, *, digests: bool) -> Finding | 
 
 def strangers(subject: Subject) -> None:
     """Look for files that no live key names."""
+    for relpath in _unknown(subject):
+        subject.findings.suspect(_stranger(relpath), _stranger_again(subject, relpath))
+
+
+def names_nobody_has(subject: Subject) -> Iterator[str]:
+    """Yield the relpaths of files that nobody needs; nobody may be writing meanwhile."""
+    for relpath in _unknown(subject):
+        if is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
+            yield relpath
+
+
+def _unknown(subject: Subject) -> Iterator[str]:
+    """Yield the relpaths of files that the ledger does not have."""
     subject.context.progress.stage("files in place", None, "files")
     known = iter(_ledger(subject))
     row = next(known, None)
+    count = 0
     for count, relpath in enumerate(subject.survey.names(), 1):
         if not count % _SIZES:
             subject.context.stop.check()
@@ -188,9 +211,8 @@ def strangers(subject: Subject) -> None:
         while row is not None and row < name:
             row = next(known, None)
         if row != name:
-            found = _stranger(relpath)
-            subject.findings.suspect(found, _stranger_again(subject, relpath))
-        subject.checked["files_in_place"] = count
+            yield relpath
+    subject.checked["files_in_place"] = count
 
 
 def _ledger(subject: Subject) -> Iterator[bytes]:

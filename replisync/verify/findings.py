@@ -21,6 +21,7 @@ SEQUENCE = "sequence"
 TEMPORARY = "temporary-file"
 MISSING_ENTRY = "missing-entry"
 DAMAGED_ENTRY = "damaged-entry"
+OTHER_ENTRY = "other-entry"  # than the primary's
 BACK_SERIAL = "back-serial"
 KEY = "key"
 LEDGER = "ledger"
@@ -40,6 +41,7 @@ KINDS = (
     TEMPORARY,
     MISSING_ENTRY,
     DAMAGED_ENTRY,
+    OTHER_ENTRY,
     BACK_SERIAL,
     KEY,
     LEDGER,
@@ -134,6 +136,7 @@ class Report:
 
     serial: up to which the history was verified.
     outcome: ok, repaired, failed.
+    counts: how many findings of each kind there are.
     checked: how many of each were looked at.
     known: what is not here and accounted for: files that nobody can have, faults, files left out.
     findings: those that are listed, with those that a repair mended.
@@ -148,6 +151,7 @@ class Report:
     started: str
     finished: str
     seconds: float
+    counts: dict[str, int] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
     known: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -166,6 +170,7 @@ class Report:
             "seconds": self.seconds,
             "checked": self.checked,
             "known": self.known,
+            "findings_by_kind": self.counts,
             "findings_total": self.total,
             "repaired_total": self.repaired,
             "findings": [

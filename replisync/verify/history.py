@@ -28,10 +28,12 @@ class History:
 
     upto: its last serial.
     unread: the serials whose entries are missing or cannot be read.
+    odd: the serials whose entries name other back serials than they should.
     """
 
     upto: int
     unread: set[int] = field(default_factory=set)
+    odd: set[int] = field(default_factory=set)
 
 
 def read_entry(serial: int, data: bytes) -> ChangelogEntry:
@@ -99,6 +101,7 @@ def _read_page(subject: Subject, scratch: Scratch, history: History, page: list[
         for key, change in entry.changes.items():
             before = known.get(key, -1)
             if change.back_serial != before and not _explained(subject, history, change.back_serial, before):
+                history.odd.add(entry.serial)
                 finding = wrong_back_serial(key, entry.serial, before, change.back_serial)
                 subject.findings.suspect(finding, _back_serial_again(subject, key, entry.serial, before))
             known[key] = entry.serial
@@ -159,14 +162,28 @@ def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
 # Keys and ledger.
 
 
-def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
-    """Look whether every key's row is what the history says, and no row more."""
+def load_keys(subject: Subject, scratch: Scratch) -> None:
+    """Take in all rows of the keys."""
     after = ""
     while page := audit.keys(subject.store, after, _ROWS):
         after = page[-1].key
         subject.checked["keys"] += len(page)
         scratch.note_keys(page)
         subject.context.stop.check()
+
+
+def load_ledger(subject: Subject, scratch: Scratch) -> None:
+    """Take in the ledger."""
+    after = ""
+    while page := audit.ledger(subject.store, after, _ROWS):
+        after = page[-1].relpath
+        scratch.note_files((row.relpath, row.serial, row.digest) for row in page)
+        subject.context.stop.check()
+
+
+def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
+    """Look whether every key's row is what the history says, and no row more."""
+    load_keys(subject, scratch)
     for one in scratch.key_differences(history.upto):
         if one.found_serial in history.unread:
             continue
@@ -197,11 +214,7 @@ def _key_again(subject: Subject, history: History, one: KeyDifference) -> Callab
 
 def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None:
     """Look whether the ledger has the files that the history says are there, and no other."""
-    after = ""
-    while page := audit.ledger(subject.store, after, _ROWS):
-        after = page[-1].relpath
-        scratch.note_files((row.relpath, row.serial, row.digest) for row in page)
-        subject.context.stop.check()
+    load_ledger(subject, scratch)
     for one in scratch.file_differences(history.upto):
         if one.found_serial in history.unread:
             continue

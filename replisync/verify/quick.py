@@ -8,7 +8,7 @@ from pathlib import Path
 
 from replisync.changelog import EMPTY_ENTRY, KeyChange, parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable
-from replisync.serverdir import SQLITE_FILE, plain_url
+from replisync.serverdir import SQLITE_FILE, Serverdir, plain_url
 from replisync.storage import SQLITE
 from replisync.store import audit
 from replisync.verify.findings import (
@@ -40,22 +40,22 @@ _NO_KINDS: frozenset[str] = frozenset()
 _ODD = "where the primary's own entry says so, it is the primary's history that is odd: run devpi-fsck there"
 
 
-def quick(subject: Subject) -> None:
-    """Look at what needs no look at every entry or file."""
-    for check in (
-        _schema,
-        _identity,
-        _event_serial,
-        _permissions,
-        _position,
-        _sequence,
-        _serials,
-        _keys,
-        _newest,
-        _temporary,
-    ):
+def quick(subject: Subject) -> bool:
+    """Look at what needs no look at every entry or file; tell whether there is more to look at."""
+    for check in (_schema, _identity, _permissions, _temporary):
         subject.context.stop.check()
         check(subject)
+    if tables_missing(subject):
+        return False
+    for check in (_event_serial, _position, _sequence, _serials, _keys, _newest):
+        subject.context.stop.check()
+        check(subject)
+    return True
+
+
+def tables_missing(subject: Subject) -> bool:
+    """Tell whether there is no table to look at."""
+    return not {"changelog", "kv"}.isdisjoint(subject.store.missing_objects())
 
 
 def _suspect(subject: Subject, look: Callable[[], Finding | None]) -> None:
@@ -290,17 +290,42 @@ def _event_serial(subject: Subject) -> None:
 
 
 def _permissions(subject: Subject) -> None:
-    for path, wanted in permissions(subject):
+    for finding in wrong_modes(subject.serverdir):
 
-        def look(path: Path = path, wanted: int = wanted) -> Finding | None:
-            return _mode_problem(subject, path, wanted)
+        def look(name: str = finding.subject) -> Finding | None:
+            return next((one for one in wrong_modes(subject.serverdir) if one.subject == name), None)
 
-        _suspect(subject, look)
+        subject.findings.suspect(finding, look)
 
 
-def permissions(subject: Subject) -> Iterator[tuple[Path, int]]:
-    """Yield what replisync and devpi-server must be able to use, and the bits that its owner needs for it."""
-    serverdir = subject.serverdir
+def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
+    """Yield what replisync and devpi-server must be able to use, and their owner cannot."""
+    try:
+        owner = serverdir.own.stat().st_uid
+    except OSError:
+        owner = None
+    for path, wanted in _needed(serverdir):
+        finding = _mode_problem(serverdir, path, wanted, owner)
+        if finding is not None:
+            yield finding
+
+
+def grant(serverdir: Serverdir, finding: Finding) -> bool:
+    """Let the owner use what a finding is about, as far as we may; tell whether that was possible."""
+    path = serverdir.root / finding.subject
+    wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
+    try:
+        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | wanted)
+        if os.geteuid() == 0:
+            owner = serverdir.own.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
+    except OSError:
+        return False
+    return all(one.subject != finding.subject for one in wrong_modes(serverdir))
+
+
+def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
+    """Yield the paths, and the bits of their modes."""
     read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
     folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
     names = [".nodeinfo", ".serverversion", ".event_serial"]
@@ -313,33 +338,28 @@ def permissions(subject: Subject) -> Iterator[tuple[Path, int]]:
     yield serverdir.own / "storage", read | write
 
 
-def _mode_problem(subject: Subject, path: Path, wanted: int) -> Finding | None:
-    name = str(path.relative_to(subject.serverdir.root)) if path != subject.serverdir.root else "."
+def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | None) -> Finding | None:
+    name = str(path.relative_to(serverdir.root))
     try:
         found = path.lstat()
-        owner = subject.serverdir.own.stat().st_uid
     except PermissionError:
-        return Finding(PERMISSIONS, name, None, stat.filemode(wanted)[1:4], "it cannot be looked at")
+        return Finding(
+            PERMISSIONS, name, None, "something that can be looked at", "a folder that nobody may enter"
+        )
     except OSError:
         return None
+    shown = stat.filemode(found.st_mode)
     if found.st_mode & wanted != wanted:
-        return Finding(
-            PERMISSIONS,
-            name,
-            None,
-            f"{stat.filemode(wanted)[1:4]} for its owner",
-            stat.filemode(found.st_mode),
-        )
-    if found.st_uid != owner and path.is_file():
-        return Finding(
-            PERMISSIONS,
-            name,
-            None,
-            f"the owner {owner}, as of {subject.serverdir.own.name}",
-            f"the owner {found.st_uid}",
-            "give it back with chown, as root",
-        )
+        return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
+    if owner is not None and found.st_uid != owner and stat.S_ISREG(found.st_mode):
+        expected = f"the owner {owner}, as of {serverdir.own.name}"
+        remedy = "give it back with chown, as root"
+        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", remedy)
     return None
+
+
+def _bits(wanted: int) -> str:
+    return stat.filemode(wanted)[1:4]
 
 
 def _temporary(subject: Subject) -> None:

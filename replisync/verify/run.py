@@ -2,24 +2,26 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
+from functools import partial
 
 from replisync import clock
 from replisync.errors import ReplisyncError, TargetUnusable
 from replisync.filestore.survey import DiskSurvey, Survey
+from replisync.loop import Patience
+from replisync.pipeline import History
 from replisync.serverdir import SQLITE_FILE, Serverdir
-from replisync.standby import Context, open_database, require_replica
+from replisync.standby import Context, Settings, connection, open_database, require_ours, require_replica
 from replisync.storage import POSTGRES
 from replisync.store import audit
 from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history
+from replisync.verify import files, history, quick, theirs
 from replisync.verify.findings import Findings, Report
-from replisync.verify.quick import quick
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
@@ -46,38 +48,61 @@ class Level(IntEnum):
         return self.name.lower()
 
 
-def verify(serverdir: Serverdir, level: Level, context: Context) -> Report:
+# Compares the history up to a serial with another one.
+Compare = Callable[[Subject, int], None]
+
+
+def verify(serverdir: Serverdir, level: Level, context: Context, settings: Settings | None = None) -> Report:
     """Look whether a standby is what it should be; also while it is followed.
 
+    settings: how the primary is asked, which the level of this name alone does.
     Writes nothing but what is remembered of the verification itself.
-    Raises TargetUnusable where it is no standby that can be judged, Stopped.
+    Raises TargetUnusable where it is no standby that can be judged, Stopped, and what asking the primary
+    raises.
     """
-    with readable(serverdir) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(readable(serverdir))
         source = judged_source(serverdir, store)
-        report = look(serverdir, store, source, level, context)
+        compare = None
+        if level == Level.PRIMARY:
+            settings = settings or Settings()
+            primary = connection(settings, source.primary_url, source.uuid, source.primary_uuid)
+            stack.enter_context(primary)
+            patience = Patience(context.stop, context.log, seconds=settings.patience)
+            compare = partial(compare_with, primary, patience)
+        report = look(serverdir, store, source, level, context, compare=compare)
     remember(serverdir, source, report, context)
     return report
 
 
+def compare_with(primary: History, patience: Patience, subject: Subject, upto: int) -> None:
+    """Compare the history with a primary's."""
+    theirs.compare(subject, primary, patience, upto)
+
+
 def look(
-    serverdir: Serverdir, store: Store, source: Source, level: Level, context: Context, *, alone: bool = False
+    serverdir: Serverdir,
+    store: Store,
+    source: Source,
+    level: Level,
+    context: Context,
+    *,
+    alone: bool = False,
+    compare: Compare | None = None,
 ) -> Report:
     """Look at a target whose database is open.
 
     alone: whether we hold its lock.
+    compare: compares its history with the primary's.
     """
     started, began = clock.now(), time.monotonic()
     for _ in range(_TRIES):
         begun = clock.now()
-        with ExitStack() as stack:
-            cores = len(os.sched_getaffinity(0))
-            survey = survey_of(serverdir, store, cores)
-            stack.callback(survey.close)
-            findings = Findings(lambda: _pause(context, alone=alone))
-            subject = Subject(serverdir, store, source, survey, findings, context, alone, cores)
-            serial = _look(subject, level)
+        with subject_of(serverdir, store, source, context, alone=alone) as subject:
+            serial = _look(subject, level, compare)
+            findings = subject.findings
             findings.settle()
-            if not audit.rewound_since(store, begun) or alone:
+            if alone or not audit.rewound_since(store, begun):
                 break
         context.log.info("it was rewound meanwhile, looking again")
     return Report(
@@ -87,6 +112,7 @@ def look(
         started=started,
         finished=clock.now(),
         seconds=round(time.monotonic() - began, 3),
+        counts=dict(findings.counts),
         checked=dict(subject.checked),
         known=dict(subject.known),
         findings=findings.listed,
@@ -94,18 +120,35 @@ def look(
     )
 
 
-def _look(subject: Subject, level: Level) -> int:
-    serial = audit.position(subject.store).last
-    quick(subject)
-    if level >= Level.FULL:
-        with Scratch() as scratch:
-            subject.survey.start()
-            serial = history.history(subject, scratch).upto
-            files.files(subject, digests=True)
-            files.strangers(subject)
-            subject.findings.settle()
-    elif level == Level.FILES:
+@contextmanager
+def subject_of(
+    serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool
+) -> Iterator[Subject]:
+    """Return what is to be looked at."""
+    cores = len(os.sched_getaffinity(0))
+    survey = survey_of(serverdir, store, cores)
+    try:
+        findings = Findings(lambda: _pause(context, alone=alone))
+        yield Subject(serverdir, store, source, survey, findings, context, alone, cores)
+    finally:
+        survey.close()
+
+
+def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
+    serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
+    if not quick.quick(subject):
+        return serial
+    if level == Level.FILES:
         files.files(subject, digests=False)
+    if level < Level.FULL:
+        return serial
+    with Scratch() as scratch:
+        serial = history.history(subject, scratch).upto
+        files.files(subject, digests=True)
+        files.strangers(subject)
+        if compare is not None:
+            compare(subject, serial)
+        subject.findings.settle()
     return serial
 
 
@@ -125,10 +168,9 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
     Raises TargetUnusable where it is none of ours, or one that we do not know.
     """
     attempted = f"verification of {serverdir}"
-    if not serverdir.is_ours() or serverdir.remembered_storage() is None:
-        raise TargetUnusable(
-            attempted, "it is no standby of replisync", hint="make one with `replisync clone`"
-        )
+    require_ours(serverdir)
+    if serverdir.remembered_storage() is None:
+        raise TargetUnusable(attempted, "its clone has not begun")
     path = serverdir.root / SQLITE_FILE
     at_rest = not os.access(serverdir.root, os.W_OK) and not os.path.exists(f"{path}-wal")
     if serverdir.storage().name != POSTGRES and at_rest and path.exists():

@@ -215,20 +215,6 @@ def test_a_clone_that_is_told_to_end_does_so_and_goes_on(
     check_resumed(still, new, interrupted, arrived(new))
 
 
-def test_a_clone_survives_a_series_of_kills(still: Server, new: Standby, proxy: Proxy) -> None:
-    """Each run gets further than the one before, until one finishes."""
-    fetched: set[str] = set()
-    for run in range(4):
-        proxy.clear()
-        proxy.requests.clear()
-        proxy.add(Fault(path=FILES, skip=10, delay_seconds=30))
-        with Background(new.serverdir.with_name("clone.log"), "clone", *new.new) as clone:
-            clone.wait_for(lambda count=10 * run + 10: len(arrived(new)) >= count, "ten more files")
-        assert arrived(new) > fetched
-        fetched = arrived(new)
-    check_resumed(still, new, proxy, fetched)
-
-
 # Secrets
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.devpi import Server, copy_serverdir
-from tests.support.history import connect, read_history
+from tests.support.history import connect, parse, read_history, serialize
 from tests.support.operations import Operations
 from tests.support.oracle import assert_equal_exports, assert_fsck, assert_same_export, assert_schema, export
 from tests.support.pgstandby import PostgresStandby, files
@@ -105,11 +105,35 @@ def test_a_standby_from_a_dump_follows_its_primary(
     standby.catchup()
     check(populated, standby)
     assert [key for key in read_history(standby.serverdir).kv if key.startswith("root/mirror/")] == []
+    verify_and_mend(populated, standby, serial)
     standby.promote()
     with Server(standby.serverdir, secretfile=secretfile) as promoted, Client(promoted.url) as client:
         links = client.links("root/mirror", "plain")
         assert links
         assert client.fetch(sorted(links.values())[0])
+
+
+def verify_and_mend(primary: Server, standby: Standby, seed: int) -> None:
+    """Check that a standby is right beside its primary, and can be mended as far as the primary has it."""
+    report = standby.verify("primary")
+    assert report["checked"]["primary_entries"] == primary.serial() - seed
+    before = read_history(standby.serverdir).changelog
+    chained = next(
+        serial
+        for serial in range(seed - 1, 0, -1)
+        if any(back >= 0 for _, back, _ in parse(before[serial])[0].values())
+    )
+    with closing(connect(standby.serverdir, write=True)) as database, database:
+        database.execute("DELETE FROM changelog WHERE serial IN (?, ?)", (seed + 2, primary.serial()))
+        changes = {key: (name, -1, value) for key, (name, _, value) in parse(before[chained])[0].items()}
+        data = serialize((changes, []))
+        database.execute("UPDATE changelog SET data = ? WHERE serial = ?", (data, chained))
+    assert standby.verify("primary", "--repair")["outcome"] == "repaired"
+    check(primary, standby)
+    after = read_history(standby.serverdir).changelog
+    assert {serial: parse(data) for serial, data in after.items()} == {
+        serial: parse(data) for serial, data in before.items()
+    }
 
 
 def test_long_histories_after_an_export_converge(

@@ -4,14 +4,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.client import Client
+from tests.support.clock import ShiftedClock
 from tests.support.content import build_wheel
 from tests.support.devpi import Server
-from tests.support.history import read_history
+from tests.support.history import connect, read_history
 from tests.support.oracle import assert_files, assert_replicated
 from tests.support.proxy import Fault, Proxy
 from tests.support.runs import Background, run_here
@@ -24,6 +27,7 @@ ARRIVE_SECONDS = 30
 PROMPT_SECONDS = 5
 
 FILES = "/root/dev/%2Bf"
+YEAR = 365 * 86400
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,32 @@ def test_absences_of_the_primary_are_waited_out(
         wait_for(standby, primary.serial())
         stop_promptly(follower)
     assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+def test_a_clock_that_jumps_while_we_follow(
+    primary: Server, client: Client, standby: Standby, tmp_path: Path
+) -> None:
+    """Ours is set forwards and backwards, by minutes and by years: changes arrive as if nothing had been."""
+    clock = ShiftedClock(tmp_path)
+    with standby.follow(environment=clock.environment) as follower:
+        for number, shift in enumerate((90, -300, 3 * YEAR, -2 * YEAR, 0)):
+            clock.shift(shift)
+            client.upload_wheel("root/dev", "jumping", f"1.{number}")
+            wait_for(standby, primary.serial())
+            assert standby.status("--offline")["lag_seconds"] >= 0
+            stamp = datetime.fromisoformat(last_applied(standby)).timestamp()
+            assert abs(stamp - time.time() - shift) < ARRIVE_SECONDS, "the clock was not set at all"
+        stop_promptly(follower)
+    assert standby.status()["state"] == "current"
+    assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+def last_applied(standby: Standby) -> str:
+    """Return when the last serial was committed, as the standby's machine saw it."""
+    query = "SELECT committed_at FROM replisync_timeline ORDER BY serial DESC LIMIT 1"
+    with closing(connect(standby.serverdir)) as database:
+        [(stamp,)] = database.execute(query).fetchall()
+    return str(stamp)
 
 
 def test_a_primary_that_stays_away_ends_a_bounded_follow(standby: Standby, proxy: Proxy) -> None:

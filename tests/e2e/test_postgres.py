@@ -27,7 +27,6 @@ from tests.support.postgres import Database, Postgres
 from tests.support.proxy import Fault, Proxy
 from tests.support.runs import Background, arguments, run_apart, run_here
 from tests.support.standby import Standby
-from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -305,11 +304,10 @@ def test_a_clone_goes_on_after_kills_of_itself_and_of_the_database(
         for count in (10, 30):
             with Background(tmp_path / "log", "clone", *new.new, "--patience", 1) as clone:
                 clone.wait_for(lambda count=count: _files(database) >= count, "some files are there")
-                server.kill() if count == 10 else clone.kill()
+                server.crash() if count == 10 else clone.kill()
                 if count == 10:
                     assert clone.end(7).code == 7
             if count == 10:
-                wait_until(lambda: not _lives(server), 30, "the children of the server ended")
                 server.start()
         proxy.clear()
         new.clone()
@@ -327,8 +325,7 @@ def test_follow_waits_for_a_database_that_restarts(primary: Server, tmp_path: Pa
         with standby.follow() as follower, Client(primary.url) as client:
             client.login()
             for round_ in range(2):
-                server.kill()
-                wait_until(lambda: not _lives(server), 30, "the children of the server ended")
+                server.crash()
                 client.create_user(f"user{round_}")
                 follower.wait_for_log("trying again")
                 server.start()
@@ -343,18 +340,6 @@ def _files(database: Database) -> int:
     if not database.scalar("SELECT to_regclass('files') IS NOT NULL"):
         return 0
     return int(database.scalar("SELECT count(*) FROM files"))
-
-
-def _lives(server: Postgres) -> bool:
-    """Tell whether a process of the server is left; a new one would not start beside it."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.readlink(entry / "cwd") == str(server.data):
-                    return True
-            except OSError:
-                continue
-    return False
 
 
 # Memory

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Client
-from tests.support.content import ODD_NAMES, build_sdist, build_wheel, populate_basics, upload_hash_name
+from tests.support.content import ODD_NAMES, populate_basics, upload_hash_name
 from tests.support.devpi import Server, copy_serverdir
 from tests.support.history import Entry, connect, parse, read_history, serialize, strip_renames
 from tests.support.oracle import (
@@ -19,7 +19,6 @@ from tests.support.oracle import (
     assert_same_export,
     assert_serverdir,
 )
-from tests.support.pip import devpi_upload, pip_install
 from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until_passes
 
@@ -202,45 +201,9 @@ def test_native_replica_behind_the_proxy_satisfies_the_oracle(
         assert proxy.count("/basic/") > 0
 
 
-def test_killed_server_starts_again(primary: Server) -> None:
-    """A killed primary serves what it had committed, on the same port."""
-    populate_basics(primary)
-    url, serial, uuid = primary.url, primary.serial(), primary.uuid()
-    primary.kill()
-    primary.start()
-    assert (primary.url, primary.serial(), primary.uuid()) == (url, serial, uuid)
-
-
 def test_failing_start_shows_the_log(primary: Server, tmp_path: Path) -> None:
     """A server that ends at once fails with its own words."""
     with pytest.raises(AssertionError, match="contains no devpi-server data"):
         Server(tmp_path / "nothing").start()
     with pytest.raises(AssertionError, match="Address already in use"):
         Server(primary.serverdir, port=primary.port).start()
-
-
-def test_real_tools_work_with_a_real_server(primary: Server, tmp_path: Path) -> None:
-    """devpi-client uploads a wheel and a source distribution, pip installs from the index."""
-    files = []
-    for name, content in (build_wheel("real", "1.0", b"w"), build_sdist("real", "1.0", b"s")):
-        (tmp_path / name).write_bytes(content)
-        files.append(tmp_path / name)
-    with Client(primary.url) as client:
-        client.create_user("alice")
-        client.login("alice", "secret")
-        client.create_index("alice/dev")
-        devpi_upload(f"{primary.url}/alice/dev", "alice", "secret", files)
-        assert set(client.links("alice/dev", "real")) == {path.name for path in files}
-    pip_install(f"{primary.url}/alice/dev/+simple/", "real==1.0", tmp_path / "site")
-    assert (tmp_path / "site" / "real.py").read_text() == "PAYLOAD = b'w'\n"
-
-
-def test_old_releases_run(primary_before_streaming: Server, primary_before_blocks: Server) -> None:
-    """Servers from before the stream and from before the blocks work, and their data is sound today."""
-    for server, blocks in ((primary_before_streaming, 200), (primary_before_blocks, 404)):
-        populate_basics(server)
-        headers = {"X-DEVPI-EXPECTED-MASTER-ID": "", "Accept": "application/x-devpi-replica-changes"}
-        with Client(server.url) as client:
-            answer = client.request("GET", "/+changelog/0-", expect=blocks, headers=headers)
-        assert answer.headers["content-type"] != "application/x-devpi-replica-changes"
-        assert_fsck(server.serverdir)

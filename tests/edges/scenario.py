@@ -9,17 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pg8000.dbapi
+
 from replisync.fetch import Fetcher
+from replisync.filestore.database import DatabaseFiles
 from replisync.filestore.disk import DiskFiles
 from replisync.pipeline import Pipeline
 from replisync.plan import BatchLimits
 from replisync.ports import FileStore
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir
+from replisync.storage import Storage
 from replisync.store.base import Store
 from replisync.store.records import Source
 from tests.fakes import (
     FailingFiles,
+    FailingPostgresStore,
     FailingStore,
     RecordingLog,
     RecordingProgress,
@@ -27,6 +32,7 @@ from tests.fakes import (
     ScriptedPrimary,
     Trap,
 )
+from tests.support import postgres as support
 
 Op = Callable[[ScriptedPrimary], object]
 
@@ -173,6 +179,29 @@ class Target:
         self.catch_up(serial)
 
 
+class PostgresParts:
+    """Makes the parts of a target that has its data in PostgreSQL, files too.
+
+    spec: the database.
+    """
+
+    spec: str
+    serverdir: Serverdir
+    store: Store
+    trap: Trap
+
+    def make_store(self) -> Store:
+        """Return the store, with the trap in it."""
+        return FailingPostgresStore(Storage.parse(self.spec), write=True, trap=self.trap)
+
+    def make_files(self) -> FileStore:
+        """Return where files go."""
+        store, own = self.store, self.serverdir
+        assert isinstance(store, FailingPostgresStore)
+        engine = store.engine_of_files(2)
+        return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
+
+
 # Which columns say what the target is, and not when or how often something was tried.
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
@@ -187,18 +216,39 @@ _QUERIES = {
 
 
 def state(root: Path) -> dict[str, object]:
-    """Return all that makes a target what it is: tables and files.
-
-    Under which serial a file was retained depends on where a failure cut the batch, and is left out.
-    """
-    found: dict[str, object] = {
-        "on disk": {
-            re.sub(r"retained/\d+-", "retained/", path.relative_to(root).as_posix()): path.read_bytes()
-            for path in root.rglob("*")
-            if path.is_file() and not path.name.startswith(".sqlite") and path.name != "lock"
-        }
-    }
+    """Return all that makes a target what it is: tables and files."""
+    found: dict[str, object] = {"on disk": on_disk(root)}
     with closing(sqlite3.connect(f"file:{root / '.sqlite'}?mode=ro", uri=True)) as database:
         for name, query in _QUERIES.items():
             found[name] = sorted(database.execute(query).fetchall())
+    return found
+
+
+def state_in_postgres(root: Path, database: support.Database) -> dict[str, object]:
+    """Return the same of a target that has its data in PostgreSQL."""
+    return {"on disk": on_disk(root), **rows_in_postgres(database, _QUERIES)}
+
+
+def on_disk(root: Path) -> dict[str, bytes]:
+    """Return all files of a target, with their content.
+
+    Under which serial a file was retained depends on where a failure cut the batch, and is left out.
+    """
+    return {
+        re.sub(r"retained/\d+-", "retained/", path.relative_to(root).as_posix()): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not path.name.startswith(".sqlite") and path.name != "lock"
+    }
+
+
+def rows_in_postgres(database: support.Database, queries: dict[str, str]) -> dict[str, object]:
+    """Return what queries yield, in order, with the files of devpi and its sequence."""
+    files = {"contents": "SELECT path, data FROM files"}
+    sequence = {"sequence": "SELECT last_value, is_called FROM changelog_serial_seq"}
+    found: dict[str, object] = {}
+    with closing(pg8000.dbapi.connect(**database.options)) as connection:
+        cursor = connection.cursor()
+        for name, query in {**queries, **files, **sequence}.items():
+            cursor.execute(query)
+            found[name] = sorted(map(tuple, cursor.fetchall()))
     return found

@@ -2,21 +2,26 @@
 
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from replisync import clock
 from replisync.filestore.database import DatabaseFiles
+from replisync.loop import Patience
 from replisync.ports import FileStore
+from replisync.primary import Primary
 from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.standby import Context
+from replisync.standby import Context, Settings
 from replisync.store.base import Store
 from replisync.store.postgres import PostgresStore
 from replisync.store.records import Source
 from replisync.verify.findings import Report
-from replisync.verify.run import Level, judged_source, look, readable
+from replisync.verify.quick import grant, wrong_modes
+from replisync.verify.repair import Mender
+from replisync.verify.run import Level, compare_with, judged_source, look, readable
 from tests.edges.conftest import Database, PostgresDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target
-from tests.fakes import FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
+from tests.fakes import FailingFiles, FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
 
 SOURCE = Source("http://p/", "primary", "ours", "sqlite", "changelog", "now")
 
@@ -91,10 +96,46 @@ class Standby:
         serverdir.write_nodeinfo(standby_nodeinfo("ours", "primary", "http://p/", before_6_13=False))
 
     def look(self, level: Level = Level.FULL) -> Report:
-        """Verify it."""
+        """Verify it, also against its scripted primary where the level says so."""
         serverdir = self.serverdir
-        with readable(serverdir) as store:
-            return look(serverdir, store, judged_source(serverdir, store), level, context())
+        uuid = self.server.uuid
+        with (
+            readable(serverdir) as store,
+            Primary(
+                "http://p/", None, uuid="ours", expected=uuid, transport=self.server.transport()
+            ) as primary,
+        ):
+            compare = partial(compare_with, primary, Patience(RecordingStop(), RecordingLog(), seconds=0.0))
+            return look(
+                serverdir,
+                store,
+                judged_source(serverdir, store),
+                level,
+                context(),
+                compare=compare if level == Level.PRIMARY else None,
+            )
+
+    def repair(self, level: Level = Level.FULL, *, asks: bool = True, trap: Trap | None = None) -> Report:
+        """Mend it, as far as its scripted primary lets us."""
+        trap = trap or Trap()
+        self.server.trap = trap
+        with closing(self.target(trap)) as target:
+            serverdir, store = self.serverdir, target.store
+            granted = [one for one in list(wrong_modes(serverdir)) if grant(serverdir, one)]
+            files = FailingFiles(target.make_files(), trap)
+            mender = Mender(
+                serverdir,
+                store,
+                judged_source(serverdir, store),
+                Settings(threads=1, patience=0.0),
+                context(),
+                target.primary,
+                asks=asks,
+                files=files,  # type: ignore[arg-type]
+            )
+            report = mender.run(level)
+            report.mended += granted
+            return report
 
     # Files, wherever they are.
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import ReplisyncError
-from tests.edges.scenario import HISTORY, Target, state
+from tests.edges.scenario import HISTORY, PostgresParts, Target, state, state_in_postgres
 from tests.fakes import Died, ScriptedPrimary, Trap, failure
+from tests.support import postgres as support
 
-Run = Callable[[Path, Trap], None]
+Run = Callable[[Path, Trap, type[Target]], None]
 
 # Calls that change nothing: whether one fails before or after its work is all the same, and for a process
 # that dies, so is whether it dies in one of them or in the next that changes something.
@@ -29,7 +30,7 @@ READS = (
 )
 
 
-def follow(root: Path, trap: Trap) -> None:
+def follow(root: Path, trap: Trap, kind: type[Target] = Target) -> None:
     """Follow a primary that goes on whenever the target has caught up."""
     server = ScriptedPrimary()
     target: Target | None = None
@@ -40,7 +41,7 @@ def follow(root: Path, trap: Trap) -> None:
             begun = target is not None
             try:
                 if target is None:
-                    target = Target(root, server, trap, entries=2)
+                    target = kind(root, server, trap, entries=2)
                     target.begin()
                     begun = True
                 target.catch_up(server.serial)
@@ -58,14 +59,14 @@ def follow(root: Path, trap: Trap) -> None:
     target.close()
 
 
-def clone(root: Path, trap: Trap) -> None:
+def clone(root: Path, trap: Trap, kind: type[Target] = Target) -> None:
     """Copy a primary that has all of the history already."""
     server = ScriptedPrimary()
     for stage in HISTORY:
         for op in stage:
             op(server)
     for _ in range(3):
-        with closing(Target(root, server, trap, entries=4, cloning=True)) as target:
+        with closing(kind(root, server, trap, entries=4, cloning=True)) as target:
             try:
                 target.begin()
                 target.clone(server.serial)
@@ -91,7 +92,7 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
 ) -> None:
     run = RUNS[name]
     undisturbed = Trap()
-    run(folder / "undisturbed", undisturbed)
+    run(folder / "undisturbed", undisturbed, Target)
     expected = state(folder / "undisturbed")
     for at, call in enumerate(undisturbed.names):
         if call.startswith(READS) and (after or error is Died) and call != "store.in_the_transaction":
@@ -100,11 +101,39 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
             continue  # as the one before it: nothing has changed in between
         root = folder / str(at)
         trap = Trap(at, after=after, error=error)
-        run(root, trap)
+        run(root, trap, Target)
         assert trap.sprung
         found = state(root)
         for part, value in expected.items():
             assert found[part] == value, f"{part} differs after a failure of call {at}, {call}"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_in_postgresql(name: str, postgres: support.Postgres, folder: Path) -> None:
+    """Files are rows there. Each failure needs a schema of its own, so every other call fails, now before its
+    work and now after it, the process dying each time."""
+    run = RUNS[name]
+    undisturbed, schema = Trap(), postgres.schema()
+    run(folder / "undisturbed", undisturbed, in_postgres(schema))
+    expected = state_in_postgres(folder / "undisturbed", schema)
+    calls = [at for at, call in enumerate(undisturbed.names) if not call.startswith(READS)]
+    for number, at in enumerate(calls):
+        root, schema = folder / str(at), postgres.schema()
+        trap = Trap(at, after=number % 2 == 0)
+        run(root, trap, in_postgres(schema))
+        assert trap.sprung
+        found = state_in_postgres(root, schema)
+        for part, value in expected.items():
+            assert found[part] == value, f"{part} differs after a failure of call {at}"
+
+
+def in_postgres(database: support.Database) -> type[Target]:
+    """Return a kind of target that has its data in a database."""
+
+    class InPostgres(PostgresParts, Target):
+        spec = database.spec
+
+    return InPostgres
 
 
 def test_the_history_has_all_kinds_of_moves(folder: Path) -> None:

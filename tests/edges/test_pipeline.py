@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from replisync import clock
 from replisync.errors import CorruptEntry, FilesMissing, ForeignWriter, WrongHistory
 from replisync.store.records import Fault
 from tests.edges.scenario import NOMD5, TOX, A, B, Target, drop, put, state, users, value
@@ -236,6 +237,16 @@ class TestRetries:
         target.pipeline.retry_faults()
         assert faults(target) == []
         assert (target.serverdir.files / MIRROR).read_bytes() == CONTENT
+
+    def test_a_time_that_was_set_by_a_wrong_clock_is_not_waited_for(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        commit_file(server, MIRROR, 404)
+        target.catch_up(1)
+        server.files[MIRROR] = CONTENT
+        target.store.change_faults({"next_try": clock.later(3 * 86400)})
+        target.pipeline.retry_faults()
+        assert faults(target) == []
 
     def test_new_content_takes_the_place_of_the_old(self, target: Target, server: ScriptedPrimary) -> None:
         put(n=(NOMD5, b"old", True))(server)

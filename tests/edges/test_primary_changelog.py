@@ -328,3 +328,35 @@ class TestMissingRows:
                 pytest.fail("the missing row was never named")
         assert got == [2, 3]
         assert failures
+
+
+class TestCutAnswers:
+    """A part that HTTP takes for all of it, as a broken proxy passes it on."""
+
+    def test_it_is_a_broken_line_and_in_the_end_damage(self) -> None:
+        """Who asks again gets the rest, unless there is none, which the third time shows."""
+        bodies = [raw(3)[:-1], raw(3)[:-1], raw(3), *[raw(3)[:20]] * 3]
+        left = iter(bodies)
+
+        def handle(_request: httpx.Request) -> httpx.Response:
+            body = next(left)
+            return httpx.Response(200, headers=answers(serial=9), stream=Body(body))
+
+        with primary(handle) as one:
+            for _ in range(2):
+                with pytest.raises(BrokenStream, match="middle of an entry") as caught:
+                    one.entry(3)
+                assert caught.value.serial == 3
+            found = one.entry(3)[1]
+            assert found is not None
+            for error in (BrokenStream, BrokenStream, CorruptEntry):
+                with pytest.raises(error):
+                    one.entry(3)
+
+    @pytest.mark.parametrize("damaged", [raw(3) + b"x", b"", raw(3)[:-1] + b"!", b"\xff" * 30])
+    def test_what_cannot_be_the_beginning_of_an_entry_is_damage_at_once(self, damaged: bytes) -> None:
+        def handle(_request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, headers=answers(serial=9), stream=Body(damaged))
+
+        with primary(handle) as one, pytest.raises(CorruptEntry):
+            one.entry(3)

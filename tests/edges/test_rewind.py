@@ -7,27 +7,32 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pg8000.dbapi
 import pytest
 
 from replisync.errors import ConditionFailed, ForeignWriter, ReplisyncError, TargetUnusable
-from replisync.filestore.database import DatabaseFiles
 from replisync.plan import WantedFile
-from replisync.ports import FileStore
 from replisync.rewind import Rewound, take_back
 from replisync.rewindfiles import Bringer
 from replisync.rewindplan import Undo, plan
 from replisync.standby import Context
-from replisync.storage import Storage
 from replisync.store.base import Store
 from replisync.store.records import Commit, Divergence, Source
 from tests.edges.conftest import Database, commit, entry
 from tests.edges.conftest import file as file_value
-from tests.edges.scenario import HISTORY, NOMD5, ChainedPrimary, Op, Target, drop, put
+from tests.edges.scenario import (
+    HISTORY,
+    NOMD5,
+    ChainedPrimary,
+    Op,
+    PostgresParts,
+    Target,
+    drop,
+    put,
+    rows_in_postgres,
+)
 from tests.fakes import (
     Died,
     FailingFiles,
-    FailingPostgresStore,
     NoProgress,
     RecordingLog,
     RecordingStop,
@@ -75,15 +80,8 @@ class Standby(Target):
 def in_postgres(database: support.Database) -> type[Standby]:
     """Return a kind of target that has its data in a database."""
 
-    class InPostgres(Standby):
-        def make_store(self) -> Store:
-            return FailingPostgresStore(Storage.parse(database.spec), write=True, trap=self.trap)
-
-        def make_files(self) -> FileStore:
-            store, own = self.store, self.serverdir
-            assert isinstance(store, FailingPostgresStore)
-            engine = store.engine_of_files(2)
-            return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
+    class InPostgres(PostgresParts, Standby):
+        spec = database.spec
 
     return InPostgres
 
@@ -353,17 +351,10 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
 
 def state_in_postgres(root: Path, database: support.Database) -> dict[str, object]:
     """Return what `state` does, and the names of what is retained."""
-    found: dict[str, object] = {}
-    with closing(pg8000.dbapi.connect(**database.options)) as connection:
-        cursor = connection.cursor()
-        files = {"contents": "SELECT path, data FROM files"}
-        sequence = {"sequence": "SELECT last_value, is_called FROM changelog_serial_seq"}
-        for name, query in {**_QUERIES, **files, **sequence}.items():
-            cursor.execute(query)
-            found[name] = sorted(map(tuple, cursor.fetchall()))
-        cursor.execute("SELECT stored_as FROM replisync_retained")
-        folder = root / ".replisync" / "retained"
-        assert sorted(row[0] for row in cursor.fetchall()) == sorted(path.name for path in folder.iterdir())
+    found = rows_in_postgres(database, _QUERIES)
+    stored = rows_in_postgres(database, {"names": "SELECT stored_as FROM replisync_retained"})["names"]
+    folder = root / ".replisync" / "retained"
+    assert [name for (name,) in stored] == sorted(path.name for path in folder.iterdir())
     found["retained"] = sorted(map(without_time, folder.iterdir()))
     return found
 

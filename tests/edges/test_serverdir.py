@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
+from replisync.seed.target import known_identity
 from replisync.serverdir import Serverdir, standby_nodeinfo
+from replisync.storage import Storage
 from tests.support.waiting import wait_until
 
 HOLD_THE_LOCK = """
@@ -247,3 +249,21 @@ def test_a_remembered_storage_that_we_did_not_write_is_an_unusable_target(
     (serverdir.own / "storage").write_bytes(content)
     with pytest.raises(TargetUnusable, match="it is not what replisync wrote"):
         serverdir.storage()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b"])
+def test_a_path_in_which_devpi_server_would_not_find_its_database_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    """It would start as an empty server there."""
+    with pytest.raises(TargetUnusable, match="another, empty database"):
+        Serverdir(tmp_path / name / "target").check_path()
+    with pytest.raises(TargetUnusable):
+        known_identity(Serverdir(tmp_path / name / "target"))
+    assert not (tmp_path / name).exists()
+    Serverdir(tmp_path / name, Storage.parse("pg8000:")).check_path()
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "a%b", "a+b&c=d", "caf\u00e9"])
+def test_other_paths_are_as_good_as_any(tmp_path: Path, name: str) -> None:
+    Serverdir(tmp_path / name).check_path()

@@ -312,8 +312,12 @@ class TestFaults:
         assert store.fault_count() == 4
         assert store.faults_of([C, "nosuch", B]) == {B: held, C: later}
         assert store.faults_of([]) == {}
-        assert store.faults_due(NOW, 10) == {A: now, "z": soon}
-        assert len(store.faults_due(LATER, 2)) == 2
+        assert store.faults_due(NOW, LATER, 10) == {A: now, "z": soon}
+        assert len(store.faults_due(LATER, LATER, 2)) == 2
+        before = "2026-11-22T11:39:22.000Z"
+        assert store.faults_due(before, before, 10).keys() == {A, C, "z"}, (
+            "they are all due too late to be true"
+        )
 
     def test_a_commit_brings_its_faults_and_takes_those_of_what_it_has(self, store: Store) -> None:
         store.put_faults((Fault(A, 0, "held", "x"), Fault(B, 0, "held", "x"), Fault(C, 0, "mirror", "x")))
@@ -358,9 +362,6 @@ class TestState:
         store.apply(commit(entry(2)), 2, LATER)
         rows = database.read("SELECT serial, committed_at FROM replisync_timeline ORDER BY serial")
         assert rows == [(1, NOW), (2, LATER)]
-        assert store.committed_after(0) == NOW
-        assert store.committed_after(1) == LATER
-        assert store.committed_after(2) is None
 
     def test_a_run_has_a_beginning_an_end_and_its_serials(self, store: Store) -> None:
         assert store.last_run() is None

@@ -1,5 +1,6 @@
 """A verification finds every damage at the level that promises it, and nothing in a standby that is right."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from replisync.changelog import EMPTY_RENAMES, parse_stored
+from replisync.errors import WrongHistory
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
 from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
-from tests.edges.scenario import HISTORY, A, B, ChainedPrimary
+from tests.edges.scenario import HISTORY, A, B, ChainedPrimary, drop, put
 from tests.edges.standbys import Standby
+from tests.fakes import Died, Trap
 
 LAST = sum(map(len, HISTORY)) - 1
 EXTRA = "u/dev/+f/ddd/d/nobody-1.0.zip"
@@ -177,12 +180,52 @@ def standby(database: Database, model: Standby, folder: Path) -> Standby:
         made = Standby(root, database, ChainedPrimary())
         made.make()
         return made
-    shutil.copytree(model.root, root)
+    return copied(model, root)
+
+
+def copied(standby: Standby, root: Path) -> Standby:
+    """Return a copy of a standby in SQLite, with a primary of its own."""
+    shutil.copytree(standby.root, root)
     server = ChainedPrimary()
     for stage in HISTORY:
         for op in stage:
             op(server)
     return Standby(root, SqliteDatabase(root / ".sqlite"), server)
+
+
+def contents(standby: Standby) -> dict[str, object]:
+    """Return all that makes a standby what it is, whatever its database."""
+    rows = {
+        name: sorted(
+            tuple(bytes(v) if isinstance(v, memoryview) else v for v in row)
+            for row in standby.database.read(query)
+        )
+        for name, query in _QUERIES.items()
+    }
+    live = [relpath for relpath, _, _, state, _ in rows["files"] if state == "present"]
+    names = (".nodeinfo", ".serverversion", ".event_serial")
+    small = {name: (standby.root / name).read_bytes() for name in names}
+    on_disk = sorted(
+        path.relative_to(standby.root).as_posix()
+        for folder in ("+files", ".replisync/tmp")
+        for path in (standby.root / folder).rglob("*")
+        if path.is_file()
+    )
+    return {**rows, **small, "live": {path: standby.read_file(path) for path in live}, "on disk": on_disk}
+
+
+def _plain(value: object) -> object:
+    return bytes(value) if isinstance(value, memoryview | bytearray) else value
+
+
+_QUERIES = {
+    "changelog": "SELECT serial, data FROM changelog",
+    "kv": "SELECT key, keyname, serial FROM kv",
+    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
+    "pending": "SELECT relpath, serial, action FROM replisync_pending",
+    "timeline": "SELECT serial FROM replisync_timeline",
+}
 
 
 def found(standby: Standby, level: Level) -> set[str]:
@@ -218,3 +261,232 @@ def test_a_damage_is_found_at_the_level_that_promises_it(standby: Standby, name:
     assert found(standby, damage.level) >= expected
     if damage.level < Level.FULL:
         assert found(standby, Level.FULL) >= expected
+
+
+FOREIGN = "an entry of somebody else at the end"
+MENDED = [name for name, one in DAMAGES.items() if one.storage != "postgres" and name != FOREIGN]
+
+
+IN_POSTGRES = (
+    "a flipped byte in a file",
+    "a truncated file",
+    "a missing file",
+    "an extra file",
+    "the key of a file that is gone",
+    "an emptied entry",
+    "an entry missing in the middle",
+    "an entry missing at the end",
+    "a wrong back serial",
+    "a sequence that is behind",
+    "a sequence that is ahead",
+    "no index of devpi-server's",
+    "a file that the ledger does not have",
+)
+
+
+@pytest.mark.parametrize("name", MENDED)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_damage_is_mended_and_the_standby_is_what_it_was(standby: Standby, name: str) -> None:
+    before = contents(standby)
+    DAMAGES[name].do(standby)
+    report = standby.repair()
+    assert report.findings == []
+    assert report.mended != []
+    assert standby.look().findings == []
+    assert contents(standby) == before
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_one_damage_after_the_other_is_mended_in_postgresql(standby: Standby) -> None:
+    before = contents(standby)
+    for name in IN_POSTGRES:
+        damage = DAMAGES[name]
+        damage.do(standby)
+        report = standby.repair()
+        assert {one.kind for one in report.mended} >= damage.found, name
+        assert report.findings == [], name
+        assert contents(standby) == before, name
+    assert standby.look().findings == []
+
+
+# What is not simply mended.
+
+
+@pytest.fixture
+def one(model: Standby, folder: Path) -> Standby:
+    """A standby in SQLite, where the database makes no difference."""
+    return copied(model, folder / "one")
+
+
+def test_what_nobody_names_is_put_aside_and_not_lost(one: Standby) -> None:
+    one.write_file(EXTRA, b"extra")
+    one.repair()
+    [(name, serial)] = one.database.read(
+        "SELECT stored_as, serial FROM replisync_retained WHERE relpath = ?", EXTRA
+    )
+    assert (one.root / ".replisync" / "retained" / name).read_bytes() == b"extra"
+    assert serial == -1
+
+
+def alter(standby: Standby, serial: int) -> None:
+    """Change a value in an entry, which stays a good one by itself."""
+    _edited(standby, serial, lambda changes: next(iter(changes.values())).__setitem__(2, {"altered": True}))
+
+
+def test_an_altered_entry_is_found_beside_the_primarys_and_replaced_by_it(one: Standby) -> None:
+    before = contents(one)
+    alter(one, 0)
+    assert one.look(Level.FULL).findings == []
+    [finding] = one.look(Level.PRIMARY).findings
+    assert (finding.kind, finding.serial) == (kinds.OTHER_ENTRY, 0)
+    assert one.repair(Level.PRIMARY).findings == []
+    assert contents(one) == before
+    assert one.look(Level.PRIMARY).findings == []
+
+
+def test_an_entry_that_differs_at_the_end_may_be_where_the_histories_part(one: Standby) -> None:
+    """Nothing tells an altered last entry from a primary that was taken back and wrote another one."""
+    before = contents(one)
+    alter(one, LAST)
+    altered = contents(one)
+    [finding] = one.repair(Level.PRIMARY).findings
+    assert (finding.kind, finding.serial) == (kinds.OTHER_ENTRY, LAST)
+    assert f"rewind --to-serial {LAST - 1}" in finding.remedy
+    assert contents(one) == altered != before
+
+
+def test_entries_are_not_taken_from_a_history_that_is_not_ours(one: Standby) -> None:
+    [(data,)] = one.database.read("SELECT data FROM changelog WHERE serial = 4")
+    one.database.write("DELETE FROM changelog WHERE serial = 4")
+    for serial in (3, 5):
+        one.server.entries[serial] = one.server.entries[0]
+    [finding] = [each for each in one.repair().findings if each.kind == kinds.MISSING_ENTRY]
+    assert "not the primary's" in finding.remedy
+    assert one.database.read("SELECT count(*) FROM changelog") == [(LAST,)]
+    assert data
+
+
+def test_a_primary_that_parted_long_ago_is_no_heap_of_findings(one: Standby) -> None:
+    del one.server.entries[LAST:]
+    with pytest.raises(WrongHistory) as caught:
+        one.look(Level.PRIMARY)
+    assert caught.value.details["fork_serial"] == LAST - 1
+
+
+def test_what_somebody_else_wrote_stays_and_is_told(one: Standby) -> None:
+    DAMAGES[FOREIGN].do(one)
+    before = contents(one)
+    [finding] = one.repair().findings
+    assert "find out which devpi-server wrote" in finding.remedy
+    assert contents(one) == before
+
+
+def test_what_somebody_else_wrote_is_adopted_where_the_primary_has_it_too(one: Standby) -> None:
+    one.server.commit({})
+    DAMAGES[FOREIGN].do(one)
+    assert one.repair().findings == []
+    assert one.look(Level.PRIMARY).findings == []
+    one.follow()
+
+
+def test_without_the_primary_files_and_entries_stay_as_they_are_and_the_rest_is_mended(one: Standby) -> None:
+    one.remove_file(B)
+    one.write_file(EXTRA, b"extra")
+    _row(one, 1, b"")
+    one.database.write("DELETE FROM kv WHERE key = ?", A)
+    report = one.repair(asks=False)
+    assert {each.kind for each in report.mended} == {kinds.SUPERFLUOUS_FILE, kinds.KEY, kinds.LEDGER}
+    assert {each.kind for each in report.findings} == {kinds.MISSING_FILE, kinds.DAMAGED_ENTRY}
+    assert all("--replica-keyfile" in each.remedy for each in report.findings)
+    again = one.look()
+    assert {each.kind for each in again.findings} == {kinds.MISSING_FILE, kinds.DAMAGED_ENTRY}
+    assert one.repair().findings == []
+
+
+def test_a_file_that_the_primary_does_not_give_becomes_a_fault(one: Standby) -> None:
+    one.remove_file(B)
+    one.server.files[B] = 500
+    [finding] = one.repair().findings
+    assert (finding.kind, finding.subject) == (kinds.MISSING_FILE, B)
+    assert "500" in finding.remedy
+    report = one.look()
+    assert report.findings == []
+    assert (report.known["faults"], report.known["files_missing"]) == (2, 2)
+
+
+# While others write.
+
+
+def test_files_that_are_ahead_of_their_serial_are_none_too_many(one: Standby) -> None:
+    """A run that is cut short leaves them in their places; the next one commits them."""
+    content = b"soon"
+    digest = hashlib.sha256(content).hexdigest()
+    relpath = f"u/dev/+f/{digest[:3]}/{digest[3:16]}/soon-1.0.zip"
+    one.write_file(relpath, content)
+    assert one.look().findings == []
+    one.write_file(relpath, b"not what its path says")
+    assert [each.subject for each in one.look().findings] == [relpath]
+
+
+def test_moves_that_a_commit_demands_are_no_findings(one: Standby) -> None:
+    """One that was killed between a commit and its moves leaves everything to the next run."""
+    put(b=(B, b"another" * 5, True))(one.server)
+    drop(A)(one.server)
+    calls = Trap()
+    copy = copied(one, one.root.with_name("counted"))
+    copy.server = one.server
+    copy.follow(trap=calls)
+    commits = [number for number, name in enumerate(calls.names) if name == "store.commit"]
+    for number in commits:
+        killed = copied(one, one.root.with_name(f"killed-{number}"))
+        killed.server = one.server
+        with pytest.raises(Died):
+            killed.follow(trap=Trap(number, after=True))
+        assert killed.look().findings == []
+
+
+# Whatever fails on the way.
+
+TOGETHER = (
+    "a flipped byte in a file",
+    "an extra file",
+    "a stale temporary file of ours",
+    "a key at an older serial",
+    "an entry missing in the middle",
+    "an entry missing at the end",
+    "a wrong back serial",
+    "the nodeinfo of another server",
+    "events that are ahead",
+)
+
+
+CHANGES = ("store.commit", "store.in_the_transaction", "files.place", "files.put_aside", "files.remove")
+
+
+def damage_together(standby: Standby) -> None:
+    """Damage a standby in many ways."""
+    for name in TOGETHER:
+        DAMAGES[name].do(standby)
+    standby.remove_file(A)
+    standby.database.write("DELETE FROM replisync_files WHERE relpath = ?", A)
+
+
+def test_a_repair_that_dies_in_any_call_is_finished_by_the_next_one(one: Standby) -> None:
+    before = contents(one)
+    damage_together(one)
+    undisturbed = Trap()
+    whole = copied(one, one.root.with_name("whole"))
+    assert whole.repair(trap=undisturbed).findings == []
+    assert contents(whole) == before
+    tried = 0
+    for at, call in enumerate(undisturbed.names):
+        if not call.startswith(CHANGES):
+            continue  # as dying in the next call that changes something
+        for after in (False, True):
+            died = copied(one, one.root.with_name(f"died-{at}-{after}"))
+            with pytest.raises(Died):
+                died.repair(trap=Trap(at, after=after))
+            assert died.repair().findings == []
+            assert contents(died) == before, f"after a death in call {at}, {call}"
+            tried += 1
+    assert tried > 20

@@ -137,11 +137,13 @@ def test_older_protocols_that_are_cut(world: World, protocol: str) -> None:
         first = rf"/\+changelog/{world.early_serial + 1}(\?|$)"
     else:
         first = CHANGES
-    for offset in (0, 1, 100, 1_000):
-        cut = world.proxy.fault(path=first, request_headers={"Accept": "*/*"}, cut_after=offset)
+    damages = [{"cut_after": offset} for offset in (0, 1, 100, 1_000)]
+    damages += [{"content_length_delta": 1}, {"content_length_delta": -1}]
+    for damage in damages:
+        cut = world.proxy.fault(path=first, request_headers={"Accept": "*/*"}, **damage)
         with opened(world, target) as work, cut, pytest.raises(PrimaryUnreachable):
             work.step(poll=False)
-        assert last_serial(target) == world.early_serial
+        assert last_serial(target) == world.early_serial, damage
     run_here("catchup", *world.options(target))
     assert_replicated(world.primary, target, export=False, fsck=False)
 
@@ -157,6 +159,7 @@ def test_older_protocols_that_are_cut(world: World, protocol: str) -> None:
         {"disconnect": True},
         {"reset_after": 1_000},
         {"cut_after": 10_000},
+        {"delay_seconds": 2},
     ],
     ids=str,
 )
@@ -164,9 +167,19 @@ def test_a_failure_that_passes_is_retried(world: World, effects: dict[str, int])
     """What a restart of the primary, or of a proxy before it, shows us costs time and nothing else."""
     target = world.standby()
     fault = world.proxy.add(Fault(path=CHANGES, times=1, **effects))  # type: ignore[arg-type]
-    done = run_here("catchup", *world.options(target))
+    done = run_here("catchup", *world.options(target, "--request-timeout", 1))
     assert fault.done == 1
     assert [line["event"] for line in done.logs].count("trying again") == 1
+    assert_replicated(world.primary, target, export=False, fsck=False)
+
+
+def test_a_slow_line(world: World) -> None:
+    """A first byte that takes its time, and bytes that drip, are no failure, in changelog and files."""
+    target = world.standby()
+    for path in (CHANGES, "/alice/"):
+        world.proxy.add(Fault(path=path, delay_seconds=0.7, bytes_per_second=100_000))
+    done = run_here("catchup", *world.options(target, "--request-timeout", 1))
+    assert [line for line in done.logs if line["event"] == "trying again"] == []
     assert_replicated(world.primary, target, export=False, fsck=False)
 
 

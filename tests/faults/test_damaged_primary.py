@@ -69,6 +69,7 @@ def caught_up(world: World, target: Path, *, reencoded: bool = False) -> Outcome
         (STREAM, not_an_entry),
         (BATCH, remove_row),
         (BATCH, not_an_entry),
+        (SINGLE, truncated),
         (SINGLE, remove_row),
         (SINGLE, not_an_entry),
     ],

@@ -1,9 +1,10 @@
-"""Power failures: SIGKILL at twenty moments of clone, catchup and follow.
+"""Power failures: SIGKILL at more than thirty moments of clone, catchup, follow, rewind and promote.
 
 After each one what is on disk is as good as it says, the same command goes on, and at the end the standby
 equals its primary. The moments are chosen by what is there at the time, and by a seed.
 """
 
+import json
 import random
 import subprocess
 import threading
@@ -15,11 +16,15 @@ from urllib.parse import quote
 
 import pytest
 
+from replisync.serverdir import Serverdir
 from tests.faults.conftest import World
 from tests.support.client import Client, file_path
 from tests.support.devpi import Server
 from tests.support.history import files_below, read_history
+from tests.support.judge import Judge
 from tests.support.oracle import assert_replicated, compare_histories
+from tests.support.pgstandby import PostgresStandby, sequence
+from tests.support.postgres import Postgres
 from tests.support.proxy import Fault
 from tests.support.runs import Background, run_here
 from tests.support.snapshot import assert_promotable, last_serial
@@ -206,3 +211,83 @@ def test_a_follower_that_is_killed(world: World, busy: tuple[Server, Changes]) -
         follower.stop()
     server.wait_for_events()
     assert_replicated(server, target)
+
+
+def test_a_standby_in_postgresql_that_is_killed(
+    world: World, busy: tuple[Server, Changes], postgres: Postgres
+) -> None:
+    """Clone, catchup and follow, twice each; files are rows there, and come and go with their serial."""
+    server, changes = busy
+    moment = random.Random(SEED)  # noqa: S311 - not for secrets
+    judge = Judge(server.serverdir)
+    log = world.folder / "log"
+    standby = PostgresStandby(
+        world.folder / "standby", world.proxy.url, world.secretfile, postgres.database()
+    )
+    world.proxy.add(Fault(path=CHANGES, bytes_per_second=400_000))
+    world.proxy.add(Fault(path="/[a-z]+/[a-z]+/", delay_seconds=0.05, bytes_per_second=400_000))
+    asked = world.proxy.count
+    for count in sorted(moment.sample(range(1, 20), 2)):
+        due = asked("/alice") + count
+        with Background(log, "clone", *standby.new) as clone:
+            kill(clone, lambda due=due: asked("/alice") >= due, moment)  # type: ignore[misc]
+        assert not (standby.serverdir / ".nodeinfo").exists()
+        judge.check(standby, whole=False)
+    standby.clone()
+    reached = judge.check(standby)
+    with going_on(changes):
+        for command in ["catchup", "follow"] * 2:
+            due = asked("/alice") + moment.randrange(1, 4)
+            with Background(log, command, *standby.with_secret) as running:
+                kill(running, lambda due=due: asked("/alice") >= due, moment)  # type: ignore[misc]
+            now = judge.check(standby)
+            assert now >= reached, "what was committed is gone"
+            reached = now
+    world.proxy.clear()
+    standby.catchup()
+    assert judge.check(standby) == server.serial()
+    judge.check_nothing_more(standby)
+    assert sequence(standby.database) == server.serial() + 1
+
+
+def killed_while_it_holds(target: Path, log: Path, moment: random.Random, *command: object) -> None:
+    """Run a command that takes no time, and kill it a moment after it took its target's lock."""
+    with Background(log, *map(str, command)) as running:
+        process = running.process
+        while Serverdir(target).locked_by() is None and process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.001)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moment.uniform(0, 0.12))
+
+
+def test_a_rewind_that_is_killed(world: World) -> None:
+    """It has happened or it has not, with all files; then it happens, and the standby goes on from there."""
+    moment = random.Random(SEED)  # noqa: S311 - not for secrets
+    target = world.standby()
+    run_here("catchup", *world.options(target))
+    back = ("rewind", *world.options(target), "--to-serial", world.early_serial)
+    for _ in range(4):
+        killed_while_it_holds(target, world.folder / "log", moment, *back)
+        assert assert_promotable(target, world.primary.serverdir) in (world.early_serial, world.serial)
+    run_here(*map(str, back))
+    assert last_serial(target) == world.early_serial
+    run_here("catchup", *world.options(target))
+    assert_replicated(world.primary, target, export=False, fsck=False)
+
+
+def test_a_promotion_that_is_killed(world: World) -> None:
+    """No replisync writes to it any more as soon as it may be one; the same command finishes it."""
+    moment = random.Random(SEED)  # noqa: S311 - not for secrets
+    for number in range(4):
+        target = world.standby(f"promoted{number}")
+        killed_while_it_holds(
+            target, world.folder / "log", moment, "promote", "--serverdir", target, "--accept-loss"
+        )
+        assert_promotable(target, world.primary.serverdir)
+        if json.loads((target / ".nodeinfo").read_bytes())["role"] == "replica":
+            run_here("promote", "--serverdir", target, "--accept-loss")
+        said = run_here("catchup", *world.options(target), code=6)
+        assert "promoted" in said.message
+    with Server(target, secretfile=world.secretfile) as server:
+        assert server.serial() == world.early_serial

@@ -1,13 +1,13 @@
 """Random operations on a real primary; those that it refuses did not happen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 from tests.support.client import PASSWORD, Client, toxresult
 from tests.support.content import ODD_NAMES, build_docs, build_zip
 from tests.support.devpi import Server
-from tests.support.history import read_history
+from tests.support.growing import GrowingHistory, live_files
 from tests.support.upstream import Upstream
 
 USERS = ("ann", "ben")
@@ -24,9 +24,13 @@ class Operations:
     done: what has happened, for whoever has to find out why a test failed.
     """
 
-    def __init__(self, primary: Server, upstream: Upstream, random: Random) -> None:
-        """Begin with an empty primary."""
+    def __init__(
+        self, primary: Server, upstream: Upstream, random: Random, payloads: Sequence[bytes] = PAYLOADS
+    ) -> None:
+        """Begin with an empty primary; `payloads` are the contents that files may have."""
         self.done: list[str] = []
+        self._payloads = payloads
+        self._history = GrowingHistory(primary.serverdir)
         self._primary = primary
         self._upstream = upstream
         self._random = random
@@ -75,11 +79,14 @@ class Operations:
         return self._random.choice(among) if among else None
 
     def _owner(self, index: str) -> Client:
-        return self._clients[index.split("/")[0]]
+        user = index.split("/")[0]
+        if user not in self._clients:  # the answer to its creation was lost
+            self._clients[user] = Client(self._primary.url).login(user, PASSWORD)
+        return self._clients[user]
 
     def _versions(self) -> list[tuple[str, str, str]]:
         stages = set(self._indexes("stage"))
-        latest = read_history(self._primary.serverdir).latest()
+        latest = self._history.latest()
         found = [
             (index_of(key), value["name"], value["version"])
             for key, (keyname, _, value) in latest.items()
@@ -88,7 +95,7 @@ class Operations:
         return sorted(found)
 
     def _releases(self) -> list[str]:
-        live = read_history(self._primary.serverdir).live_files
+        live = live_files(self._history.latest())
         stages = set(self._indexes("stage"))
         return sorted(
             relpath
@@ -103,8 +110,10 @@ class Operations:
         user = self._pick(missing)
         if user is None:
             return ""
+        gone = self._clients.pop(user, None)
+        if gone is not None:
+            gone.close()
         self._root.create_user(user)
-        self._clients[user] = Client(self._primary.url).login(user, PASSWORD)
         return str(user)
 
     def modify_user(self) -> str:
@@ -150,14 +159,14 @@ class Operations:
         if index is None:
             return ""
         project, version = self._random.choice(PROJECTS), self._random.choice(VERSIONS)
-        return self._owner(index).upload_wheel(index, project, version, self._random.choice(PAYLOADS))
+        return self._owner(index).upload_wheel(index, project, version, self._random.choice(self._payloads))
 
     def upload_odd_name(self) -> str:
         index = self._pick(self._indexes("stage"))
         if index is None:
             return ""
         name = self._random.choice(ODD_NAMES)
-        content = build_zip({"payload": self._random.choice(PAYLOADS)})
+        content = build_zip({"payload": self._random.choice(self._payloads)})
         return self._owner(index).upload(index, "odd", "1.0", (name, content))
 
     def register(self) -> str:

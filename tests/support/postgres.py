@@ -159,6 +159,22 @@ class Postgres:
         """End the server as a power failure would; its children end when they notice."""
         self._signal(signal.SIGKILL)
 
+    def crash(self) -> None:
+        """Kill the server and return when its children are gone, so that it can be started again."""
+        self.kill()
+        wait_until(lambda: not self._has_processes(), 30, "the children of PostgreSQL ended")
+
+    def _has_processes(self) -> bool:
+        """Tell whether a process of the server is left; a new one would not start beside it."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if os.readlink(entry / "cwd") == str(self.data):
+                        return True
+                except OSError:
+                    continue
+        return False
+
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
@@ -238,6 +254,15 @@ class Database:
         """Return the only value that a statement yields."""
         [[value]] = self.query(statement, **values)
         return value
+
+    def drop(self) -> None:
+        """Remove it, with all that is in it."""
+        self.server.query(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+
+    def copy(self, name: str) -> "Database":
+        """Return a copy of the same owner; nobody may be connected to this one."""
+        self.server.query(f"CREATE DATABASE {name} TEMPLATE {self.name} OWNER {self.user}")
+        return Database(self.server, name, self.user, self.password)
 
 
 @atexit.register

@@ -45,7 +45,8 @@ class Body:
         while True:
             if end is not None and self.sent >= end:
                 if self.sent == self.fault.end_after:
-                    self._write(LAST_CHUNK)
+                    if self.expected is None:
+                        self._write(LAST_CHUNK)
                     self.way.cut(reset=False)
                     return
                 if not self._stalled():

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from replisync.cli.app import run
 from tests.support.releases import FAST_ARGON2
 from tests.support.waiting import wait_until
 
-WITH_SECRET = frozenset({"clone", "catchup", "follow", "rewind", "derive-key"})
+WITH_SECRET = frozenset({"clone", "catchup", "follow", "rewind", "verify", "derive-key"})
 END_SECONDS = 40
 
 REPLISYNC = (sys.executable, "-m", "replisync")
@@ -84,8 +84,18 @@ def outcome(code: int, stdout: str, stderr: str, expected: int) -> Outcome:
 class Background:
     """A command as a process of its own that the test goes on beside; also a context manager that ends it."""
 
-    def __init__(self, log: Path, command: str, *args: object, before: Sequence[str] = ()) -> None:
-        """Start the command; what it says is appended to `log`."""
+    def __init__(
+        self,
+        log: Path,
+        command: str,
+        *args: object,
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start the command; what it says is appended to `log`.
+
+        environment: variables beside those of the tests.
+        """
         self.log = log
         self._seen = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
@@ -94,6 +104,7 @@ class Background:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
             )
 
     def __enter__(self) -> "Background":

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ class Standby:
         """Bring it up to date."""
         return run_here("catchup", *self.with_secret, *more, code=code)
 
+    def rewind(self, serial: int, *more: object, code: int = 0) -> Outcome:
+        """Take it back to a serial; its primary is asked for files that were not retained."""
+        return run_here("rewind", *self.with_secret, "--to-serial", serial, *more, code=code)
+
     def promote(self, *more: object, code: int = 0) -> dict[str, Any]:
         """Promote it; return the JSON object that says so, or why not."""
         said: dict[str, Any] = json.loads(run_here("promote", *self.own, "--json", *more, code=code).stdout)
@@ -60,15 +65,21 @@ class Standby:
         said: dict[str, Any] = json.loads(run_here("status", *self.own, "--json", *more, code=code).stdout)
         return said
 
+    def verify(self, level: str, *more: object, code: int = 0) -> dict[str, Any]:
+        """Verify it, with its secret; return the report."""
+        args = (*self.with_secret, "--level", level, "--json", *more)
+        said: dict[str, Any] = json.loads(run_here("verify", *args, code=code).stdout)
+        return said
+
     def faults(self) -> dict[str, dict[str, Any]]:
         """Return the files that could not be had: relpath to what is known of each."""
         listed = json.loads(run_here("faults", "list", *self.own, "--json").stdout)
         return {fault.pop("relpath"): fault for fault in listed}
 
-    def follow(self, *more: object) -> Background:
+    def follow(self, *more: object, environment: Mapping[str, str] | None = None) -> Background:
         """Start to follow, as a process of its own; return it when it follows."""
         log = self.serverdir.with_name(f"{self.serverdir.name}.follow.log")
-        command = Background(log, "follow", *self.with_secret, *more)
+        command = Background(log, "follow", *self.with_secret, *more, environment=environment)
         try:
             return command.wait_for_log("following")
         except BaseException:

@@ -65,7 +65,8 @@ def _option_rows(command: click.Command) -> list[list[str]]:
         words = [param.help or ""]
         words += ["Required."] if param.required else []
         words += [f"Default: {param.default}."] if param.show_default else []
-        name = ", ".join(param.opts) + (f" {values}" if values else "")
+        names = "/".join([", ".join(param.opts), *param.secondary_opts])
+        name = names + (f" {values}" if values else "")
         rows.append([f"`{name}`", " ".join(word for word in words if word)])
     return rows
 

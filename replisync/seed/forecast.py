@@ -1,0 +1,219 @@
+"""What a clone would fetch, found out without writing anything into the target.
+
+Histories are read as a clone reads them, and forgotten at once.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+from replisync.errors import PrimaryDamaged
+from replisync.loop import Patience
+from replisync.origin import Hello
+from replisync.primary import Primary
+from replisync.seed import basecopy, changelog
+from replisync.seed.dumping import demanded
+from replisync.seed.export import NamedDump, OwnDump
+from replisync.seed.history import LocalHistory
+from replisync.seed.local import FILES, LocalFiles
+from replisync.seed.rebase import EXPORT
+from replisync.seed.survey import Forecast, Survey
+from replisync.seed.target import begun_export, connect, first_contact, known_identity
+from replisync.seed.tools import IMPORT_TOOL, ToolOptions, find_tool
+from replisync.seed.ways import Seed, Sources
+from replisync.serverdir import Serverdir
+from replisync.standby import Context, Settings, local_files, open_database
+from replisync.storage import SQLITE
+from replisync.store.base import Store
+from replisync.store.records import Identity
+from replisync.store.snapshot import Rows, take_snapshot
+
+
+def forecast(
+    serverdir: Serverdir,
+    sources: Sources,
+    seed: Seed,
+    options: ToolOptions,
+    settings: Settings,
+    context: Context,
+) -> Forecast:
+    """Return what `ways.clone` would fetch, or what is left of an interrupted one.
+
+    Raises what the clone would raise before it writes, and while it reads.
+    """
+    sources.check(seed, options)
+    patience = Patience(context.stop, context.log, seconds=settings.patience)
+    work = _Forecaster(serverdir, sources.primary_url, settings, context, patience)
+    if sources.serverdir is not None:
+        mirrored = options.include_mirrored_files is True
+        if seed is Seed.EXPORT or (seed is Seed.AUTO and begun_export(serverdir) is not None):
+            return work.of_export(sources.serverdir, mirrored=mirrored)
+        try:
+            return work.of_copy(sources.serverdir)
+        except PrimaryDamaged:
+            if seed is Seed.CHANGELOG:
+                raise
+            return work.of_export(sources.serverdir, mirrored=mirrored)
+    if sources.dump is not None and seed is not Seed.CHANGELOG:
+        return work.of_dump(sources.dump, sources.at_serial, options)
+    return work.of_changelog(() if sources.dump is None else (sources.dump,))
+
+
+class _Forecaster:
+    """What looks at one way after the other."""
+
+    def __init__(
+        self, serverdir: Serverdir, url: str | None, settings: Settings, context: Context, patience: Patience
+    ) -> None:
+        self._serverdir = serverdir
+        self._url = url
+        self._settings = settings
+        self._context = context
+        self._patience = patience
+        self._role = "standalone" if url is None else "replica"
+
+    def of_changelog(self, more: tuple[Path, ...]) -> Forecast:
+        """Look at the primary's history.
+
+        more: folders to look for files in, besides those of the settings.
+        """
+        local_files(self._serverdir, self._settings)
+        local = LocalFiles((*self._settings.search, *more), linked=self._settings.linked)
+        with self._opened() as (survey, primary, hello):
+            assert primary is not None and hello is not None  # noqa: S101, PT018 - there is no other source
+            first = survey.go_on_from(primary)
+            survey.read(primary, first, hello.serial, self._patience)
+            found = Forecast(str(self._serverdir), changelog.KIND, self._role, history_bytes=survey.size)
+            found.note_serials(first, hello.serial)
+            survey.weigh(found, local, primary, self._patience)
+        return found
+
+    def of_copy(self, root: Path) -> Forecast:
+        """Look at the history of a serverdir."""
+        origin = basecopy.Origin(root)
+        basecopy.check_apart(self._serverdir, root, "--from-serverdir")
+        local_files(self._serverdir, self._settings)
+        local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
+        found = Forecast(str(self._serverdir), basecopy.KIND, self._role)
+        with self._opened(origin.uuid) as (survey, primary, hello):
+            with _snapshot(origin, self._context) as rows:
+                history = LocalHistory(rows, origin.uuid)
+                first = survey.go_on_from(history)
+                survey.read(history, first, history.serial, self._patience)
+            self._add_changes(found, survey, primary, hello, first, history.serial)
+            survey.weigh(found, local, primary, self._patience)
+        return found
+
+    def of_export(self, root: Path, *, mirrored: bool) -> Forecast:
+        """Look at what an export of a serverdir needs."""
+        origin = basecopy.Origin(root)
+        OwnDump(origin).check(self._serverdir)
+        local_files(self._serverdir, self._settings)
+        local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
+        found = Forecast(str(self._serverdir), EXPORT, self._role)
+        with self._opened(origin.uuid, mirrors=mirrored) as (survey, primary, hello):
+            first, last = 0, survey.seeded
+            if last is None:
+                with _snapshot(origin, self._context) as rows:
+                    last = rows.last_serial()
+                    survey.demand(demanded(rows, mirrored=mirrored))
+            else:
+                first = survey.go_on_from(primary)
+            self._add_changes(found, survey, primary, hello, first, max(last, first - 1))
+            survey.weigh(found, local, primary, self._patience)
+        return found
+
+    def of_dump(self, path: Path, serial: int | None, options: ToolOptions) -> Forecast:
+        """Look at a dump, and at what the primary committed since."""
+        dump = NamedDump(path, serial, followed=self._url is not None)
+        dump.check(self._serverdir)
+        find_tool(IMPORT_TOOL, f"use of --from-export {path}")
+        local_files(self._serverdir, self._settings)
+        found = Forecast(str(self._serverdir), EXPORT, self._role)
+        left_out = set(options.skip_import_type) | ({"mirror"} if self._url else set())
+        left_out |= {"root/pypi"} if options.no_root_pypi else set()
+        with self._opened(mirrors=self._url is None) as (survey, primary, hello):
+            if hello is not None and hello.serial < (serial or 0):
+                raise dump.too_new(hello.serial)
+            first, last = 0, survey.seeded
+            if last is None:
+                last = serial
+                survey.add_dump(found, path, frozenset(left_out) | self._settings.skip_indexes)
+            else:
+                first = survey.go_on_from(primary)
+            if last is not None:
+                self._add_changes(found, survey, primary, hello, first, max(last, first - 1))
+            local = LocalFiles((*self._settings.search, path), linked=self._settings.linked)
+            survey.weigh(found, local, primary, self._patience)
+        return found
+
+    @contextmanager
+    def _opened(
+        self, uuid: str = "", *, mirrors: bool = True
+    ) -> Iterator[tuple[Survey, Primary | None, Hello | None]]:
+        """Hold what a clone begins with: what an interrupted one left, and the primary.
+
+        uuid: of the primary, where it is known.
+        mirrors: whether files of mirrors are carried.
+        """
+        with ExitStack() as stack:
+            store, known = stack.enter_context(_begun(self._serverdir))
+            primary = hello = None
+            if self._url is not None:
+                primary = stack.enter_context(connect(self._url, known, self._settings))
+                if uuid:
+                    primary.expect(uuid)
+                hello = first_contact(primary, self._patience, self._context, damaged=not mirrors)
+            survey = Survey(self._serverdir, store, self._settings, self._context, mirrors=mirrors)
+            yield stack.enter_context(survey), primary, hello
+
+    def _add_changes(
+        self,
+        found: Forecast,
+        survey: Survey,
+        primary: Primary | None,
+        hello: Hello | None,
+        first: int,
+        last: int,
+    ) -> None:
+        """Add what the primary committed since.
+
+        first: the first serial that is still to be written.
+        last: the last one that is on this machine.
+        """
+        end = last if hello is None else max(hello.serial, last)
+        found.note_serials(first, end)
+        found.local_serials = max(0, last - first + 1)
+        if primary is not None:
+            before = survey.size
+            survey.read(primary, max(first, last + 1), end, self._patience)
+            found.history_bytes = survey.size - before
+
+
+@contextmanager
+def _snapshot(origin: basecopy.Origin, context: Context) -> Iterator[Rows]:
+    """Hold the database of a serverdir, in a copy in TMPDIR that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="replisync-") as folder:
+        path = Path(folder) / "snapshot.sqlite"
+        take_snapshot(origin.database, path, context.stop.check)
+        with closing(Rows(path)) as rows:
+            yield rows
+
+
+@contextmanager
+def _begun(serverdir: Serverdir) -> Iterator[tuple[Store | None, Identity | None]]:
+    """Hold the database of an interrupted clone, and where its data comes from, if there was one.
+
+    Raises TargetUnusable where the serverdir cannot be cloned into.
+    """
+    known = known_identity(serverdir)
+    if known is not None:
+        with open_database(serverdir) as store:
+            store.check_version()
+            yield store, known
+        return
+    if serverdir.remembered_storage() is None and serverdir.storage().name != SQLITE:
+        with open_database(serverdir) as store:
+            store.check_unused()
+    yield None, None

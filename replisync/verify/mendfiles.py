@@ -1,0 +1,161 @@
+"""Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from replisync import clock
+from replisync.durable import local_errors
+from replisync.errors import CorruptEntry
+from replisync.fetch import Fetched, Fetcher, Refused
+from replisync.keys import Digest
+from replisync.pipeline import Judgement, Pipeline, Tally
+from replisync.plan import WantedFile
+from replisync.ports import FileStore
+from replisync.settle import settle
+from replisync.store.audit import LedgerFile
+from replisync.store.records import Fault
+from replisync.verify.files import looked_at, names_nobody_has, problem_of
+from replisync.verify.findings import PERMISSIONS
+from replisync.verify.subject import Subject
+
+# Files that are brought, or put aside, before that is remembered.
+_SOME = 500
+
+# When a file that could not be had is asked for again.
+_AGAIN_SECONDS = 3600.0
+
+
+@dataclass(slots=True)
+class Brought:
+    """What became of files: sizes of those that are here now, those that nobody has, and those refused."""
+
+    present: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    refused: list[Fault] = field(default_factory=list)
+
+
+class Bringer:
+    """Brings files from this machine or from the primary.
+
+    work: judges what it means that one cannot be had.
+    asks: whether the primary is asked.
+    faults: all that could not be had.
+    """
+
+    def __init__(self, fetcher: Fetcher, work: Pipeline, tally: Tally, *, asks: bool) -> None:
+        self._fetcher = fetcher
+        self._work = work
+        self._tally = tally
+        self.asks = asks
+        self.faults: list[Fault] = []
+
+    def bring(self, wanted: list[WantedFile]) -> Brought:
+        """Bring files into their places, durably."""
+        done = Brought()
+        refused: list[Refused] = []
+        for outcome in self._fetcher.fetch(wanted):
+            if isinstance(outcome, Fetched):
+                done.present[outcome.file.relpath] = outcome.size
+                self._count(outcome)
+            else:
+                refused.append(outcome)
+        verdict = Judgement()
+        if self.asks:
+            # Where an entry is damaged it cannot be told yet what kind of index a file is of.
+            with suppress(CorruptEntry):
+                verdict = self._work.judge(refused)
+        done.absent = dict(verdict.absent)
+        kinds = {fault.relpath: fault.kind for fault in verdict.faults}
+        for one in refused:
+            if one.file.relpath not in done.absent:
+                kind = kinds.get(one.file.relpath, "skipped")
+                again = clock.later(_AGAIN_SECONDS)
+                done.refused.append(Fault(one.file.relpath, one.file.serial, kind, one.reason, 1, again))
+        self.faults += done.refused
+        return done
+
+    def _count(self, outcome: Fetched) -> None:
+        if outcome.origin == "primary":
+            self._tally.files += 1
+            self._tally.bytes += outcome.size
+        elif outcome.origin == "local":
+            self._tally.local += 1
+
+
+def mend_files(subject: Subject, bringer: Bringer, *, digests: bool) -> dict[str, str]:
+    """Bring the files again that are missing or damaged; return why others stay as they are, by relpath.
+
+    digests: whether their contents are looked at.
+    """
+    reasons: dict[str, str] = {}
+    some: list[LedgerFile] = []
+    for file, seen in looked_at(subject, digests=digests):
+        problem = problem_of(file, seen)
+        if problem is None:
+            continue
+        if problem == PERMISSIONS:
+            _let_owner_read(subject, file.relpath)
+            continue
+        _clear_way(subject, file.relpath)
+        some.append(file)
+        if len(some) >= _SOME:
+            _bring(subject, bringer, some, reasons)
+            some = []
+    if some:
+        _bring(subject, bringer, some, reasons)
+    return reasons
+
+
+def _bring(subject: Subject, bringer: Bringer, some: list[LedgerFile], reasons: dict[str, str]) -> None:
+    wanted = [WantedFile(one.relpath, one.serial, Digest.parse(one.digest)) for one in some]
+    done = bringer.bring(wanted)
+    subject.store.files_arrived(done.present, done.absent)
+    if bringer.asks:
+        # It is not here, and a promotion must not believe that it is.
+        subject.store.lose_files(done.refused)
+    reasons |= {fault.relpath: fault.reason for fault in done.refused}
+    subject.context.stop.check()
+
+
+def _let_owner_read(subject: Subject, relpath: str) -> None:
+    path = subject.serverdir.files / relpath
+    with local_errors(f"setting of the mode of {path}"), suppress(FileNotFoundError):
+        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+
+
+def _clear_way(subject: Subject, relpath: str) -> None:
+    """Remove a folder that is in a file's place, if nothing is in it."""
+    with suppress(OSError):
+        (subject.serverdir.files / relpath).rmdir()
+
+
+# What no key names.
+
+
+def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
+    """Move the files that no key names to the retained folder."""
+    some: list[str] = []
+    for relpath in _encodable(names_nobody_has(subject)):
+        some.append(relpath)
+        if len(some) >= _SOME:
+            _put_aside(subject, files, some)
+            some = []
+    if some:
+        _put_aside(subject, files, some)
+
+
+def _encodable(relpaths: Iterable[str]) -> Iterator[str]:
+    for relpath in relpaths:
+        with suppress(UnicodeEncodeError):
+            relpath.encode()
+            yield relpath
+
+
+def _put_aside(subject: Subject, files: FileStore, relpaths: list[str]) -> None:
+    # Remembered first, so that whoever comes after a crash goes on with it.
+    subject.store.put_leftovers(relpaths)
+    settle(subject.store, files, retain=True)
+    subject.context.stop.check()

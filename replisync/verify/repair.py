@@ -1,0 +1,313 @@
+"""Mending a standby: what a verification finds is set right as far as it can be, and then looked at again.
+
+The order is that of every commit: files are durably in place before a transaction names them, and what is
+put aside goes after it. Each step can be repeated, so that whoever is interrupted simply begins anew.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+
+from replisync import clock
+from replisync.changelog import ChangelogEntry
+from replisync.durable import local_errors
+from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable
+from replisync.fetch import Fetcher
+from replisync.loop import Patience
+from replisync.pipeline import Tally
+from replisync.ports import FileSource, FileStore
+from replisync.primary import Primary
+from replisync.seed.history import NoSource
+from replisync.serverdir import Serverdir, standby_nodeinfo
+from replisync.settle import set_apart, settle
+from replisync.standby import (
+    Context,
+    Settings,
+    connection,
+    local_files,
+    open_database,
+    pipeline,
+    recorded,
+    require_ours,
+    target_files,
+)
+from replisync.store import audit
+from replisync.store.base import Store
+from replisync.store.records import Source
+from replisync.verify import findings as kinds
+from replisync.verify.findings import Finding, Report
+from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
+from replisync.verify.mendhistory import mend_history
+from replisync.verify.quick import grant, temporary, wrong_modes
+from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
+from replisync.verify.theirs import Ask
+
+# Kinds that the rows of the database have to be set right for.
+_ROWS = frozenset(
+    {
+        kinds.POSITION,
+        kinds.MISSING_ENTRY,
+        kinds.DAMAGED_ENTRY,
+        kinds.OTHER_ENTRY,
+        kinds.BACK_SERIAL,
+        kinds.KEY,
+        kinds.LEDGER,
+    }
+)
+_FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS})
+_LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
+
+_NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
+
+
+def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Context) -> Report:
+    """Look at a standby, mend what can be mended, and look again.
+
+    settings: with a secret, the primary is asked for files and entries.
+    Raises TargetUnusable where we may not write to it, and what asking the primary raises.
+    """
+    require_ours(serverdir)
+    _refuse_server(serverdir)
+    modes = list(wrong_modes(serverdir))
+    granted = [finding for finding in modes if grant(serverdir, finding)]
+    secret = level == Level.PRIMARY or settings.secretfile is not None or settings.keyfile is not None
+    with opened(serverdir) as (store, source), _primary(source, settings, secret=secret) as primary:
+        asks = secret and _answers(primary, settings, context, must=level == Level.PRIMARY)
+        report = Mender(serverdir, store, source, settings, context, primary, asks=asks).run(level)
+        report.mended += granted
+        report.repaired += len(granted)
+        if report.repaired and report.outcome == "ok":
+            report.outcome = "repaired"
+        store.put_verification(record_of(report))
+        return report
+
+
+def _refuse_server(serverdir: Serverdir) -> None:
+    """Make sure that a serverdir is no server of its own, whatever else is wrong with it.
+
+    Raises TargetUnusable.
+    """
+    try:
+        info = serverdir.nodeinfo() or {}
+    except TargetUnusable:
+        return
+    if info.get("role", "replica") == "replica":
+        return
+    with open_database(serverdir) as store:
+        found = store.identity()
+    if found is None or info.get("uuid") in (found.uuid, found.primary_uuid):
+        raise TargetUnusable(
+            f"repair of {serverdir}",
+            f"it was promoted, or made a server of its own: its role is {info.get('role')}",
+            hint="such a server is never written again; where that was a mistake, clone anew",
+        )
+
+
+@contextmanager
+def opened(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
+    """Hold the lock and the open database of a standby that may be damaged.
+
+    Raises TargetUnusable where it is no standby, or another replisync writes to it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(serverdir.lock())
+        serverdir.make_own_folders()
+        store = stack.enter_context(
+            open_database(serverdir, write=True, alone=True, guard=lambda: _refuse_server(serverdir))
+        )
+        try:
+            store.check_version()
+        except TargetUnusable:
+            store.prepare()  # which raises where it is a newer one
+        source = judged_source(serverdir, store)
+        remembered = serverdir.remembered_uuid()
+        if source.promoted is not None:
+            raise TargetUnusable(
+                f"repair of {serverdir}",
+                f"its database was promoted at {source.promoted}",
+                hint="a promoted server is never written again",
+            )
+        if remembered not in (None, source.uuid):
+            raise TargetUnusable(
+                f"repair of {serverdir}",
+                "its database is not the one that it was made with",
+                hint="give the right one with --storage",
+            )
+        yield store, source
+
+
+def _primary(source: Source, settings: Settings, *, secret: bool) -> Primary:
+    return connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=secret)
+
+
+def _answers(primary: Primary, settings: Settings, context: Context, *, must: bool) -> bool:
+    """Tell whether the primary answers.
+
+    must: whether that is an error if not.
+    Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
+    """
+    patience = Patience(context.stop, context.log, seconds=settings.patience)
+    try:
+        patience.call(lambda: primary.entry(0))
+    except PrimaryUnreachable as err:
+        if must:
+            raise
+        context.log.warning("the primary cannot be asked", error=str(err))
+        return False
+    except CorruptEntry:
+        return True  # which answers, whatever it has there
+    return True
+
+
+class Mender:
+    """One repair of an open standby that we hold the lock of.
+
+    asks: whether the primary is asked.
+    files: where files go; those of the serverdir by default.
+    """
+
+    def __init__(
+        self,
+        serverdir: Serverdir,
+        store: Store,
+        source: Source,
+        settings: Settings,
+        context: Context,
+        primary: Primary,
+        *,
+        asks: bool,
+        files: FileStore | None = None,
+    ) -> None:
+        self._serverdir = serverdir
+        self._store = store
+        self._source = source
+        self._settings = settings
+        self._context = context
+        self._primary = primary
+        self._asks = asks
+        self._files = files or target_files(serverdir, store, settings.threads)
+        self._patience = Patience(context.stop, context.log, seconds=settings.patience)
+        self.tally = Tally()
+
+    def run(self, level: Level) -> Report:
+        """Look, mend, and look again where there was anything to mend."""
+        before = self._look(level)
+        if not before.total:
+            return before
+        with recorded(self._store, "verify", self):
+            reasons = self._mend(before, level)
+            after = self._look(level)
+        return _both(before, after, reasons)
+
+    def _look(self, level: Level) -> Report:
+        compare = None
+        if level == Level.PRIMARY:
+            compare = partial(compare_with, self._primary, self._patience)
+        return look(
+            self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
+        )
+
+    def _mend(self, report: Report, level: Level) -> dict[object, str]:
+        """Mend what was found; return why something stays as it is, by serial or relpath."""
+        found = set(report.counts)
+        reasons: dict[object, str] = {}
+        if kinds.SCHEMA in found:
+            self._store.restore_schema()
+        self._recover()
+        with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
+            bringer = self._bringer()
+            if found & _ROWS:
+                for serial, why in mend_history(subject, report, self._ask(), bringer).items():
+                    reasons[serial] = why
+                reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
+            if found & _LEFTOVERS and level >= Level.FULL:
+                put_aside_leftovers(subject, self._files)
+            if found & _FILES and level >= Level.FILES:
+                reasons.update(mend_files(subject, bringer, digests=level >= Level.FULL))
+            for path in temporary(subject):
+                with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
+                    path.unlink()
+        self._mend_small_files(found)
+        if kinds.SEQUENCE in found:
+            self._store.restore_schema()
+        return reasons
+
+    def _recover(self) -> None:
+        settle(self._store, self._files, retain=self._settings.retention_days > 0)
+        set_apart(self._store, self._files)
+        self._files.clean_staging(())
+
+    def _bringer(self) -> Bringer:
+        source: FileSource = self._primary if self._asks else NoSource(_NOBODY)
+        local = local_files(self._serverdir, self._settings)
+        fetcher = Fetcher(
+            source,
+            self._files,
+            threads=self._settings.threads,
+            stop=self._context.stop,
+            replace=True,
+            local=local,
+        )
+        work = pipeline(
+            self._serverdir,
+            self._store,
+            self._primary,
+            self._settings,
+            self._context,
+            files=source,
+            local=None,
+        )
+        return Bringer(fetcher, work, self.tally, asks=self._asks)
+
+    def _ask(self) -> Ask | None:
+        def ask(serial: int) -> ChangelogEntry | None:
+            return self._patience.call(lambda: self._primary.entry(serial)[1])
+
+        return ask if self._asks else None
+
+    def _mend_small_files(self, found: set[str]) -> None:
+        serverdir, source = self._serverdir, self._source
+        if kinds.STATE_VERSION in found:
+            serverdir.write_serverversion()
+        if kinds.EVENT_SERIAL in found:
+            serverdir.write_event_serial(audit.position(self._store).last)
+        if kinds.IDENTITY in found:
+            serverdir.write_nodeinfo(
+                standby_nodeinfo(
+                    source.uuid, source.primary_uuid, source.primary_url, before_6_13=self._before_6_13()
+                )
+            )
+
+    def _before_6_13(self) -> bool:
+        if self._asks:
+            return self._patience.call(self._primary.hello).before_6_13
+        with suppress(TargetUnusable):
+            return "master-uuid" in (self._serverdir.nodeinfo() or {})
+        return False
+
+
+def _both(before: Report, after: Report, reasons: dict[object, str]) -> Report:
+    """Return the report of a repair, from those of the looks before it and after it."""
+    left = {one.identity for one in after.findings}
+    mended = [one for one in before.findings if one.identity not in left and one.subject not in reasons]
+    # What could not be had is a fault from now on, and no finding of the next look.
+    lost = [one for one in before.findings if one.identity not in left and one.subject in reasons]
+    remaining = [_with_reason(one, reasons) for one in (*after.findings, *lost)]
+    total = after.total + len(lost)
+    return replace(
+        after,
+        started=before.started,
+        seconds=round(before.seconds + after.seconds, 3),
+        outcome="failed" if total else "repaired",
+        findings=remaining,
+        mended=mended,
+        total=total,
+        repaired=max(0, before.total - total),
+        finished=clock.now(),
+    )
+
+
+def _with_reason(one: Finding, reasons: dict[object, str]) -> Finding:
+    reason = reasons.get(one.subject) or reasons.get(one.serial)
+    return one if reason is None else replace(one, remedy=reason)

@@ -1,0 +1,192 @@
+"""The primary's changelog beside ours: streamed, entry by entry, and nothing of it is kept."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from replisync.changelog import ChangelogEntry, digest, parse_stored, same_entry
+from replisync.divergence import Comparison
+from replisync.errors import BrokenStream, CorruptEntry
+from replisync.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
+from replisync.loop import Patience
+from replisync.pipeline import History, until
+from replisync.store import audit
+from replisync.store.base import Store
+from replisync.store.records import Source
+from replisync.verify.findings import OTHER_ENTRY, Finding
+from replisync.verify.subject import Subject
+
+# So many differences are no damage of single entries any more.
+_MANY = 100
+
+# Asks the primary for an entry; None where it has none.
+Ask = Callable[[int], ChangelogEntry | None]
+
+# A user whose entries are damaged: nobody can tell which of the indexes are mirrors.
+_UNKNOWN = object()
+
+_REMEDY = (
+    "`--repair` takes the primary's entry where those around it agree; where all that follow differ too, the "
+    "histories parted: `replisync rewind`"
+)
+
+
+class Agreement:
+    """Tells whether entries of ours say what the primary's say.
+
+    A standby that began with an export has the primary's entries behind its seed, with back serials of its
+    own and without the keys of mirrors; serials must come in their order then.
+    """
+
+    def __init__(self, store: Store, source: Source) -> None:
+        self._store = store
+        self._based_on = source.based_on
+        self._users: dict[str, Any] = {}
+
+    @property
+    def first(self) -> int:
+        """The lowest serial whose entry of ours is the primary's."""
+        return self._based_on + 1
+
+    def same(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
+        """Tell whether two entries say the same; also where ours cannot be read, which is found elsewhere."""
+        try:
+            if self._based_on < 0:
+                return same_entry(ours, theirs.data)
+            return self._same_rebased(serial, ours, theirs)
+        except CorruptEntry:
+            return True
+
+    def _same_rebased(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
+        full = parse_stored(serial, theirs.data).changes
+        before = {path: self._user(path) for path in {user_key(path) for path in full}}
+        after = {path: c.value for path, c in full.items() if c.keyname == USER_KEYNAME}
+        self._users |= after
+        mine = parse_stored(serial, ours).changes
+        if not set(mine) <= set(full):
+            return False
+        for path, change in full.items():
+            known = mine.get(path)
+            if known is None:
+                users = (before[user_key(path)], self._users[user_key(path)])
+                if change.keyname == USER_KEYNAME or not _is_mirrors(path, users):
+                    return False
+            elif (known.keyname, known.value) != (change.keyname, change.value):
+                return False
+        return True
+
+    def _user(self, path: str) -> Any:
+        if path not in self._users:
+            try:
+                self._users[path] = value_at(self._store, path, self._based_on)
+            except CorruptEntry:
+                self._users[path] = _UNKNOWN
+        return self._users[path]
+
+
+def _is_mirrors(path: str, users: tuple[Any, ...]) -> bool:
+    return any(user is _UNKNOWN or index_type(user, index_of(path)) == "mirror" for user in users)
+
+
+def value_at(store: Store, key: str, serial: int) -> Any:
+    """Return the value that a key had at a serial, by its chain of back serials; None where it had none.
+
+    Raises CorruptEntry where the chain is broken.
+    """
+    at = store.serials_of([key]).get(key, -1)
+    while at >= 0:
+        change = parse_stored(at, store.entry_data(at) or b"", kinds=READ_KEYNAMES).changes.get(key)
+        if change is None:
+            return None
+        if at <= serial:
+            return change.value
+        if change.back_serial >= at:
+            return None
+        at = change.back_serial
+    return None
+
+
+def compare(subject: Subject, primary: History, patience: Patience, upto: int) -> None:
+    """Look whether all entries up to `upto` are the primary's.
+
+    Raises WrongHistory where the histories parted.
+    """
+    agreement = Agreement(subject.store, subject.source)
+    due, differing = agreement.first, 0
+    subject.context.progress.stage("primary", max(0, upto + 1 - due), "serials")
+
+    def ask(serial: int) -> ChangelogEntry | None:
+        return patience.call(lambda: primary.entry(serial)[1])
+
+    def read() -> None:
+        nonlocal due, differing
+        while due <= upto:
+            subject.context.stop.check()
+            with primary.changes(due, poll=False) as changes:
+                if changes.hello.serial < upto:
+                    check_same_history(subject, primary, upto)
+                begun = due
+                for group in until(changes.groups, upto):
+                    if group:
+                        differing += _compare_group(subject, agreement, ask, group)
+                        due = group[-1].serial + 1
+                        subject.context.progress.advance(len(group), sum(len(e.data) for e in group))
+                        subject.context.stop.check()
+                    if differing > _MANY:
+                        check_same_history(subject, primary, upto)
+                        differing = 0
+                if due == begun:
+                    raise BrokenStream("reading of the primary's changelog", "the answer had no entries")
+
+    patience.call(read, progress=lambda: due)
+
+
+def check_same_history(subject: Subject, primary: History, serial: int) -> None:
+    """Make sure that the primary has our last entries.
+
+    Raises WrongHistory, which names the serial up to which both agree.
+    """
+    first = 0 if subject.source.based_on < 0 else max(serial, 0)
+    Comparison(subject.store.primary_entry, primary.entry, first=first).check(serial)
+
+
+def _compare_group(subject: Subject, agreement: Agreement, ask: Ask, group: list[ChangelogEntry]) -> int:
+    """Compare a group of the primary's entries; return how many are others than ours."""
+    differing = 0
+    theirs = {entry.serial: entry for entry in group}
+    for serial, data in _ours(subject.store, group[0].serial, group[-1].serial):
+        entry = theirs[serial]
+        subject.checked["primary_entries"] += 1
+        if not agreement.same(serial, data, entry):
+            differing += 1
+            subject.findings.suspect(_other(serial, data, entry), _again(subject, ask, serial))
+    return differing
+
+
+def _ours(store: Store, first: int, last: int) -> Iterator[tuple[int, bytes]]:
+    while page := audit.entries(store, first, last, last - first + 1):
+        yield from page
+        first = page[-1][0] + 1
+
+
+def _other(serial: int, ours: bytes, theirs: ChangelogEntry) -> Finding:
+    return Finding(
+        OTHER_ENTRY,
+        f"serial {serial}",
+        serial,
+        f"the primary's entry, sha256 {digest(theirs.data)}",
+        f"sha256 {digest(ours)}",
+        _REMEDY,
+    )
+
+
+def _again(subject: Subject, ask: Ask, serial: int) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        data = subject.store.entry_data(serial)
+        entry = ask(serial)
+        if data is None or entry is None:
+            return None
+        if subject.source.based_on < 0 and Agreement(subject.store, subject.source).same(serial, data, entry):
+            return None
+        return _other(serial, data, entry)
+
+    return look

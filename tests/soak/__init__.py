@@ -1,0 +1,1 @@
+"""A long run with everything that goes wrong: `make soak`."""
