@@ -81,11 +81,6 @@ class TokenSigner:
         self._offset = primary_time - self._clock()
         self._last = ("", 0, "")
 
-    @property
-    def skew(self) -> float:
-        """Return by how many seconds the primary's clock is ahead of ours, as far as we know."""
-        return self._offset
-
     def token(self, uuid: str) -> str:
         """Return a token for the replica `uuid`, valid now and for some seconds.
 

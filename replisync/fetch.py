@@ -79,12 +79,13 @@ class _Staged:
 class _Work:
     """What the workers of one call and its caller's thread share.
 
-    todo: files to be brought; None tells one worker to end.
+    todo: files to be brought, each with the size that it has where it is in place; None tells one worker to
+        end.
     ended: set where no more files are to be taken.
     """
 
     def __init__(self) -> None:
-        self.todo: SimpleQueue[WantedFile | None] = SimpleQueue()
+        self.todo: SimpleQueue[tuple[WantedFile, int | None] | None] = SimpleQueue()
         self.ended = False
         self._changed = threading.Condition()
         self._results: list[_Result] = []
@@ -179,15 +180,16 @@ class Fetcher:
     ) -> int:
         """Give the workers more to do, as far as there is room; return how many files."""
         room = 0 if work.ended or self._stop.is_set() else 2 * self._group - under_way
-        count = 0
-        for file in islice(wanted, room):
-            work.todo.put(file)
-            count += 1
-            if len(workers) < min(self._threads, under_way + count):
-                name = f"fetch-{len(workers)}"
-                workers.append(threading.Thread(target=self._run, args=(work,), name=name, daemon=True))
-                workers[-1].start()
-        return count
+        files = list(islice(wanted, room))
+        # All in one question, since each costs as much as a small file where files are in a database.
+        sizes = self._target.sizes_of([file.relpath for file in files if file.digest]) if files else {}
+        for file in files:
+            work.todo.put((file, sizes.get(file.relpath)))
+        while len(workers) < min(self._threads, under_way + len(files)):
+            name = f"fetch-{len(workers)}"
+            workers.append(threading.Thread(target=self._run, args=(work,), name=name, daemon=True))
+            workers[-1].start()
+        return len(files)
 
     def _end(self, work: _Work, workers: list[threading.Thread]) -> None:
         """Let the workers end, and wait for them."""
@@ -204,11 +206,11 @@ class Fetcher:
 
     def _run(self, work: _Work) -> None:
         """Bring files until told to end; each file that is taken has one result."""
-        while (file := work.todo.get()) is not None:
+        while (task := work.todo.get()) is not None:
             result: _Result = None
             if not (work.ended or self._stop.is_set()):
                 try:
-                    result = self._fetch_one(file)
+                    result = self._fetch_one(*task)
                 except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
                     work.ended = True
                     result = err
@@ -241,13 +243,13 @@ class Fetcher:
                 found[relpath] = obstacle
         return found
 
-    def _fetch_one(self, file: WantedFile) -> Outcome | _Staged:
+    def _fetch_one(self, file: WantedFile, size: int | None) -> Outcome | _Staged:
         """Bring one file here, unless it is here already.
 
+        size: of what is in its place; None where nothing is, or nobody knows what it must be.
         Raises PrimaryUnreachable, PrimaryRefused or LocalFailure.
         """
-        size = self._size_in_place(file)
-        if size is not None:
+        if size is not None and self._is_right(file):
             return Fetched(file, size, origin="here")
         local = self._take(file)
         if local is not None:
@@ -296,18 +298,14 @@ class Fetcher:
                 raise Stopped("fetching of files", "a signal asked to end it")
             yield chunk
 
-    def _size_in_place(self, file: WantedFile) -> int | None:
-        if file.digest is None:
-            return None
-        size = self._target.size_of(file.relpath)
-        if (
-            size is None
-            or self._target.digest_of(file.relpath, file.digest.algorithm) != file.digest.hexdigest
-        ):
-            return None
+    def _is_right(self, file: WantedFile) -> bool:
+        """Tell whether what is in a file's place is the file; then it is durable too."""
+        digest = file.digest
+        if digest is None or self._target.digest_of(file.relpath, digest.algorithm) != digest.hexdigest:
+            return False
         # It may be the work of a devpi-server of the hot standby, which does not sync what it stores.
         self._target.sync(file.relpath)
-        return size
+        return True
 
     def _in_use(self, file: WantedFile, arrived: Arrived) -> bool:
         """Tell whether a devpi-server may be serving another content under the file's name."""

@@ -86,6 +86,10 @@ class FileStore(Protocol):
         """Return the size of a file in place."""
         ...
 
+    def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
+        """Return the sizes of those of some files that are in place."""
+        ...
+
     def obstacle(self, relpath: str) -> str:
         """Return why a file can have no place, or "" where it can."""
         ...

@@ -93,6 +93,11 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
             f"  last run    {run['command']}: {run['outcome']}, serial {run['from_serial']} to "
             f"{known(run['to_serial'])}, {run['files']} files, finished {known(run['finished'])}"
         )
+    if verified := fields["last_verify"]:
+        lines.append(
+            f"  verified    {verified['level']}: {verified['outcome']} at serial {verified['serial']}, "
+            f"{verified['findings']} findings, finished {verified['finished']}"
+        )
     if fields["divergence"]:
         fork = fields["divergence"]["fork_serial"]
         agree = "nowhere, as far as is known" if fork is None else f"up to serial {fork}"

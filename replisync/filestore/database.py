@@ -1,12 +1,13 @@
 """Files in PostgreSQL, as devpi-server's storage `pg8000` has them: rows of the table `files`.
 
 What is small goes from memory into its row. What is big waits in the staging folder until its digest is
-known to be right and goes into its row piece by piece, so it is never whole in memory. Each row is a
-transaction of its own, committed before the serial that needs it.
+known to be right and goes into its row piece by piece, so it is never whole in memory. Rows are committed
+before the serial that needs them: small ones together, a big one by itself.
 """
 
 import hashlib
 import os
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -20,11 +21,11 @@ from replisync.errors import TargetUnusable, WrongContent
 from replisync.filestore.disk import DiskFiles, Received, check_content, open_plain
 from replisync.keys import Digest
 from replisync.storage import Storage
-from replisync.store.pgwire import COPY_BYTES, copy_file, copy_in, literal, translated
+from replisync.store.pgwire import COPY_BYTES, copy_file, copy_in, copy_rows, literal, text_array, translated
 from replisync.store.postgres import DEVPI_LOCK
 
 # Below this a file is kept in memory between its arrival and its row.
-_SMALL_BYTES = 256 * 1024
+_SMALL_BYTES = 128 * 1024
 
 # What is read of a row, or written of small files, at a time; as text it has twice the size.
 _READ_BYTES = 2 * 1024 * 1024
@@ -38,12 +39,9 @@ SERVER_DIGESTS = {
     **{name: f"encode({name}(data), 'hex')" for name in ("sha224", "sha256", "sha384", "sha512")},
 }
 
-# All in one text, which is one transaction and one message each way; with parameters it is eight.
 _DELETE = "DELETE FROM files WHERE path = {path}"
-_PUT = (
-    "INSERT INTO files (path, size, data) VALUES ({path}, {size}, '\\x{data}') "
-    "ON CONFLICT (path) DO UPDATE SET size = EXCLUDED.size, data = EXCLUDED.data"
-)
+_DELETE_ALL = "DELETE FROM files WHERE path = ANY ({paths})"
+_COPY = "COPY files (path, size, data) FROM STDIN WITH (FORMAT binary)"
 
 
 class DatabaseFiles:
@@ -71,18 +69,15 @@ class DatabaseFiles:
     @property
     def group(self) -> int:
         """How many files are made durable together at most: what waits for it is in memory."""
-        return 32
+        return 64
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with translated(self._storage), self._engine.connect() as connection:
             yield connection
 
-    def _write(self, statement: str) -> None:
-        """Run a statement in a transaction of its own."""
-        lock = f"{DEVPI_LOCK}; " if self._shared else ""
-        with self._reading() as connection:
-            connection.exec_driver_sql(lock + statement)
+    def _begin(self) -> str:
+        return f"BEGIN; {DEVPI_LOCK}" if self._shared else "BEGIN"
 
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
@@ -100,10 +95,10 @@ class DatabaseFiles:
             if size > _SMALL_BYTES:
                 return self._disk.receive(relpath, chain(held, rest), digest, length)
         data = b"".join(held)
-        check_content(relpath, data, length, digest)
+        sha256 = check_content(relpath, data, length, digest)
         name = hashlib.sha256(relpath.encode()).hexdigest()
         self._small[name] = data
-        return Received(name, size, hashlib.sha256(data).hexdigest())
+        return Received(name, size, sha256)
 
     def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:  # noqa: ARG002
         """Take a file of this machine; it is not durable before `place` or `hold`.
@@ -136,30 +131,34 @@ class DatabaseFiles:
 
         moves: pairs of a relpath and the name of what arrived; the small ones become rows together.
         """
-        statements: list[str] = []
-        names: list[str] = []
+        rows: dict[str, str] = {}
         length = 0
         for relpath, name in moves:
             data = self._small.get(name)
             if data is None:
                 self._place_big(relpath, name)
                 continue
-            statements.append(_PUT.format(path=literal(relpath), size=len(data), data=data.hex()))
-            names.append(name)
+            rows[relpath] = name
             length += len(data)
             if length > _READ_BYTES:
-                self._put(statements, names)
-                length = 0
-        self._put(statements, names)
+                self._put(rows)
+                rows, length = {}, 0
+        if rows:
+            self._put(rows)
 
-    def _put(self, statements: list[str], names: list[str]) -> None:
-        """Commit the rows of small files, and forget the files."""
-        if statements:
-            self._write("; ".join(statements))
-        for name in names:
+    def _put(self, rows: Mapping[str, str]) -> None:
+        """Commit the rows of small files, whose names in memory are given by relpath."""
+        pieces = copy_rows(
+            (path.encode(), struct.pack("!i", len(self._small[name])), self._small[name])
+            for path, name in rows.items()
+        )
+        paths = literal(text_array(rows))
+        with self._reading() as connection:
+            connection.exec_driver_sql(f"{self._begin()}; {_DELETE_ALL.format(paths=paths)}")
+            copy_in(connection, _COPY, pieces)
+            connection.exec_driver_sql("COMMIT")
+        for name in rows.values():
             del self._small[name]
-        statements.clear()
-        names.clear()
 
     def _place_big(self, relpath: str, name: str) -> None:
         path = f"{self._staging}/{name}"
@@ -170,9 +169,8 @@ class DatabaseFiles:
                 f"placing of {relpath}", f"PostgreSQL holds no file of {size} bytes", hint="use sqlite"
             )
         with self._reading() as connection:
-            connection.exec_driver_sql(f"BEGIN; {DEVPI_LOCK}; {_DELETE.format(path=literal(relpath))}")
-            row = copy_file(relpath, size, _blocks(path, size))
-            copy_in(connection, "COPY files (path, size, data) FROM STDIN WITH (FORMAT binary)", row)
+            connection.exec_driver_sql(f"{self._begin()}; {_DELETE.format(path=literal(relpath))}")
+            copy_in(connection, _COPY, copy_file(relpath, size, _blocks(path, size)))
             connection.exec_driver_sql("COMMIT")
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -192,6 +190,13 @@ class DatabaseFiles:
         """Return the size in bytes of a file in place, or None where there is none."""
         found: int | None = self._scalar("size", relpath)
         return found
+
+    def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those of some files that are in place."""
+        paths = literal(text_array(relpaths))
+        query = f"SELECT path, size FROM files WHERE path = ANY ({paths})"  # noqa: S608
+        with self._reading() as connection:
+            return {row[0]: row[1] for row in connection.exec_driver_sql(query)}
 
     def obstacle(self, relpath: str) -> str:  # noqa: ARG002
         """Return "": rows are in nobody's way."""
@@ -247,7 +252,8 @@ class DatabaseFiles:
 
     def remove(self, relpath: str) -> None:
         """Remove a file from its place, durably."""
-        self._write(_DELETE.format(path=literal(relpath)))
+        with self._reading() as connection:
+            connection.exec_driver_sql(f"{self._begin()}; {_DELETE.format(path=literal(relpath))}; COMMIT")
 
     def sync_moves(self) -> None:
         """Do nothing: what was put aside or removed is durable already."""

@@ -70,8 +70,8 @@ class DatabaseSurvey:
                 digest.update(block)
         return digest.hexdigest()
 
-    def names(self) -> Iterator[str]:
-        """Yield the relpaths of all files, in the order of their bytes."""
+    def names(self) -> Iterator[bytes]:
+        """Yield the relpaths of all files as bytes, in their order; safe beside everything else."""
         after = ""
         while True:
             rows = self._query(
@@ -80,7 +80,7 @@ class DatabaseSurvey:
                 _PAGE,
             )
             for (path,) in rows:
-                yield path
+                yield path.encode()
             if len(rows) < _PAGE:
                 return
             after = rows[-1][0]

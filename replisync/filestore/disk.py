@@ -213,6 +213,10 @@ class DiskFiles:
         # A folder with all that is in it must never be taken for a file.
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
+    def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those of some files that are in place."""
+        return {path: size for path in relpaths if (size := self.size_of(path)) is not None}
+
     def obstacle(self, relpath: str) -> str:
         """Return why a file can have no place because of what is there already, or "" where it can."""
         with local_errors(f"looking for {relpath}"):
@@ -397,13 +401,16 @@ def _write_all(fd: int, chunk: bytes, relpath: str) -> None:
             view = view[os.write(fd, view) :]
 
 
-def check_content(relpath: str, data: bytes, length: int | None, digest: Digest | None) -> None:
-    """Check what arrived in memory, as `DiskFiles.receive` does.
+def check_content(relpath: str, data: bytes, length: int | None, digest: Digest | None) -> str:
+    """Check what arrived in memory, as `DiskFiles.receive` does; return its sha256.
 
     Raises WrongContent.
     """
-    found = hashlib.new(digest.algorithm if digest else "sha256", data).hexdigest()
+    sha256 = hashlib.sha256(data).hexdigest()
+    other = digest is not None and digest.algorithm != "sha256"
+    found = hashlib.new(digest.algorithm, data).hexdigest() if digest and other else sha256
     _check(relpath, len(data), length, found, digest)
+    return sha256
 
 
 def _check(relpath: str, size: int, length: int | None, found: str, digest: Digest | None) -> None:

@@ -1,10 +1,10 @@
-"""Digests of many files at once, by as many processes as there are cores; see filestore.hasher."""
+"""Processes that do for many files what would keep our own interpreter busy: digests, and listing."""
 
 import os
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -13,7 +13,12 @@ from typing import NamedTuple, Self
 from replisync.durable import local_errors
 from replisync.errors import LocalFailure
 
-_PROGRAM = Path(__file__).with_name("hasher.py")
+_HASHER = Path(__file__).with_name("hasher.py")
+_LISTER = Path(__file__).with_name("lister.py")
+
+# What is read of a list at a time.
+_PIECE_BYTES = 256 * 1024
+
 _ATTEMPTED = "computing of digests"
 
 
@@ -40,9 +45,9 @@ class Hashers:
         self._all: list[subprocess.Popen[bytes]] = []
         with local_errors(f"{_ATTEMPTED}: starting of a process"):
             for _ in range(count):
-                # -I and -S: nothing of the environment, and a start in milliseconds.
-                command = [sys.executable, "-I", "-S", os.fspath(_PROGRAM)]
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+                process = subprocess.Popen(  # noqa: S603
+                    _command(_HASHER), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
                 self._all.append(process)
                 self._idle.put(process)
 
@@ -100,3 +105,34 @@ def seen(answer: str) -> Seen:
         return Seen(None, problem=int(answer))
     size, mode, digest = answer.split(" ")
     return Seen(int(size), digest, 0, int(mode))
+
+
+def _command(program: Path, *arguments: str) -> list[str]:
+    # -I and -S: nothing of the environment, and a start in milliseconds.
+    return [sys.executable, "-I", "-S", os.fspath(program), *arguments]
+
+
+def listed(root: str) -> Iterator[bytes]:
+    """Yield the paths of all files below a folder, as a process of its own lists them.
+
+    Raises LocalFailure.
+    """
+    attempted = f"reading of {root}"
+    with local_errors(attempted):
+        process = subprocess.Popen(_command(_LISTER, root), stdout=subprocess.PIPE)  # noqa: S603
+    pipe = process.stdout
+    assert pipe is not None  # noqa: S101 - opened above
+    try:
+        rest = b""
+        while piece := os.read(pipe.fileno(), _PIECE_BYTES):
+            *whole, rest = (rest + piece).split(b"\0")
+            yield from whole
+        code = process.wait()
+        if code > 0:
+            raise LocalFailure(attempted, os.strerror(code))
+        if code or rest:
+            raise LocalFailure(attempted, "the process that lists it was ended")
+    finally:
+        process.kill()
+        process.wait()
+        pipe.close()

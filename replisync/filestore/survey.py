@@ -3,7 +3,6 @@
 Nothing here writes. Files on disk belong to the storage `sqlite`, rows of the table `files` to `pg8000`.
 """
 
-import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,16 +11,15 @@ from typing import Protocol
 
 from replisync.durable import local_errors
 from replisync.filestore.hasher import look
-from replisync.filestore.hashing import Hashers, Seen, seen
-
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+from replisync.filestore.hashing import Hashers, Seen, listed, seen
+from replisync.filestore.lister import names
 
 
 class Survey(Protocol):
     """The files of one target; may be used by several threads."""
 
     def start(self) -> None:
-        """Get ready to compute many digests."""
+        """Get ready for many files."""
         ...
 
     def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
@@ -32,8 +30,8 @@ class Survey(Protocol):
         """Return sizes and digests of files; pairs of algorithm and relpath."""
         ...
 
-    def names(self) -> Iterator[str]:
-        """Yield the relpaths of all files, in the order of their bytes."""
+    def names(self) -> Iterator[bytes]:
+        """Yield the relpaths of all files as bytes, in their order; safe beside everything else."""
         ...
 
     def changed_at(self, relpath: str) -> float | None:
@@ -63,7 +61,7 @@ class DiskSurvey:
             self._hashers = None
 
     def start(self) -> None:
-        """Start the processes that compute digests; without them the thread that asks does it itself."""
+        """Start processes that do the work; without them the thread that asks does it itself."""
         if self._hashers is None:
             self._hashers = Hashers(self._cores)
 
@@ -88,31 +86,16 @@ class DiskSurvey:
             return [seen(look(os.fsencode(path), name)) for name, path in paths]
         return self._hashers.digests(paths)
 
-    def names(self) -> Iterator[str]:
-        """Yield the relpaths of all files, in the order of their bytes."""
-        yield from self._below("")
+    def names(self) -> Iterator[bytes]:
+        """Yield the relpaths of all files as bytes, in their order; safe beside everything else.
 
-    def _below(self, prefix: str) -> Iterator[str]:
-        folder = f"{self._root}/{prefix}"
-        with local_errors(f"reading of {folder}"):
-            try:
-                with os.scandir(folder) as found:
-                    # A folder's name counts with the slash that follows it, as in whole paths.
-                    listed = [
-                        entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
-                        for entry in found
-                    ]
-            except OSError as err:
-                if err.errno in _GONE:
-                    return
-                raise
-        if len(listed) > 1:
-            listed.sort(key=os.fsencode)
-        for name in listed:
-            if name[-1] == "/":
-                yield from self._below(prefix + name)
-            else:
-                yield prefix + name
+        Raises LocalFailure.
+        """
+        if self._hashers is not None:
+            yield from listed(self._root)
+            return
+        with local_errors(f"reading of {self._root}"):
+            yield from names(os.fsencode(self._root))
 
     def changed_at(self, relpath: str) -> float | None:
         """Return when a file was last put in its place or written to, in seconds since the epoch."""

@@ -148,7 +148,7 @@ def keys(store: Store, after: str, limit: int) -> list[Key]:
     """Return up to `limit` rows of the keys behind `after`, in the database's own order."""
     query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key > after)
     query = query.order_by(t.kv.c.key).limit(limit)
-    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query).all()])
 
 
 def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
@@ -192,7 +192,7 @@ _LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.stat
 def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
     """Return up to `limit` files behind `after`, in the order of their paths' bytes."""
     query = select(*_LEDGER).where(t.files.c.relpath > after).order_by(t.files.c.relpath).limit(limit)
-    return store.read(lambda connection: [LedgerFile(*row) for row in connection.execute(query)])
+    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
 
 
 def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:
@@ -234,7 +234,16 @@ def siblings_in_ledger(store: Store, folder: str) -> bool:
     )
 
 
+def is_held(store: Store) -> bool:
+    """Tell whether a serial waits for a file."""
+    query = select(t.faults.c.relpath).where(t.faults.c.kind == "held").limit(1)
+    return store.read(lambda connection: connection.execute(query).first() is not None)
+
+
 def rewound_since(store: Store, moment: str) -> bool:
-    """Tell whether serials were taken back since a moment."""
-    query = select(t.runs.c.id).where(t.runs.c.command == "rewind", t.runs.c.started >= moment).limit(1)
+    """Tell whether serials were, or are being, taken back since a moment."""
+    ended = or_(t.runs.c.finished.is_(None), t.runs.c.finished >= moment)
+    query = select(t.runs.c.id).where(t.runs.c.command == "rewind", ended).limit(1)
+    # One that was killed never ends.
+    query = query.where(or_(t.runs.c.outcome != "killed", t.runs.c.started >= moment))
     return store.read(lambda connection: connection.execute(query).first() is not None)

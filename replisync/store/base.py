@@ -689,15 +689,3 @@ class Store:
         with self._writing() as connection:
             connection.execute(t.verify.delete())
             connection.execute(insert(t.verify).values(id=1, **asdict(done)))
-
-    def committed_after(self, serial: int) -> str | None:
-        """Return when the first commit beyond a serial was made, by the timeline."""
-        query = (
-            select(t.timeline.c.committed_at)
-            .where(t.timeline.c.serial > serial)
-            .order_by(t.timeline.c.serial)
-            .limit(1)
-        )
-        with self._reading() as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else str(found)

@@ -68,12 +68,15 @@ def files(subject: Subject, *, digests: bool) -> None:
             subject.findings.suspect(_named(file, seen), _looks_again(subject, file, digests=digests))
 
 
+def prepare(subject: Subject) -> None:
+    """Get ready to look at the contents of all files."""
+    if audit.count_of_present(subject.store) > _MANY:
+        subject.survey.start()
+
+
 def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[LedgerFile, Seen]]:
     """Yield every file that is said to be here, with what is found of it."""
-    count = audit.count_of_present(subject.store)
-    subject.context.progress.stage("files", count, "files")
-    if digests and count > _MANY:
-        subject.survey.start()
+    subject.context.progress.stage("files", audit.count_of_present(subject.store), "files")
     chunks = _cut(_present(subject), digests=digests)
     look = _digests_of if digests else _sizes_of
     for chunk, seen in _ahead(subject, lambda some: look(subject, some), chunks):
@@ -184,34 +187,36 @@ def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding 
 # What nobody asked for.
 
 
-def strangers(subject: Subject) -> None:
-    """Look for files that no live key names."""
-    for relpath in _unknown(subject):
+def strangers(subject: Subject, names: Iterable[bytes]) -> None:
+    """Look for files that no live key names.
+
+    names: of all files in place; see Names.
+    """
+    for relpath in _unknown(subject, names):
         subject.findings.suspect(_stranger(relpath), _stranger_again(subject, relpath))
 
 
 def names_nobody_has(subject: Subject) -> Iterator[str]:
     """Yield the relpaths of files that nobody needs; nobody may be writing meanwhile."""
-    for relpath in _unknown(subject):
+    for relpath in _unknown(subject, subject.survey.names()):
         if is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
             yield relpath
 
 
-def _unknown(subject: Subject) -> Iterator[str]:
+def _unknown(subject: Subject, names: Iterable[bytes]) -> Iterator[str]:
     """Yield the relpaths of files that the ledger does not have."""
     subject.context.progress.stage("files in place", None, "files")
     known = iter(_ledger(subject))
     row = next(known, None)
     count = 0
-    for count, relpath in enumerate(subject.survey.names(), 1):
+    for count, name in enumerate(names, 1):
         if not count % _SIZES:
             subject.context.stop.check()
             subject.context.progress.advance(_SIZES)
-        name = relpath.encode(errors="surrogateescape")
         while row is not None and row < name:
             row = next(known, None)
         if row != name:
-            yield relpath
+            yield name.decode(errors="surrogateescape")
     subject.checked["files_in_place"] = count
 
 
@@ -313,6 +318,6 @@ def _since(subject: Subject) -> float:
     committed, run = audit.last_commit_at(store), store.last_run()
     moments = [] if committed is None else [committed]
     # Those behind a file that cannot be had came before the commit of what is before it.
-    if run is not None and any(fault.kind == "held" for fault in store.faults()):
+    if run is not None and audit.is_held(store):
         moments.append(run.started)
     return clock.epoch(min(moments)) if moments else 0.0

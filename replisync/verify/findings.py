@@ -136,6 +136,7 @@ class Report:
 
     serial: up to which the history was verified.
     outcome: ok, repaired, failed.
+    stages: seconds of each part of the work.
     counts: how many findings of each kind there are.
     checked: how many of each were looked at.
     known: what is not here and accounted for: files that nobody can have, faults, files left out.
@@ -151,6 +152,7 @@ class Report:
     started: str
     finished: str
     seconds: float
+    stages: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     checked: dict[str, int] = field(default_factory=dict)
     known: dict[str, int] = field(default_factory=dict)
@@ -168,6 +170,7 @@ class Report:
             "started": self.started,
             "finished": self.finished,
             "seconds": self.seconds,
+            "stages": self.stages,
             "checked": self.checked,
             "known": self.known,
             "findings_by_kind": self.counts,

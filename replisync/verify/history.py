@@ -13,8 +13,9 @@ from replisync.keys import FILE_KEYNAMES, READ_KEYNAMES
 from replisync.plan import check_paths, wanted_file
 from replisync.store import audit
 from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
+from replisync.verify.chain import wrong_back_serial
 from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
-from replisync.verify.quick import missing_entry, wrong_back_serial
+from replisync.verify.quick import missing_entry
 from replisync.verify.subject import Subject
 
 # Entries, and rows, that are read at a time.

@@ -1,6 +1,5 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -121,9 +120,15 @@ def _bring(subject: Subject, bringer: Bringer, some: list[LedgerFile], reasons: 
 
 
 def _let_owner_read(subject: Subject, relpath: str) -> None:
-    path = subject.serverdir.files / relpath
-    with local_errors(f"setting of the mode of {path}"), suppress(FileNotFoundError):
-        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | stat.S_IRUSR | stat.S_IWUSR)
+    """Let the owner read a file, and enter the folders that it is in."""
+    path = subject.serverdir.files
+    with local_errors(f"setting of the mode of {path / relpath}"), suppress(FileNotFoundError):
+        for part in relpath.split("/"):
+            path = path / part
+            mode = path.stat().st_mode
+            needed = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR
+            if mode & needed != needed:
+                path.chmod(stat.S_IMODE(mode) | needed)
 
 
 def _clear_way(subject: Subject, relpath: str) -> None:

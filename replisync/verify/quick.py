@@ -2,24 +2,19 @@
 
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from replisync.changelog import EMPTY_ENTRY, KeyChange, parse_stored
-from replisync.errors import CorruptEntry, TargetUnusable
-from replisync.serverdir import SQLITE_FILE, Serverdir, plain_url
-from replisync.storage import SQLITE
+from replisync.errors import TargetUnusable
+from replisync.serverdir import plain_url
 from replisync.store import audit
+from replisync.verify.chain import newest_chain
 from replisync.verify.findings import (
-    BACK_SERIAL,
-    DAMAGED_ENTRY,
     EVENT_SERIAL,
     IDENTITY,
     KEY,
     LEDGER,
     MISSING_ENTRY,
-    PERMISSIONS,
     POSITION,
     SCHEMA,
     SEQUENCE,
@@ -27,17 +22,11 @@ from replisync.verify.findings import (
     TEMPORARY,
     Finding,
 )
+from replisync.verify.modes import wrong_modes
 from replisync.verify.subject import Subject
-
-# Entries whose chain the quick look follows.
-_NEWEST = 500
 
 # Findings of one kind that the quick look names.
 _NAMED = 100
-
-_NO_KINDS: frozenset[str] = frozenset()
-
-_ODD = "where the primary's own entry says so, it is the primary's history that is odd: run devpi-fsck there"
 
 
 def quick(subject: Subject) -> bool:
@@ -166,59 +155,12 @@ def _keys(subject: Subject) -> None:
 def _newest(subject: Subject) -> None:
     """Look whether keys and newest entries lead to each other."""
     subject.checked["newest_entries"] = 0
-    for problem in _chain(subject):
+    for problem in newest_chain(subject):
 
         def look(wanted: tuple[str, str, int | None] = problem.identity) -> Finding | None:
-            return next((one for one in _chain(subject, count=False) if one.identity == wanted), None)
+            return next((one for one in newest_chain(subject, count=False) if one.identity == wanted), None)
 
         subject.findings.suspect(problem, look)
-
-
-def _chain(subject: Subject, *, count: bool = True) -> Iterator[Finding]:
-    rows = audit.newest(subject.store, _NEWEST)
-    changes: list[tuple[int, dict[str, KeyChange]]] = []
-    for serial, data in rows:
-        try:
-            changes.append((serial, dict(parse_stored(serial, data, kinds=_NO_KINDS).changes)))
-        except CorruptEntry as err:
-            yield Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", err.why)
-            # What lies below it cannot be told from what it hides.
-            break
-    if count:
-        subject.checked["newest_entries"] = len(changes)
-    known = audit.keys_of(subject.store, {key for _, found in changes for key in found})
-    lowest = changes[-1][0] if changes else 0
-    # Where a key was last seen, going down, and where its entry says that it comes next.
-    due: dict[str, tuple[int, int]] = {}
-    for serial, found in changes:
-        for key, change in found.items():
-            if key not in due:
-                row = known.get(key)
-                at = None if row is None else row.serial
-                if at is None or at < serial:
-                    yield Finding(
-                        KEY, key, serial, f"serial {serial}", "none" if at is None else f"serial {at}"
-                    )
-            elif due[key][1] != serial:
-                yield wrong_back_serial(key, due[key][0], serial, due[key][1])
-            due[key] = (serial, change.back_serial)
-    # Compaction leaves empty entries where there was something once.
-    empty = {serial for serial, data in rows if data == EMPTY_ENTRY}
-    for key, (serial, named) in due.items():
-        if named >= lowest and named not in empty:
-            yield wrong_back_serial(key, serial, None, named)
-
-
-def wrong_back_serial(key: str, serial: int, expected: int | None, named: int) -> Finding:
-    """Return the finding of an entry that names another serial than the one that changed the key before."""
-    due = (
-        "an earlier entry with this key"
-        if expected is None
-        else f"serial {expected}"
-        if expected >= 0
-        else "none"
-    )
-    return Finding(BACK_SERIAL, key, serial, due, f"serial {named}" if named >= 0 else "none", _ODD)
 
 
 # What lies in the folder.
@@ -296,70 +238,6 @@ def _permissions(subject: Subject) -> None:
             return next((one for one in wrong_modes(subject.serverdir) if one.subject == name), None)
 
         subject.findings.suspect(finding, look)
-
-
-def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
-    """Yield what replisync and devpi-server must be able to use, and their owner cannot."""
-    try:
-        owner = serverdir.own.stat().st_uid
-    except OSError:
-        owner = None
-    for path, wanted in _needed(serverdir):
-        finding = _mode_problem(serverdir, path, wanted, owner)
-        if finding is not None:
-            yield finding
-
-
-def grant(serverdir: Serverdir, finding: Finding) -> bool:
-    """Let the owner use what a finding is about, as far as we may; tell whether that was possible."""
-    path = serverdir.root / finding.subject
-    wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
-    try:
-        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | wanted)
-        if os.geteuid() == 0:
-            owner = serverdir.own.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
-    except OSError:
-        return False
-    return all(one.subject != finding.subject for one in wrong_modes(serverdir))
-
-
-def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
-    """Yield the paths, and the bits of their modes."""
-    read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
-    folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
-    names = [".nodeinfo", ".serverversion", ".event_serial"]
-    if serverdir.storage().name == SQLITE:
-        folders.append(serverdir.files)
-        names += [SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm"]
-    yield from ((folder, read | write | enter) for folder in folders)
-    yield from ((serverdir.root / name, read | write) for name in names)
-    yield serverdir.own / "lock", read | write
-    yield serverdir.own / "storage", read | write
-
-
-def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | None) -> Finding | None:
-    name = str(path.relative_to(serverdir.root))
-    try:
-        found = path.lstat()
-    except PermissionError:
-        return Finding(
-            PERMISSIONS, name, None, "something that can be looked at", "a folder that nobody may enter"
-        )
-    except OSError:
-        return None
-    shown = stat.filemode(found.st_mode)
-    if found.st_mode & wanted != wanted:
-        return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
-    if owner is not None and found.st_uid != owner and stat.S_ISREG(found.st_mode):
-        expected = f"the owner {owner}, as of {serverdir.own.name}"
-        remedy = "give it back with chown, as root"
-        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", remedy)
-    return None
-
-
-def _bits(wanted: int) -> str:
-    return stat.filemode(wanted)[1:4]
 
 
 def _temporary(subject: Subject) -> None:

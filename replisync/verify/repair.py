@@ -35,11 +35,13 @@ from replisync.standby import (
 from replisync.store import audit
 from replisync.store.base import Store
 from replisync.store.records import Source
+from replisync.verify import files
 from replisync.verify import findings as kinds
 from replisync.verify.findings import Finding, Report
 from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
-from replisync.verify.quick import grant, temporary, wrong_modes
+from replisync.verify.modes import grant, wrong_modes
+from replisync.verify.quick import temporary
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
 from replisync.verify.theirs import Ask
 
@@ -196,6 +198,10 @@ class Mender:
         if not before.total:
             return before
         with recorded(self._store, "verify", self):
+            if kinds.SCHEMA in before.counts:
+                # Without its tables not everything could be looked at.
+                self._store.restore_schema()
+                before = _joined(before, self._look(level))
             reasons = self._mend(before, level)
             after = self._look(level)
         return _both(before, after, reasons)
@@ -212,8 +218,6 @@ class Mender:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
         reasons: dict[object, str] = {}
-        if kinds.SCHEMA in found:
-            self._store.restore_schema()
         self._recover()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
@@ -223,6 +227,8 @@ class Mender:
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
+            if level >= Level.FULL:
+                files.prepare(subject)
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, digests=level >= Level.FULL))
             for path in temporary(subject):
@@ -285,6 +291,19 @@ class Mender:
         with suppress(TargetUnusable):
             return "master-uuid" in (self._serverdir.nodeinfo() or {})
         return False
+
+
+def _joined(first: Report, second: Report) -> Report:
+    """Return what two looks found."""
+    known = {one.identity for one in first.findings}
+    new = [one for one in second.findings if one.identity not in known]
+    counts = {kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()}
+    return replace(
+        first,
+        findings=[*first.findings, *new],
+        counts=first.counts | counts,
+        total=first.total + second.total,
+    )
 
 
 def _both(before: Report, after: Report, reasons: dict[object, str]) -> Report:

@@ -22,6 +22,7 @@ from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
 from replisync.verify import files, history, quick, theirs
 from replisync.verify.findings import Findings, Report
+from replisync.verify.names import Names
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
@@ -112,6 +113,7 @@ def look(
         started=started,
         finished=clock.now(),
         seconds=round(time.monotonic() - began, 3),
+        stages=subject.stages,
         counts=dict(findings.counts),
         checked=dict(subject.checked),
         known=dict(subject.known),
@@ -136,18 +138,27 @@ def subject_of(
 
 def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
     serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
-    if not quick.quick(subject):
+    with subject.stage("quick"):
+        more = quick.quick(subject)
+    if not more or level == Level.QUICK:
         return serial
     if level == Level.FILES:
-        files.files(subject, digests=False)
-    if level < Level.FULL:
+        with subject.stage("files"):
+            files.files(subject, digests=False)
         return serial
     with Scratch() as scratch:
-        serial = history.history(subject, scratch).upto
-        files.files(subject, digests=True)
-        files.strangers(subject)
+        with subject.stage("history"):
+            serial = history.history(subject, scratch).upto
+        files.prepare(subject)
+        # While digests are computed elsewhere this process has time to read names.
+        with Names(subject.survey.names()) as names:
+            with subject.stage("files"):
+                files.files(subject, digests=True)
+            with subject.stage("files in place"):
+                files.strangers(subject, names)
         if compare is not None:
-            compare(subject, serial)
+            with subject.stage("primary"):
+                compare(subject, serial)
         subject.findings.settle()
     return serial
 

@@ -1,6 +1,9 @@
 """What is verified: one target, what is known of it when the verification begins, and who watches."""
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replisync.filestore.survey import Survey
@@ -29,6 +32,14 @@ class Subject:
     cores: int
     checked: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Take the time of a part of the work."""
+        began = time.monotonic()
+        yield
+        self.stages[name] = round(time.monotonic() - began, 3)
 
     def in_use(self) -> bool:
         """Tell whether another replisync writes to the target now."""

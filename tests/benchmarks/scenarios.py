@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replisync.keys import READ_KEYNAMES
-from tests.benchmarks import databases, dataset, decoding, latency
+from tests.benchmarks import databases, dataset, decoding, latency, proofs
 from tests.benchmarks import seeding as seeds
 from tests.benchmarks.copies import clone, devpi_replica, drain, metadata_seconds
 from tests.benchmarks.machine import Finished, ForeignLoad, alternate, median
@@ -220,12 +220,42 @@ def long(run: Run) -> list[Result]:
     ]
 
 
+def verify(run: Run) -> list[Result]:
+    """A standby with ten times the files: beside `find` with the sizes, and `sha256sum` on all cores."""
+    here = run.stage.dataset
+    larger = dataset.build(run.cache, here.files * LONG + 2, here.files * LONG, here.file_size)
+    with Stage(larger, run.stage.root / "verify") as stage:
+        proofs.copy(stage)
+        full: list[proofs.Full] = []
+
+        def whole() -> float:
+            full.append(proofs.full(stage))
+            return full[-1].seconds
+
+        local = replace(run, stage=stage, load=ForeignLoad([stage.primary.pid]))
+        found = local.alternate(
+            find=lambda: proofs.find(stage),
+            files=lambda: proofs.files(stage),
+            sha256sum=lambda: proofs.sha256sum(stage),
+            full=whole,
+        )
+    name = f"{larger.files} files"
+    stages = [one.files_seconds for one in full]
+    return [
+        Ratio(f"verify --level files, {name}", "s", found["files"], found["find"], "find -printf %s", 3),
+        Ratio(f"verify --level full, {name}", "s", stages, found["sha256sum"], "sha256sum, all cores", 1),
+        Figure(f"verify --level full, with {larger.serials} entries", "s", found["full"]),
+        Figure("peak memory of verify --level full", "MiB", [one.peak_bytes / MIB for one in full], 200),
+    ]
+
+
 SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
     "decoder": decoder,
     "metadata": metadata,
     "files": files,
     "postgres": postgres,
     "seeding": seeding,
+    "verify": verify,
     "long": long,
     "follow": follow,
 }

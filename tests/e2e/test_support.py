@@ -11,6 +11,7 @@ from tests.support.client import Client
 from tests.support.content import ODD_NAMES, populate_basics, upload_hash_name
 from tests.support.devpi import Server, copy_serverdir
 from tests.support.history import Entry, connect, parse, read_history, serialize, strip_renames
+from tests.support.judge import Judge
 from tests.support.oracle import (
     assert_equal_history,
     assert_files,
@@ -20,6 +21,7 @@ from tests.support.oracle import (
     assert_serverdir,
 )
 from tests.support.proxy import Proxy
+from tests.support.standby import Standby
 from tests.support.waiting import wait_until_passes
 
 
@@ -161,6 +163,42 @@ def test_oracle_rejects_another_export(populated_serverdir: Path, twin: Path) ->
     flip_byte_of_file(twin)
     with pytest.raises(AssertionError, match="other bytes"):
         assert_same_export(populated_serverdir, twin)
+
+
+def test_what_judges_after_a_kill_finds_the_same(populated_serverdir: Path, twin: Path) -> None:
+    """At the primary's serial, and before it; damaged entries, keys and files are found one by one."""
+    judge, standby = Judge(populated_serverdir), Standby(twin, "", Path())
+    execute(twin, "CREATE TABLE replisync_faults (relpath TEXT)")
+    serial = judge.check(standby)
+    assert serial == read_history(populated_serverdir).last_serial
+    judge.check_nothing_more(standby)
+    for statement, message in (
+        ("UPDATE kv SET serial = serial - 1 WHERE key = '.config'", "kv row of .config"),
+        ("INSERT INTO kv VALUES ('more', 'USER', 1)", "kv row of more"),
+        ("UPDATE changelog SET data = x'00' WHERE serial = 20", "serial 20: other bytes"),
+        ("DELETE FROM changelog WHERE serial = 7", "serials 0 to"),
+        ("INSERT INTO changelog VALUES (7, x'00')", "serial 7: other bytes"),
+        (f"INSERT INTO changelog VALUES ({serial + 1}, x'00')", "beyond the primary's"),  # noqa: S608
+    ):
+        execute(twin, statement)
+        with pytest.raises(AssertionError, match=message):
+            judge.check(standby)
+
+
+def test_what_judges_after_a_kill_finds_damaged_files(populated_serverdir: Path, twin: Path) -> None:
+    """A flipped byte, a missing file that no fault explains, and a stray file."""
+    judge, standby = Judge(populated_serverdir), Standby(twin, "", Path())
+    execute(twin, "CREATE TABLE replisync_faults (relpath TEXT)")
+    flip_byte_of_file(twin)
+    with pytest.raises(AssertionError, match="wrong sha256"):
+        judge.check(standby)
+    remove_file(twin)
+    with pytest.raises(AssertionError, match="missing"):
+        judge.check(standby)
+    judge.check(standby, whole=False)
+    add_file(twin)
+    with pytest.raises(AssertionError, match="alice/stray"):
+        judge.check_nothing_more(standby)
 
 
 def test_oracle_rejects_a_serverdir_of_another_primary(twin: Path) -> None:

@@ -16,7 +16,7 @@ from replisync.store.base import Store
 from replisync.store.postgres import PostgresStore
 from replisync.store.records import Source
 from replisync.verify.findings import Report
-from replisync.verify.quick import grant, wrong_modes
+from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.repair import Mender
 from replisync.verify.run import Level, compare_with, judged_source, look, readable
 from tests.edges.conftest import Database, PostgresDatabase

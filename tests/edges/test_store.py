@@ -362,9 +362,6 @@ class TestState:
         store.apply(commit(entry(2)), 2, LATER)
         rows = database.read("SELECT serial, committed_at FROM replisync_timeline ORDER BY serial")
         assert rows == [(1, NOW), (2, LATER)]
-        assert store.committed_after(0) == NOW
-        assert store.committed_after(1) == LATER
-        assert store.committed_after(2) is None
 
     def test_a_run_has_a_beginning_an_end_and_its_serials(self, store: Store) -> None:
         assert store.last_run() is None

@@ -152,6 +152,7 @@ DAMAGES = {
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
+    "no table of keys": _damage(Level.QUICK, kinds.SCHEMA)(lambda s: s.database.write("DROP TABLE kv")),
     "a file that the ledger does not have": _damage(Level.FULL, kinds.LEDGER)(
         lambda s: s.database.write("DELETE FROM replisync_files WHERE relpath = ?", B)
     ),
@@ -490,3 +491,21 @@ def test_a_repair_that_dies_in_any_call_is_finished_by_the_next_one(one: Standby
             assert contents(died) == before, f"after a death in call {at}, {call}"
             tried += 1
     assert tried > 20
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)
+def test_a_repair_in_postgresql_that_dies_around_a_commit_is_finished_by_the_next_one(
+    standby: Standby,
+) -> None:
+    before = contents(standby)
+    damage_together(standby)
+    undisturbed = Trap()
+    assert standby.repair(trap=undisturbed).findings == []
+    commits = [at for at, call in enumerate(undisturbed.names) if call == "store.commit"]
+    assert len(commits) > 3
+    for at in commits:
+        damage_together(standby)
+        with pytest.raises(Died):
+            standby.repair(trap=Trap(at, after=True))
+        assert standby.repair().findings == []
+        assert contents(standby) == before

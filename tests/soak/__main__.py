@@ -21,7 +21,8 @@ def main() -> int:
     """Run for so many minutes, and leave nothing behind unless something failed."""
     minutes = float(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else SystemRandom().randrange(1_000_000)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     soak = Soak(Stage(seed))
     try:
         with soak.stage:

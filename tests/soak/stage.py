@@ -1,6 +1,7 @@
 """Where the soak happens: a folder, a primary with an upstream, the way to it, a PostgreSQL, two standbys."""
 
 import shutil
+import signal
 import tempfile
 import time
 from contextlib import ExitStack
@@ -74,7 +75,9 @@ class Stage:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """End everything."""
+        """End everything, whatever signals come meanwhile."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         self._stack.close()
 
     def _remove(self) -> None:

@@ -33,8 +33,8 @@ HOMES = {
     "argon2": {"auth"},
     "itsdangerous": {"auth"},
     "fcntl": {"serverdir"},
-    # The process that computes digests is ended by who started it, not by a signal to all.
-    "signal": {"stop", "filestore.hasher"},
+    # The processes beside ours are ended by who started them, not by a signal to all.
+    "signal": {"stop", "filestore.hasher", "filestore.lister"},
     # The schema silences Alembic, the wire to PostgreSQL its driver; the plugin logs as devpi-server does.
     "logging": {"logs", "store.schema", "store.pgwire", "plugin"},
     "devpi_server": {"plugin"},
@@ -52,8 +52,9 @@ EDGES = {
     "filestore.disk": {"durable", "filestore.sync"},
     "filestore.sync": {"durable"},
     "filestore.hasher": set(),
+    "filestore.lister": set(),
     "filestore.hashing": {"durable"},
-    "filestore.survey": {"durable", "filestore.hasher", "filestore.hashing"},
+    "filestore.survey": {"durable", "filestore.hasher", "filestore.hashing", "filestore.lister"},
     "seed.local": {"durable"},
     "storage": set(),
     "serverdir": {"durable", "storage"},

@@ -146,7 +146,6 @@ class TestTokens:
         signer.learn(float(int(theirs)))  # a Date header has whole seconds
         _, moment = TimedSerializer(b"k" * 16).loads(signer.token("r"), return_timestamp=True)
         assert theirs - 2 < moment.timestamp() <= theirs
-        assert abs(signer.skew - skew) <= 1
 
     def test_a_token_serves_for_some_seconds_and_is_made_anew_before_it_expires(self) -> None:
         now = [1_800_000_000.0]

@@ -1,0 +1,77 @@
+"""What replisync and devpi-server must be able to use, and whether the modes of files and folders let them.
+
+Modes are looked at, and not what we may do now: the superuser may do everything.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from replisync.serverdir import SQLITE_FILE, Serverdir
+from replisync.storage import SQLITE
+from replisync.verify.findings import PERMISSIONS, Finding
+
+
+def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
+    """Yield what replisync and devpi-server must be able to use, and their owner cannot."""
+    try:
+        owner = serverdir.own.stat().st_uid
+    except OSError:
+        owner = None
+    for path, wanted in _needed(serverdir):
+        finding = _mode_problem(serverdir, path, wanted, owner)
+        if finding is not None:
+            yield finding
+
+
+def grant(serverdir: Serverdir, finding: Finding) -> bool:
+    """Let the owner use what a finding is about, as far as we may; tell whether that was possible."""
+    path = serverdir.root / finding.subject
+    wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
+    try:
+        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | wanted)
+        if os.geteuid() == 0:
+            owner = serverdir.own.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
+    except OSError:
+        return False
+    return all(one.subject != finding.subject for one in wrong_modes(serverdir))
+
+
+def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
+    """Yield the paths, and the bits of their modes."""
+    read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
+    folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
+    names = [".nodeinfo", ".serverversion", ".event_serial"]
+    if serverdir.storage().name == SQLITE:
+        folders.append(serverdir.files)
+        names += [SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm"]
+    yield from ((folder, read | write | enter) for folder in folders)
+    yield from ((serverdir.root / name, read | write) for name in names)
+    yield serverdir.own / "lock", read | write
+    yield serverdir.own / "storage", read | write
+
+
+def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | None) -> Finding | None:
+    name = str(path.relative_to(serverdir.root))
+    try:
+        found = path.lstat()
+    except PermissionError:
+        return Finding(
+            PERMISSIONS, name, None, "something that can be looked at", "a folder that nobody may enter"
+        )
+    except OSError:
+        return None
+    shown = stat.filemode(found.st_mode)
+    if found.st_mode & wanted != wanted:
+        return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
+    if owner is not None and found.st_uid != owner and stat.S_ISREG(found.st_mode):
+        expected = f"the owner {owner}, as of {serverdir.own.name}"
+        remedy = "give it back with chown, as root"
+        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", remedy)
+    return None
+
+
+def _bits(wanted: int) -> str:
+    return stat.filemode(wanted)[1:4]
