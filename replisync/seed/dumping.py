@@ -22,6 +22,7 @@ from replisync.seed.local import FILES, LocalFiles
 from replisync.seed.tools import EXPORT_TOOL, run_tool
 from replisync.serverdir import SQLITE_FILE
 from replisync.standby import Context, Settings
+from replisync.storage import SQLITE
 from replisync.store.snapshot import Rows, forget_renames, take_snapshot
 
 # A running server may delete a file that the snapshot demands: then a newer one is taken, so often at most.
@@ -74,14 +75,10 @@ class Dumper:
         self._context.log.info("export", serverdir=str(self._root), serial=serial)
         self._context.progress.stage("export", None, "seconds")
         # As links: they are links of ours to files that nobody writes into.
-        command = [
-            tool,
-            "--serverdir",
-            str(self._snapshot.absolute()),
-            "--hard-links",
-            *(("--include-mirrored-files",) if self._mirrored else ()),
-            str(target.absolute()),
-        ]
+        command = [tool, "--serverdir", str(self._snapshot.absolute()), "--hard-links"]
+        command += ["--include-mirrored-files"] if self._mirrored else []
+        # Said, since devpi-server's own configuration on this machine may name another one.
+        command += ["--storage", SQLITE, str(target.absolute())]
         words = run_tool(command, self._folder / "export.log", self._context)
         if words is not None:
             raise PrimaryDamaged(

@@ -42,9 +42,10 @@ from replisync.seed.target import (
     release,
     start_over,
 )
-from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, ToolOptions, find_tool, run_tool
+from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, ToolOptions, endless_bases, find_tool, run_tool
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.standby import Context, Settings, local_files, pipeline, recorded
+from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.store.snapshot import Rows
@@ -306,16 +307,18 @@ def _is_copied(serverdir: Serverdir, dump: DumpSource, settings: Settings) -> bo
     """Tell whether all files of a dump are sure to be copies of ours already."""
     if not isinstance(dump, OwnDump) or settings.search:
         return False
-    with local_errors(f"reading of {dump.origin.root}"):
-        return (dump.origin.root / FILES).stat().st_dev != serverdir.own.stat().st_dev
+    files = dump.origin.root / FILES
+    with local_errors(f"reading of {files}"):
+        return files.is_dir() and files.stat().st_dev != serverdir.own.stat().st_dev
 
 
-def _indexes(dump: Path) -> set[str]:
+def _indexes(dump: Path) -> dict[str, Any]:
     """Return the indexes of a dump; none where its index cannot be read, which devpi-import will say."""
     try:
-        return set(read_dump(dump)["indexes"])
+        indexes: dict[str, Any] = read_dump(dump)["indexes"]
     except UsageError:
-        return set()
+        return {}
+    return indexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +407,9 @@ class _Importer:
         )
         # A name of its own: a devpi-import that outlived a killed run must not write to this one.
         staging = self._seed / f"import-{os.getpid()}"
-        self._import([command[0], "--serverdir", str(staging.absolute()), *command[1:]], made.path)
+        # Both are said, since devpi-server's own configuration on this machine may name others.
+        where = ["--serverdir", str(staging.absolute()), "--storage", SQLITE]
+        self._import([command[0], *where, *command[1:]], made.path)
         with local_errors(f"writing of {self._done}"):
             if made.tip is not None:
                 write_file(self._tip, made.tip)
@@ -414,6 +419,13 @@ class _Importer:
         return _Imported(staging, made.serial, made.tip)
 
     def _import(self, command: list[str], path: Path) -> None:
+        endless = endless_bases(_indexes(path))
+        if endless:
+            raise TargetUnusable(
+                f"import of {path}",
+                f"bases of {', '.join(endless)} are in a circle, over which {IMPORT_TOOL} would never end",
+                hint=f"nothing was written; break the circle, in {DUMP_INDEX} or on the server",
+            )
         self._context.log.info("import", dump=str(path))
         self._context.progress.stage("import", None, "seconds")
         words = run_tool(command, self._seed / "import.log", self._context, self._options.secrets)

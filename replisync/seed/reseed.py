@@ -223,6 +223,8 @@ def _take_place(
         context.log.info("taking the place", serial=serial, serverdir=str(present))
         with local_errors(f"setting of the mode of {new}"):
             os.chmod(new.root, present.root.stat().st_mode & 0o7777)
+        # Once more, since a devpi-server that is started as primary does not ask for our lock.
+        require_standby(present)
         moment = clock.now().replace("-", "").replace(":", "").partition(".")[0] + "Z"
         return swap.exchange(source.uuid, moment)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from replisync.durable import local_errors, write_file
 from replisync.errors import UsageError
@@ -121,6 +122,29 @@ def run_tool(
             process.wait()
         config.unlink(missing_ok=True)
     return _last_words(said) if code else None
+
+
+def endless_bases(indexes: Mapping[str, Any]) -> list[str]:
+    """Return the indexes over which devpi-import would never end.
+
+    It makes an index when its bases are there, and looks again and again at one of which only some are: those
+    are in a circle, or behind one. Where all of them are, it ends and says so.
+    indexes: as in the index of a dump.
+    """
+    bases: dict[str, set[str]] = {}
+    for name, content in indexes.items():
+        config = content.get("indexconfig") if isinstance(content, Mapping) else None
+        listed = config.get("bases") if isinstance(config, Mapping) else None
+        known = listed if isinstance(listed, list) else ()
+        bases[name] = {
+            base for base in known if isinstance(base, str) and base in {*indexes, "root/pypi"}
+        } - {name}
+    # It is made unless devpi-import is told not to, and then nobody's base.
+    bases.setdefault("root/pypi", set())
+    made: set[str] = set()
+    while new := {name for name, its in bases.items() if its <= made} - made:
+        made |= new
+    return sorted(name for name, its in bases.items() if name not in made and its & made)
 
 
 def _yaml(options: Mapping[str, str]) -> bytes:

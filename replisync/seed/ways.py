@@ -31,6 +31,7 @@ _OTHER_SOURCES = (
     "such a history cannot be had over the changelog: run the same command with --from-serverdir where the "
     "primary's serverdir is on this machine, or with --from-export and --at-serial for a dump of devpi-export"
 )
+_DUMP_INSTEAD = "without `--seed changelog` the same command imports the dump"
 _EXPORT_INSTEAD = "with `--seed export`, or without --seed, the same command goes by way of an export"
 
 
@@ -120,7 +121,7 @@ def clone(
     if sources.dump is not None:
         NamedDump(sources.dump, sources.at_serial, followed=False).check(serverdir)
         settings = replace(settings, search=(*settings.search, sources.dump))
-    with _hinting("" if sources.dump is not None else _OTHER_SOURCES):
+    with _hinting(_OTHER_SOURCES if sources.dump is None else _DUMP_INSTEAD):
         return clone_changelog(serverdir, sources.primary_url, settings, context)
 
 
@@ -163,5 +164,5 @@ def _hinting(hint: str) -> Iterator[None]:
     try:
         yield
     except PrimaryDamaged as err:
-        err.hint = f"{err.hint}; {hint}" if hint else err.hint
+        err.hint += f"; {hint}"
         raise

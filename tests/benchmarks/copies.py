@@ -47,7 +47,7 @@ def clone(stage: Stage, *, files: bool) -> Finished:
     """Clone the primary with replisync, as a process from its start to its end."""
     serverdir = stage.new_standby()
     finished = run_measured(clone_command(stage, serverdir, files=files))
-    _check(stage, serverdir, files=files)
+    check(stage, serverdir, files=files)
     return finished
 
 
@@ -73,7 +73,7 @@ def devpi_replica(stage: Stage, *, files: bool) -> float:
     with replica(stage, serverdir, files=files) as server:
         ended = _wait_until_complete(stage, serverdir, files=files)
         begun = first_request(server.log_path)
-    _check(stage, serverdir, files=files)
+    check(stage, serverdir, files=files)
     return ended - begun
 
 
@@ -110,7 +110,8 @@ def first_request(log: Path) -> float:
     return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()  # local time, as devpi logs it
 
 
-def _check(stage: Stage, serverdir: Path, *, files: bool) -> None:
+def check(stage: Stage, serverdir: Path, *, files: bool) -> None:
+    """Make sure that a copy is complete."""
     if last_serial(serverdir) != stage.dataset.last_serial:
         raise RuntimeError(f"{serverdir} is at serial {last_serial(serverdir)}")
     if files and (missing := missing_files(serverdir, [path for path, _ in stage.dataset.relpaths()])):

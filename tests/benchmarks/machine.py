@@ -109,9 +109,13 @@ def median(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended well: how long it ran, the most memory that it had, in bytes, and what it said."""
+    """A process that ended well: how long it ran, the most memory that it had, in bytes, and what it said.
+
+    cpu_seconds: that it took, with the processes that it ran.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     output: str
 
@@ -121,7 +125,7 @@ def run_measured(command: list[str]) -> Finished:
 
     The peak is VmHWM, read while it runs: getrusage would give at least our own size for any child.
     """
-    begin = time.monotonic()
+    begin, cpu = time.monotonic(), _cpu_of_children()
     with TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         peak = 0
@@ -133,7 +137,12 @@ def run_measured(command: list[str]) -> Finished:
         output.seek(0)
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
-        return Finished(seconds, peak, output.read())
+        return Finished(seconds, _cpu_of_children() - cpu, peak, output.read())
+
+
+def _cpu_of_children() -> float:
+    """Return the CPU of all processes that we waited for."""
+    return sum(os.times()[2:4])
 
 
 def peak_bytes(pid: int) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from replisync.keys import READ_KEYNAMES
 from tests.benchmarks import databases, dataset, decoding, latency, proofs
+from tests.benchmarks import seeding as seeds
 from tests.benchmarks.copies import clone, devpi_replica, drain, metadata_seconds
-from tests.benchmarks.machine import ForeignLoad, alternate, median
+from tests.benchmarks.machine import Finished, ForeignLoad, alternate, median
 from tests.benchmarks.report import AT_LEAST, Figure, Ratio, Result
 from tests.benchmarks.stage import Stage
 from tests.support.postgres import Postgres
@@ -169,6 +170,42 @@ def postgres(run: Run) -> list[Result]:
     ]
 
 
+def seeding(run: Run) -> list[Result]:
+    """Base copies, seeds by way of an export, and files that are here: beside devpi's export and import."""
+    stage = run.stage
+    cpu: dict[str, list[float]] = {}
+    tools: dict[float, float] = {}  # by the seconds of the whole
+
+    def note(name: str, finished: list[Finished]) -> float:
+        cpu.setdefault(name, []).append(seeds.cpu_seconds(finished))
+        return seeds.seconds(finished)
+
+    def export_seed() -> float:
+        done = seeds.export_seed(stage)
+        tools[done.whole.seconds] = done.tools_seconds
+        return note("export", [done.whole])
+
+    found = run.alternate(
+        metadata=lambda: note("metadata", [clone(stage, files=False)]),
+        local=lambda: note("local", [seeds.from_local_files(stage)]),
+        copy=lambda: note("copy", [seeds.base_copy(stage)]),
+        links=lambda: note("links", [seeds.base_copy(stage, "--hard-links")]),
+        export=export_seed,
+        devpi=lambda: note("devpi", seeds.devpis_own(stage)),
+    )
+    alone = [tools[seconds] for seconds in found["export"]]
+    devpi, name = "devpi-export and -import", "clone with all files here"
+    return [
+        Ratio("base copy", "s", found["copy"], found["devpi"], devpi, 5, AT_LEAST, inverted=True),
+        Ratio("base copy, CPU", "s", cpu["copy"], cpu["devpi"], devpi, inverted=True),
+        Ratio("base copy, links", "s", found["links"], found["devpi"], devpi, inverted=True),
+        Ratio("seed by an export", "s", found["export"], alone, "devpi's tools in it", 1.25),
+        Ratio("seed by an export, CPU", "s", cpu["export"], cpu["devpi"], devpi),
+        Ratio(name, "s", found["local"], found["metadata"], "metadata alone", 2),
+        Ratio(f"{name}, CPU", "s", cpu["local"], cpu["metadata"], "metadata alone"),
+    ]
+
+
 def long(run: Run) -> list[Result]:
     """Peak memory of clones with files, for the run's history and for one of ten times its length."""
     here = run.stage.dataset
@@ -217,6 +254,7 @@ SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
     "metadata": metadata,
     "files": files,
     "postgres": postgres,
+    "seeding": seeding,
     "verify": verify,
     "long": long,
     "follow": follow,

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.support.busy import written_to
 from tests.support.client import Client
 from tests.support.devpi import Server, copy_serverdir
 from tests.support.history import files_below, read_history
@@ -180,31 +180,13 @@ def test_a_copy_of_a_server_that_is_written_to_is_what_it_was_at_some_serial(
 ) -> None:
     """Uploads, replacements and deletions go on while history and files are read."""
     standby = Standby(tmp_path / "copy", populated.url, secretfile)
-    ended = threading.Event()
-
-    def write() -> None:
-        with Client(populated.url) as client:
-            client.login("alice", "secret")
-            number = 0
-            while not ended.is_set():
-                number += 1
-                client.upload_wheel("alice/dev", "busy", f"1.{number}", b"%d" % number)
-                if number % 10 == 0:
-                    client.upload_wheel("alice/dev", "replaced", "1.0", b"%d" % number)
-                    client.delete_version("alice/dev", "busy", f"1.{number - 1}")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with written_to(populated):
         for round_ in range(3):
             shutil.rmtree(standby.serverdir, ignore_errors=True)
             source = standby.new if followed else standby.own
             run_here("clone", *source, FROM, populated.serverdir)
             serial = last_serial(standby.serverdir)
             assert serial > 0, round_
-    finally:
-        ended.set()
-        writer.join()
     assert assert_promotable(standby.serverdir, populated.serverdir) == serial
     if followed:
         standby.catchup()

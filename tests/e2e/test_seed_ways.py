@@ -1,11 +1,11 @@
 """Which way a target is seeded, and the export of a serverdir whose server runs."""
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.busy import written_to
 from tests.support.client import Client
 from tests.support.damage import remove_row, replace_row
 from tests.support.devpi import Server, copy_serverdir
@@ -139,6 +139,27 @@ def test_without_a_source_to_export_a_hole_is_an_error_that_says_what_to_do(
     check_follows(damaged, new)
 
 
+def test_a_history_without_its_beginning_is_exported_too(
+    holed: Path, tmp_path: Path, secretfile: Path
+) -> None:
+    """The primary cannot even show its first entry; who it is shows otherwise."""
+    source = copy_serverdir(holed, tmp_path / "source")
+    remove_row(source, 0)
+    with Server(source, secretfile=secretfile) as server:
+        standby = Standby(tmp_path / "new", server.url, secretfile)
+        assert "at serial 0" in standby.clone(code=5).message
+        standby.clone(FROM, source)
+        check_follows(server, standby)
+
+
+def test_the_smallest_server_is_exported_too(tmp_path: Path, primary: Server, secretfile: Path) -> None:
+    """One without any file, and with fewer serials than an import makes."""
+    standby = Standby(tmp_path / "new", primary.url, secretfile)
+    standby.clone(FROM, primary.serverdir, "--seed", "export")
+    assert standby.serial == primary.serial()
+    assert_same_export(primary.serverdir, standby.serverdir)
+
+
 def test_the_exact_way_can_be_demanded(damaged: Server, new: Standby, hole: int) -> None:
     """Where it is not possible it ends with 5; the export that it names begins in the same folder."""
     said = new.clone(FROM, damaged.serverdir, "--seed", "changelog", code=5)
@@ -211,26 +232,8 @@ def test_a_server_may_be_written_to_while_it_is_exported(
 ) -> None:
     """Files go between the snapshot and the links: then a newer snapshot is taken, and no change is lost."""
     standby = Standby(tmp_path / "new", populated.url, secretfile)
-    ended = threading.Event()
-
-    def write() -> None:
-        with Client(populated.url) as client:
-            client.login("alice", "secret")
-            number = 0
-            while not ended.is_set():
-                number += 1
-                client.upload_wheel("alice/dev", "busy", f"1.{number}", b"%d" % number)
-                client.upload_wheel("alice/dev", "replaced", "1.0", b"%d" % number)
-                if number % 5 == 0:
-                    client.delete_version("alice/dev", "busy", f"1.{number - 1}")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with written_to(populated, every=2):
         standby.clone(FROM, populated.serverdir, "--seed", "export")
-    finally:
-        ended.set()
-        writer.join()
     check_follows(populated, standby)
 
 
