@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks.dataset import build
 from tests.benchmarks.machine import ForeignLoad
-from tests.benchmarks.report import Result, as_json, as_table
+from tests.benchmarks.report import Result, as_json, as_markdown, as_table, put_into
 from tests.benchmarks.scenarios import SCENARIOS, Run
 from tests.benchmarks.stage import Stage
 
@@ -30,11 +30,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAMES", help=f"some of {', '.join(SCENARIOS)}")
     parser.add_argument("--long", action="store_true", help="also a history of ten times the length")
     parser.add_argument("--quick", action="store_true", help="small and once: to try the suite out")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="put the table between the markers of a page, too"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with all samples")
     settings = parser.parse_args(argv)
     for name, value in (QUICK if settings.quick else FULL).items():
         if getattr(settings, name) is None:
             setattr(settings, name, value)
+    if settings.page is not None:
+        try:
+            put_into(settings.page.read_text(), "")
+        except (OSError, ValueError) as err:
+            parser.error(f"--page: {err}")
     settings.only = [name for name in settings.only.split(",") if name]
     if unknown := set(settings.only) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
@@ -61,6 +69,9 @@ def main(argv: list[str]) -> int:
         shutil.rmtree(root, ignore_errors=True)
     about = {name: getattr(settings, name) for name in ("serials", "files", "file_size", "repeat", "changes")}
     print((as_json if settings.json else as_table)(results, load, about))
+    if settings.page is not None:
+        table = as_markdown(results, load, about)
+        settings.page.write_text(put_into(settings.page.read_text(), table))
     return int(any(result.met is False for result in results))
 
 

@@ -27,6 +27,7 @@ from devpi_server.fileutil import dumps, loads
 FORMAT = 1
 """Raise it when the generated data change, so that older cached sets are not used."""
 
+_PIECE = 1 << 20
 VERSIONS_PER_PROJECT = 20
 PROJECTS_PER_INDEX = 250
 STAMP = "Sun, 22 Nov 2026 12:00:00 GMT"
@@ -209,7 +210,9 @@ class _History:
         return self._row(changes, [f"+files/{relpath}-{self._random.randbytes(32).hex()}-tmp"])
 
     def _store(self, index: str, filename: str) -> tuple[str, str]:
-        content = self._random.randbytes(self._file_size)
+        # In pieces: there is an end to what randbytes makes at once.
+        sizes = (min(_PIECE, self._file_size - start) for start in range(0, self._file_size, _PIECE))
+        content = b"".join(map(self._random.randbytes, sizes))
         digest = hashlib.sha256(content).hexdigest()
         relpath = f"{index}/+f/{digest[:3]}/{digest[3:16]}/{filename}"
         path = self._root / relpath

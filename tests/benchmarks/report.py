@@ -7,11 +7,18 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from textwrap import wrap
 from typing import Any
 
 from tests.benchmarks.machine import ForeignLoad, median
 
 AT_MOST, AT_LEAST = "<=", ">="
+_WORDS = {AT_MOST: "at most", AT_LEAST: "at least"}
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+"""Around the table in a page of the documentation."""
+
+_PAGE_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,45 @@ def as_table(results: Sequence[Result], load: ForeignLoad, settings: dict[str, A
         f"{'':44} {'ours':>12} {'baseline':>12}  {'of':22} {'ratio':>8}  goal",
     ]
     return "\n".join([*lines, *map(_line, results)])
+
+
+def as_markdown(results: Sequence[Result], load: ForeignLoad, settings: dict[str, Any]) -> str:
+    """Return a table for the documentation, and under it what has to be known to judge it."""
+    machine = _machine(load)
+    rows = ["| | replisync | beside it | ratio | goal | |", "|---|---|---|---|---|---|"]
+    rows += [f"| {' | '.join(cells)} |" for cells in map(_cells, results)]
+    missed = sum(result.met is False for result in results)
+    about = (
+        f"{machine['cores']} cores shared with the primary, {machine['system']}, Python {machine['python']}; "
+        f"{settings['serials']} serials, {settings['files']} files of {settings['file_size']} bytes; "
+        f"{settings['repeat']} measurements of each, of which the median counts. Others used "
+        f"{machine['foreign_cores_median']:.2f} cores in the median measurement, "
+        f"{machine['foreign_cores_max']:.2f} in the worst. Goals missed: {missed}."
+    )
+    return "\n".join([*rows, "", *wrap(about, _PAGE_WIDTH)])
+
+
+def put_into(page: str, table: str) -> str:
+    """Return a page with a table between its markers in the place of the one that is there.
+
+    Raises ValueError where there are no markers.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _old, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no {BEGIN} and {END}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def _cells(result: Result) -> list[str]:
+    met = {True: "met", False: "**missed**", None: ""}[result.met]
+    if isinstance(result, Figure):
+        goal = "" if result.goal is None else f"at most {result.goal:g} {result.unit}"
+        return [result.name, _number(result.value, result.unit), "", "", goal, met]
+    ours, baseline = (_number(median(samples), result.unit) for samples in (result.ours, result.baseline))
+    ratio = f"{result.value:.2f}" + (" times faster" if result.inverted else "")
+    bound = "" if result.goal is None else f"{_WORDS[result.sense]} {result.goal:g}"
+    return [result.name, ours, f"{baseline}, {result.baseline_name}", ratio, bound, met]
 
 
 def _line(result: Result) -> str:

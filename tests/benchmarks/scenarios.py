@@ -24,6 +24,9 @@ LONG = 10
 
 LONG_FILE_BYTES = 64
 
+BIG_FILE_BYTES = 300_000_000
+_BIG_SERIALS = 12
+
 
 @dataclass
 class Run:
@@ -133,7 +136,7 @@ def follow(run: Run) -> list[Result]:
     )
     return [
         Figure("commit to commit, follow", "ms", found["ours"], 50),
-        Ratio("commit to commit", "ms", found["ours"], found["replica"], DEVPI),
+        Ratio("commit to commit", "ms", found["ours"], found["replica"], DEVPI, 1),
     ]
 
 
@@ -212,11 +215,31 @@ def long(run: Run) -> list[Result]:
     larger = dataset.build(run.cache, here.serials * LONG, here.files * LONG, LONG_FILE_BYTES)
     small = run.alternate(peak=lambda: clone(run.stage, files=True).peak_bytes / MIB)["peak"]
     with Stage(larger, run.stage.root / "long") as stage:
-        long_run = replace(run, stage=stage, repeat=1, load=ForeignLoad([stage.primary.pid]))
+        long_run = replace(run, stage=stage, repeat=1, load=ForeignLoad([stage.primary.pid], run.load.cores))
         large = long_run.alternate(peak=lambda: clone(stage, files=True).peak_bytes / MIB)["peak"]
     return [
         Figure(f"peak memory, {larger.serials} serials", "MiB", large, 160),
         Ratio("peak memory, ten times the history", "MiB", large, small, f"{here.serials} serials", 1.1),
+    ]
+
+
+def big(run: Run) -> list[Result]:
+    """What a file of 300 MB adds to the peak memory of a clone, into both storages."""
+
+    def peaks(name: str, file_bytes: int) -> dict[str, list[float]]:
+        data = dataset.build(run.cache, _BIG_SERIALS, 1, file_bytes)
+        with Stage(data, run.stage.root / name) as stage, Postgres(durable=True) as server:
+            local = replace(run, stage=stage, load=ForeignLoad([stage.primary.pid], run.load.cores))
+            return local.alternate(
+                sqlite=lambda: clone(stage, files=True).peak_bytes / MIB,
+                postgres=lambda: databases.clone(stage, server.database(), files=True).peak_bytes / MIB,
+            )
+
+    with_big, without = peaks("big", BIG_FILE_BYTES), peaks("small", run.stage.dataset.file_size)
+    return [
+        Figure(f"extra memory of a 300 MB file, {storage}", "MiB", [peak - median(without[key])], 64)
+        for key, storage in (("sqlite", "SQLite"), ("postgres", "PostgreSQL"))
+        for peak in (median(with_big[key]),)
     ]
 
 
@@ -232,7 +255,7 @@ def verify(run: Run) -> list[Result]:
             full.append(proofs.full(stage))
             return full[-1].seconds
 
-        local = replace(run, stage=stage, load=ForeignLoad([stage.primary.pid]))
+        local = replace(run, stage=stage, load=ForeignLoad([stage.primary.pid], run.load.cores))
         found = local.alternate(
             find=lambda: proofs.find(stage),
             files=lambda: proofs.files(stage),
@@ -256,6 +279,7 @@ SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
     "postgres": postgres,
     "seeding": seeding,
     "verify": verify,
+    "big": big,
     "long": long,
     "follow": follow,
 }
