@@ -59,6 +59,39 @@ class Operations:
                 self.done.append(f"{action.__name__}: {said}")
                 return
 
+    def change_everything(self) -> None:
+        """Change, replace or delete whatever private indexes hold, and all settings."""
+        self.done.append("change_everything")
+        for user in (*USERS, "last"):
+            if user not in self._root.users():
+                gone = self._clients.pop(user, None)
+                if gone is not None:
+                    gone.close()
+                self._root.create_user(user)
+        for user in self._root.users():
+            self._root.modify_user(user, title="changed")
+        for index in self._indexes("stage"):
+            self._owner(index).modify_index(index, "title=changed")
+        for number, (index, project, version) in enumerate(self._versions()):
+            owner = self._owner(index)
+            if number % 3 == 0:
+                owner.delete_version(index, project, version)
+                continue
+            owner.register(index, project, version, summary="changed")
+            owner.upload_docs(index, project, version, build_docs("changed"))
+            for relpath in self._releases():
+                if relpath.startswith(f"{index}/") and self._is_of(relpath, project, version):
+                    owner.delete_file(relpath)
+            owner.upload_wheel(index, project, version, b"changed")
+        # And the lists of versions, and of projects.
+        projects = {(index, project) for index, project, _ in self._versions()}
+        for index, project in projects | {(index, "last") for index in self._indexes("stage")}:
+            self._owner(index).upload_wheel(index, project, "9.0")
+
+    def _is_of(self, relpath: str, project: str, version: str) -> bool:
+        meta = live_files(self._history.latest())[relpath]
+        return (meta["project"], meta["version"]) == (project, version)
+
     # What there is.
 
     @property
