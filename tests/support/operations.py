@@ -25,10 +25,21 @@ class Operations:
     """
 
     def __init__(
-        self, primary: Server, upstream: Upstream, random: Random, payloads: Sequence[bytes] = PAYLOADS
+        self,
+        primary: Server,
+        upstream: Upstream,
+        random: Random,
+        payloads: Sequence[bytes] = PAYLOADS,
+        *,
+        circles: bool = True,
     ) -> None:
-        """Begin with an empty primary; `payloads` are the contents that files may have."""
+        """Begin with an empty primary; `payloads` are the contents that files may have.
+
+        circles: whether bases may come to be in a circle, as where an index is made again below one whose
+            base it was; devpi-import does not take that.
+        """
         self.done: list[str] = []
+        self._circles = circles
         self._payloads = payloads
         self._history = GrowingHistory(primary.serverdir)
         self._primary = primary
@@ -169,7 +180,8 @@ class Operations:
         index = self._pick(sorted(set(wanted) - set(self._indexes("stage"))))
         if index is None:
             return ""
-        bases = self._random.sample(self._indexes("stage"), k=min(1, len(self._indexes("stage"))))
+        possible = [base for base in self._indexes("stage") if self._circles or base < index]
+        bases = self._random.sample(possible, k=min(1, len(possible)))
         self._owner(index).create_index(index, volatile=True, bases=bases)
         return f"{index} on {bases}"
 
