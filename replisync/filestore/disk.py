@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +46,19 @@ class DiskFiles:
     files: the folder of devpi's files.
     staging: a folder on the same file system, for what is not complete.
     retained: a folder on the same file system, for what deltas put aside.
+    sync: makes what syncs the staging folder, and the files; sync.NoSync where nobody needs that.
     """
 
-    def __init__(self, files: Path, staging: Path, retained: Path) -> None:
+    def __init__(
+        self, files: Path, staging: Path, retained: Path, sync: Callable[[str], Syncer] = Syncer
+    ) -> None:
         # As text: paths are made for each file, and pathlib costs as much as the system's calls do.
         self._files = os.fspath(files.absolute())
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
         self._synced: set[str] = set()
         self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
-        self._syncer = Syncer(self._staging)
+        self._syncer = sync(self._staging)
 
     @property
     def group(self) -> int:

@@ -95,6 +95,19 @@ class Syncer:
         return ctypes.c_long.from_buffer(found).value & 0xFFFFFFFF
 
 
+class NoSync(Syncer):
+    """Leave everything to the system: for what nobody needs after a crash."""
+
+    def begin(self) -> None:
+        """Need nothing."""
+
+    def contents(self, paths: Collection[str]) -> None:
+        """Leave contents where they are."""
+
+    def names(self, folders: Collection[str]) -> None:
+        """Leave names where they are."""
+
+
 def sync_file(path: str) -> None:
     """Sync the content of a file.
 

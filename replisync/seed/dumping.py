@@ -14,6 +14,7 @@ from replisync.durable import local_errors
 from replisync.errors import FilesMissing, PrimaryDamaged
 from replisync.fetch import Fetcher, Refused
 from replisync.filestore.disk import DiskFiles
+from replisync.filestore.sync import NoSync
 from replisync.keys import index_of, index_type, user_key
 from replisync.plan import WantedFile, check_paths, wanted_file
 from replisync.ports import FileSource
@@ -113,7 +114,7 @@ class Dumper:
 
     def _bring_files(self) -> list[Refused]:
         """Bring the files that the snapshot demands; return those that cannot be had."""
-        files = DiskFiles(self._snapshot / FILES, self._folder / "tmp", self._folder / "tmp")
+        files = DiskFiles(self._snapshot / FILES, self._folder / "tmp", self._folder / "tmp", NoSync)
         fetcher = Fetcher(
             self._source,
             files,

@@ -7,6 +7,7 @@ primary, its changes from there on; without one the copy is a server of its own.
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -60,11 +61,13 @@ class Made:
 
     serial: of the exported server when it was made; None leaves devpi-import's serials.
     tip: that server's stored bytes of the entry at this serial; None where nobody knows.
+    scrap: what was needed to make it, and is to be removed.
     """
 
     path: Path
     serial: int | None
     tip: bytes | None = None
+    scrap: Path | None = None
 
 
 class DumpSource(Protocol):
@@ -200,8 +203,7 @@ class OwnDump:
         tool = find_tool(EXPORT_TOOL, f"export of --from-serverdir {self.origin.root}")
         serial, tip = self._dumper(work, primary, settings, context).make(tool, dump)
         # The dump has links to its files. Nobody else needs them.
-        shutil.rmtree(work, ignore_errors=True)
-        return Made(dump, serial, tip)
+        return Made(dump, serial, tip, scrap=work)
 
     def _dumper(
         self, folder: Path, primary: FileSource | None, settings: Settings, context: Context
@@ -270,7 +272,7 @@ def copy_dump(
             done = hand_over(serverdir, store, hello, copier.tally.local)
         else:
             done = release(serverdir, store, source.uuid, copier.tally.local, handled)
-        shutil.rmtree(serverdir.seed, ignore_errors=True)
+        importer.clear()
         return replace(done, export_reason=source.seed_reason if dump.own else None)
 
 
@@ -352,6 +354,19 @@ class _Importer:
         self._options = options
         self._settings = settings
         self._context = context
+        self._removals: list[threading.Thread] = []
+
+    def remove(self, folder: Path) -> None:
+        """Begin to remove a folder of many files, which takes long, beside other work."""
+        removal = threading.Thread(target=shutil.rmtree, args=(folder, True), daemon=True)
+        removal.start()
+        self._removals.append(removal)
+
+    def clear(self) -> None:
+        """Remove all that was needed for the import."""
+        for removal in self._removals:
+            removal.join()
+        shutil.rmtree(self._seed, ignore_errors=True)
 
     def imported(self, store: Store, primary: Primary | None, hello: Hello | None) -> _Imported:
         """Return a serverdir that devpi-import made of the dump.
@@ -368,7 +383,7 @@ class _Importer:
         try:
             return self._make(primary, hello)
         except BaseException:
-            shutil.rmtree(self._seed, ignore_errors=True)
+            self.clear()
             raise
 
     def _found(self, store: Store) -> _Imported | None:
@@ -402,6 +417,8 @@ class _Importer:
         made = self._dump.make(self._seed, primary, self._settings, self._context)
         if hello is not None and hello.serial < (made.serial or 0):
             raise self._dump.too_new(hello.serial)
+        if made.scrap is not None:
+            self.remove(made.scrap)
         command = _command(
             self._serverdir, made.path, self._dump, self._options, self._settings, followed=hello is not None
         )
@@ -414,8 +431,8 @@ class _Importer:
             if made.tip is not None:
                 write_file(self._tip, made.tip)
             write_file(self._done, json.dumps([*self._dump.identity, made.serial, staging.name]).encode())
-            if made.path.is_relative_to(self._seed):
-                shutil.rmtree(made.path)
+        if made.path.is_relative_to(self._seed):
+            self.remove(made.path)
         return _Imported(staging, made.serial, made.tip)
 
     def _import(self, command: list[str], path: Path) -> None:

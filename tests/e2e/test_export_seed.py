@@ -1,6 +1,7 @@
 """A first copy from a dump of devpi-export: followed from the primary's serial on, or on its own."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +22,10 @@ from tests.support.standby import Standby, changed, tree
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_until
 
-SEED = 3
+# As in test_histories; REPLISYNC_TEST_OPERATIONS is how long a history is.
+EXAMPLES = int(os.environ.get("REPLISYNC_TEST_EXAMPLES") or 1)
+FIRST_SEED = int(os.environ.get("REPLISYNC_TEST_SEED") or 3)
+OPERATIONS = int(os.environ.get("REPLISYNC_TEST_OPERATIONS") or 120)
 
 
 @pytest.fixture(scope="session")
@@ -139,28 +143,64 @@ def verify_and_mend(primary: Server, standby: Standby, seed: int) -> None:
     }
 
 
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + EXAMPLES))
 def test_long_histories_after_an_export_converge(
-    primary: Server, upstream: Upstream, tmp_path: Path, secretfile: Path
+    primary: Server, upstream: Upstream, tmp_path: Path, secretfile: Path, seed: int
 ) -> None:
-    """Random changes before, between and after; the oracle is the primary's own export."""
-    operations = Operations(primary, upstream, Random(SEED))  # noqa: S311
-    with closing(operations):
-        for _ in range(60):
+    """Random changes before, between and after, then to every key; the oracle is the primary's own export."""
+    operations = Operations(primary, upstream, Random(seed), circles=False)  # noqa: S311
+
+    def go_on(share: float) -> None:
+        for _ in range(round(OPERATIONS * share)):
             operations.one()
+
+    with closing(operations):
+        go_on(0.4)
         serial = primary.serial()
         dump = export(primary.serverdir, tmp_path / "dump", mirrored=False)
-        for _ in range(40):
-            operations.one()
+        go_on(0.2)
         standby = Standby(tmp_path / "new", primary.url, secretfile)
         standby.clone("--from-export", dump, "--at-serial", serial)
-        for _ in range(3):
-            for _ in range(40):
-                operations.one()
-            standby.catchup()
+        imported = set(read_history(standby.serverdir).latest(serial))
         try:
+            for _ in range(4):
+                go_on(0.1)
+                standby.catchup()
             check(primary, standby)
+            operations.change_everything()
+            standby.catchup()
+            check(primary, standby)
+            untouched = {
+                key for key, (_, last) in read_history(standby.serverdir).kv.items() if last <= serial
+            }
+            assert untouched & imported == set()
+            check_promoted(primary, standby)
         except AssertionError as err:
-            raise AssertionError("\n".join(operations.done)) from err
+            raise AssertionError("\n".join([*operations.done, str(err)])) from err
+
+
+def check_promoted(primary: Server, standby: Standby) -> None:
+    """Check that a promoted standby serves what its primary does, and takes uploads."""
+    standby.promote("--accept-loss")
+    promoted = Server(standby.serverdir, secretfile=standby.secretfile)
+    with Client(primary.url) as theirs, promoted, Client(promoted.url) as ours:
+        theirs.login()
+        ours.login()
+        assert ours.users() == theirs.users()
+        projects = {
+            (f"{user}/{index}", project)
+            for user, config in theirs.users().items()
+            for index, settings in config["indexes"].items()
+            if settings["type"] == "stage"
+            for project in theirs.index_config(f"{user}/{index}")["projects"]
+        }
+        for index, project in projects:
+            links = theirs.links(index, project)
+            assert ours.links(index, project) == links
+            for relpath in links.values():
+                assert ours.fetch(relpath) == theirs.fetch(relpath)
+        ours.create_index("root/after", volatile=True)
+        ours.upload_wheel("root/after", "after", "1.0")
 
 
 @pytest.mark.parametrize("behind", [0, 1])

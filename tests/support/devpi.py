@@ -270,7 +270,7 @@ def make_secret(path: Path) -> Path:
 def copy_serverdir(source: Path, target: Path, *, link_files: bool = False) -> Path:
     """Copy a serverdir, also of a running server, and return the copy; `link_files` saves space."""
     # The database last, as in any backup: a file may be missing in it, but never the other way round.
-    ignored = shutil.ignore_patterns(".sqlite*", ".indices", ".replisync")
+    ignored = shutil.ignore_patterns(".sqlite*", ".indices", ".replisync", ".event_serial-tmp")
     shutil.copytree(source, target, copy_function=os.link if link_files else shutil.copy2, ignore=ignored)
     for database in source.glob(".sqlite*"):
         if not database.name.endswith(("-wal", "-shm", "-journal")):

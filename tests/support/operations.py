@@ -25,10 +25,21 @@ class Operations:
     """
 
     def __init__(
-        self, primary: Server, upstream: Upstream, random: Random, payloads: Sequence[bytes] = PAYLOADS
+        self,
+        primary: Server,
+        upstream: Upstream,
+        random: Random,
+        payloads: Sequence[bytes] = PAYLOADS,
+        *,
+        circles: bool = True,
     ) -> None:
-        """Begin with an empty primary; `payloads` are the contents that files may have."""
+        """Begin with an empty primary; `payloads` are the contents that files may have.
+
+        circles: whether bases may come to be in a circle, as where an index is made again below one whose
+            base it was; devpi-import does not take that.
+        """
         self.done: list[str] = []
+        self._circles = circles
         self._payloads = payloads
         self._history = GrowingHistory(primary.serverdir)
         self._primary = primary
@@ -58,6 +69,40 @@ class Operations:
             if said:
                 self.done.append(f"{action.__name__}: {said}")
                 return
+
+    def change_everything(self) -> None:
+        """Change, replace or delete whatever private indexes hold, and all settings."""
+        self.done.append("change_everything")
+        for user in (*USERS, "last"):
+            if user not in self._root.users():
+                gone = self._clients.pop(user, None)
+                if gone is not None:
+                    gone.close()
+                self._root.create_user(user)
+        for user in self._root.users():
+            self._root.modify_user(user, title="changed")
+        for index in self._indexes("stage"):
+            # Without bases, since one of them may be gone: then devpi takes no change.
+            self._owner(index).modify_index(index, "title=changed", "bases=")
+        for number, (index, project, version) in enumerate(self._versions()):
+            owner = self._owner(index)
+            if number % 3 == 0:
+                owner.delete_version(index, project, version)
+                continue
+            owner.register(index, project, version, summary="changed")
+            owner.upload_docs(index, project, version, build_docs("changed"))
+            for relpath in self._releases():
+                if relpath.startswith(f"{index}/") and self._is_of(relpath, project, version):
+                    owner.delete_file(relpath)
+            owner.upload_wheel(index, project, version, b"changed")
+        # And the lists of versions, and of projects.
+        projects = {(index, project) for index, project, _ in self._versions()}
+        for index, project in projects | {(index, "last") for index in self._indexes("stage")}:
+            self._owner(index).upload_wheel(index, project, "9.0")
+
+    def _is_of(self, relpath: str, project: str, version: str) -> bool:
+        meta = live_files(self._history.latest())[relpath]
+        return (meta["project"], meta["version"]) == (project, version)
 
     # What there is.
 
@@ -136,7 +181,8 @@ class Operations:
         index = self._pick(sorted(set(wanted) - set(self._indexes("stage"))))
         if index is None:
             return ""
-        bases = self._random.sample(self._indexes("stage"), k=min(1, len(self._indexes("stage"))))
+        possible = [base for base in self._indexes("stage") if self._circles or base < index]
+        bases = self._random.sample(possible, k=min(1, len(possible)))
         self._owner(index).create_index(index, volatile=True, bases=bases)
         return f"{index} on {bases}"
 
