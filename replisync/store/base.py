@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, or_, select, update
 
 from replisync.changelog import parse_stored
 from replisync.errors import ForeignWriter, TargetUnusable
@@ -315,9 +315,14 @@ class Store:
             self._finish_rows(connection, self._last_serial(connection))
 
     def lose_files(self, faults: Iterable[Fault]) -> None:
-        """Remember that files which were here are not, and cannot be had now."""
+        """Remember that files which were here are not, and cannot be had now.
+
+        What is in their places is to be put aside; `pending` then has it.
+        """
+        lost = list(faults)
         with self._writing() as connection:
-            for fault in faults:
+            self._put_leftovers(connection, (fault.relpath for fault in lost))
+            for fault in lost:
                 here = update(t.files).where(t.files.c.relpath == fault.relpath)
                 connection.execute(here.values(state=WANTED, size=None))
                 self._put_faults(connection, [fault])
@@ -325,10 +330,14 @@ class Store:
     def put_leftovers(self, relpaths: Iterable[str]) -> None:
         """Demand that files which no key names are put aside; `pending` then has them."""
         with self._writing() as connection:
-            for paths in chunks(relpaths):
-                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
-                rows = [{"relpath": path, "serial": -1, "action": "drop", "staged": None} for path in paths]
-                connection.execute(insert(t.pending), rows)
+            self._put_leftovers(connection, relpaths)
+
+    @staticmethod
+    def _put_leftovers(connection: Connection, relpaths: Iterable[str]) -> None:
+        for paths in chunks(relpaths):
+            connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            rows = [{"relpath": path, "serial": -1, "action": "drop", "staged": None} for path in paths]
+            connection.execute(insert(t.pending), rows)
 
     def entries_behind(self, serial: int, before: int) -> list[tuple[int, bytes]]:
         """Return entries behind `serial`, the last ones below `before` first, a bounded number of them."""
@@ -416,10 +425,11 @@ class Store:
         return found
 
     def retained_beyond_last(self) -> list[Retained]:
-        """Return what was put aside by serials that a rewind took back."""
+        """Return what was put aside by serials that a rewind took back, or that belongs to none of them."""
         with self._reading() as connection:
-            last = self._last_serial(connection)
-            rows = connection.execute(select(t.retained).where(t.retained.c.serial > last))
+            beyond = t.retained.c.serial > self._last_serial(connection)
+            nameless = t.retained.c.stored_as.startswith("-1-")
+            rows = connection.execute(select(t.retained).where(or_(beyond, nameless)))
             return [Retained(**row) for row in rows.mappings()]
 
     def set_apart(self, names: Mapping[str, str]) -> None:

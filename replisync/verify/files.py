@@ -61,7 +61,7 @@ def files(subject: Subject, *, digests: bool) -> None:
     digests: whether its content is read too.
     """
     for file, seen in looked_at(subject, digests=digests):
-        subject.checked["files"] += 1
+        subject.checked["files"] += file.state == PRESENT
         if digests:
             subject.checked["bytes"] += seen.size or 0
         if problem_of(file, seen) is not None:
@@ -75,20 +75,23 @@ def prepare(subject: Subject) -> None:
 
 
 def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[LedgerFile, Seen]]:
-    """Yield every file that is said to be here, with what is found of it."""
+    """Yield every file that is said to be here, with what is found of it.
+
+    With digests those too that are said not to be here: what is in their places must not be another content.
+    """
     subject.context.progress.stage("files", audit.count_of_present(subject.store), "files")
-    chunks = _cut(_present(subject), digests=digests)
+    chunks = _cut(_known(subject, absent_too=digests), digests=digests)
     look = _digests_of if digests else _sizes_of
     for chunk, seen in _ahead(subject, lambda some: look(subject, some), chunks):
         yield from zip(chunk, seen, strict=True)
         subject.context.progress.advance(len(chunk), sum(one.size or 0 for one in seen) if digests else 0)
 
 
-def _present(subject: Subject) -> Iterator[LedgerFile]:
+def _known(subject: Subject, *, absent_too: bool) -> Iterator[LedgerFile]:
     after = ""
     while page := audit.ledger(subject.store, after, _PAGE):
         after = page[-1].relpath
-        yield from (file for file in page if file.state == PRESENT)
+        yield from (file for file in page if absent_too or file.state == PRESENT)
 
 
 def _cut(files: Iterable[LedgerFile], *, digests: bool) -> Iterator[list[LedgerFile]]:
@@ -137,6 +140,8 @@ def _algorithm(file: LedgerFile) -> str:
 
 def problem_of(file: LedgerFile, seen: Seen) -> str | None:
     """Return the kind of what is wrong with a file; None where nothing is."""
+    if file.state != PRESENT and seen.digest is None:
+        return None
     if seen.problem in (errno.EACCES, errno.EPERM):
         return PERMISSIONS
     if seen.size is None:
@@ -173,7 +178,7 @@ def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callab
 def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
     """Return what is wrong with one file now; None where nothing is, or somebody is changing it."""
     row, move = audit.file_now(subject.store, relpath)
-    if row is None or row.state != PRESENT:
+    if row is None:
         return None
     if move is not None and (move.staged is None or (subject.serverdir.tmp / move.staged).exists()):
         return None  # what is committed is about to take its place

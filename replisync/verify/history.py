@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry
-from replisync.keys import FILE_KEYNAMES, READ_KEYNAMES
+from replisync.keys import FILE_KEYNAMES
 from replisync.plan import check_paths, wanted_file
 from replisync.store import audit
 from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
@@ -38,11 +38,11 @@ class History:
 
 
 def read_entry(serial: int, data: bytes) -> ChangelogEntry:
-    """Return the entry that stored bytes hold, as devpi-server can use it.
+    """Return the entry that stored bytes hold, as devpi-server can use it: all of its values are built.
 
     Raises CorruptEntry.
     """
-    entry = parse_stored(serial, data, kinds=READ_KEYNAMES)
+    entry = parse_stored(serial, data)
     if entry.data != data:
         raise CorruptEntry("reading of an entry", "it has a list of renames, which are the primary's own")
     check_paths(entry)

@@ -84,9 +84,10 @@ class Bringer:
             self._tally.local += 1
 
 
-def mend_files(subject: Subject, bringer: Bringer, *, digests: bool) -> dict[str, str]:
-    """Bring the files again that are missing or damaged; return why others stay as they are, by relpath.
+def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
+    """Bring the files again that are missing or damaged; return why others could not be had, by relpath.
 
+    files: where those are put aside that are damaged and cannot be had: nobody must be served them.
     digests: whether their contents are looked at.
     """
     reasons: dict[str, str] = {}
@@ -101,20 +102,27 @@ def mend_files(subject: Subject, bringer: Bringer, *, digests: bool) -> dict[str
         _clear_way(subject, file.relpath)
         some.append(file)
         if len(some) >= _SOME:
-            _bring(subject, bringer, some, reasons)
+            _bring(subject, bringer, files, some, reasons)
             some = []
     if some:
-        _bring(subject, bringer, some, reasons)
+        _bring(subject, bringer, files, some, reasons)
     return reasons
 
 
-def _bring(subject: Subject, bringer: Bringer, some: list[LedgerFile], reasons: dict[str, str]) -> None:
+def _bring(
+    subject: Subject,
+    bringer: Bringer,
+    files: FileStore,
+    some: list[LedgerFile],
+    reasons: dict[str, str],
+) -> None:
     wanted = [WantedFile(one.relpath, one.serial, Digest.parse(one.digest)) for one in some]
     done = bringer.bring(wanted)
     subject.store.files_arrived(done.present, done.absent)
     if bringer.asks:
-        # It is not here, and a promotion must not believe that it is.
+        # It is not here, and a promotion must not believe that it is; nor must a server serve what is.
         subject.store.lose_files(done.refused)
+        settle(subject.store, files, retain=True)
     reasons |= {fault.relpath: fault.reason for fault in done.refused}
     subject.context.stop.check()
 

@@ -212,6 +212,8 @@ def _identity(subject: Subject) -> None:
 
 def _text(path: Path) -> str | None:
     try:
+        if not path.is_file():  # such as a pipe, which nobody may ever write to
+            return None
         return path.read_text(errors="replace").strip()[:100]
     except OSError:
         return None

@@ -230,11 +230,11 @@ class Mender:
             if level >= Level.FULL:
                 files.prepare(subject)
             if found & _FILES and level >= Level.FILES:
-                reasons.update(mend_files(subject, bringer, digests=level >= Level.FULL))
+                reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
             for path in temporary(subject):
                 with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
                     path.unlink()
-        self._mend_small_files(found)
+        reasons.update(self._mend_small_files(found))
         if kinds.SEQUENCE in found:
             self._store.restore_schema()
         return reasons
@@ -272,12 +272,15 @@ class Mender:
 
         return ask if self._asks else None
 
-    def _mend_small_files(self, found: set[str]) -> None:
+    def _mend_small_files(self, found: set[str]) -> dict[object, str]:
         serverdir, source = self._serverdir, self._source
         if kinds.STATE_VERSION in found:
             serverdir.write_serverversion()
         if kinds.EVENT_SERIAL in found:
             serverdir.write_event_serial(audit.position(self._store).last)
+        if kinds.IDENTITY in found and not self._asks and self._names_a_primary():
+            # Either of the two may be what is damaged, and only the primary can tell.
+            return {".nodeinfo": f"it or the database is wrong, and {_NOBODY}"}
         if kinds.IDENTITY in found:
             serverdir.write_nodeinfo(
                 standby_nodeinfo(
@@ -285,12 +288,26 @@ class Mender:
                 )
             )
 
+        return {}
+
+    def _names_a_primary(self) -> bool:
+        """Tell whether `.nodeinfo` is what a replica has, whosever it is."""
+        with suppress(TargetUnusable):
+            info = self._serverdir.nodeinfo() or {}
+            primary = info.get("primary-uuid") or info.get("master-uuid")
+            return info.get("role") == "replica" and all(map(_is_text, (info.get("uuid"), primary)))
+        return False
+
     def _before_6_13(self) -> bool:
         if self._asks:
             return self._patience.call(self._primary.hello).before_6_13
         with suppress(TargetUnusable):
             return "master-uuid" in (self._serverdir.nodeinfo() or {})
         return False
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _joined(first: Report, second: Report) -> Report:

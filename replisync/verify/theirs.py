@@ -49,12 +49,18 @@ class Agreement:
 
     def same(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
         """Tell whether two entries say the same; also where ours cannot be read, which is found elsewhere."""
+        if ours == theirs.data:
+            return True
+        try:
+            parse_stored(serial, ours)
+        except CorruptEntry:
+            return True
         try:
             if self._based_on < 0:
                 return same_entry(ours, theirs.data)
             return self._same_rebased(serial, ours, theirs)
         except CorruptEntry:
-            return True
+            return False
 
     def _same_rebased(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
         full = parse_stored(serial, theirs.data).changes

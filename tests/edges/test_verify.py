@@ -1,16 +1,20 @@
 """A verification finds every damage at the level that promises it, and nothing in a standby that is right."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from devpi_server import fileutil
 
 from replisync.changelog import EMPTY_RENAMES, parse_stored
-from replisync.errors import WrongHistory
+from replisync.errors import CorruptEntry, WrongHistory
 from replisync.verify import findings as kinds
+from replisync.verify.history import read_entry
 from replisync.verify.run import Level
 from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
@@ -329,6 +333,52 @@ def test_what_nobody_names_is_put_aside_and_not_lost(one: Standby) -> None:
     assert serial == -1
 
 
+def test_leftovers_of_one_name_are_all_kept(one: Standby) -> None:
+    for content in (b"first", b"second"):
+        one.write_file(EXTRA, content)
+        one.repair()
+    names = one.database.read("SELECT stored_as FROM replisync_retained WHERE relpath = ?", EXTRA)
+    assert {(one.root / ".replisync" / "retained" / name).read_bytes() for [name] in names} == {
+        b"first",
+        b"second",
+    }
+
+
+def _can_load(data: bytes) -> bool:
+    try:
+        fileutil.loads(data)
+    except Exception:  # noqa: BLE001 - devpi's reader fails as it comes
+        return False
+    return True
+
+
+def test_an_entry_that_devpi_cannot_load_is_damaged_whatever_its_value_is_of() -> None:
+    """A flipped bit in each byte of an entry, in values too that replication never looks into."""
+    changes = {
+        "u/dev/p/1.0/.config": (
+            "PROJVERSION",
+            3,
+            {"name": "p", "requires": ["a", "b"], "n": 1, "t": (1, None)},
+        ),
+        "u/dev/p/.versions": ("PROJVERSIONS", 3, {"1.0", "2.0"}),
+    }
+    data = encode((changes, []))
+    # Without lists, of which devpi makes one as long as it is said to be, whatever follows.
+    bits = 8 * (len(data) - len(EMPTY_RENAMES))
+    unread = 0
+    accepted = []
+    for place in range(0, bits, 7):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        if flipped[place // 8] == ord("K") or _can_load(bytes(flipped)):
+            continue
+        unread += 1
+        with suppress(CorruptEntry):
+            accepted.append(read_entry(4, bytes(flipped)))
+    assert accepted == []
+    assert unread > len(data) // 2
+
+
 def alter(standby: Standby, serial: int) -> None:
     """Change a value in an entry, which stays a good one by itself."""
     _edited(standby, serial, lambda changes: next(iter(changes.values())).__setitem__(2, {"altered": True}))
@@ -413,6 +463,45 @@ def test_a_file_that_the_primary_does_not_give_becomes_a_fault(one: Standby) -> 
     report = one.look()
     assert report.findings == []
     assert (report.known["faults"], report.known["files_missing"]) == (2, 2)
+
+
+def test_a_damaged_file_that_the_primary_does_not_give_is_served_to_nobody(one: Standby) -> None:
+    """Neither by a server on the standby nor by one that it becomes; what was in its place is kept."""
+    DAMAGES["a flipped byte in a file"].do(one)
+    damaged = one.read_file(B)
+    one.server.files[B] = 500
+    [finding] = one.repair().findings
+    assert (finding.kind, finding.subject) == (kinds.FILE_DIGEST, B)
+    assert one.read_file(B) is None
+    [(name,)] = one.database.read("SELECT stored_as FROM replisync_retained WHERE relpath = ?", B)
+    assert (one.root / ".replisync" / "retained" / name).read_bytes() == damaged
+    report = one.look()
+    assert (report.findings, report.known["files_missing"]) == ([], 2)
+
+
+def test_another_content_in_the_place_of_a_file_that_is_missing_is_found(one: Standby) -> None:
+    one.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B)
+    assert one.look().findings == []
+    DAMAGES["a flipped byte in a file"].do(one)
+    [finding] = one.look().findings
+    assert (finding.kind, finding.subject) == (kinds.FILE_DIGEST, B)
+    assert one.repair().findings == []
+    assert one.look().known["files_missing"] == 1
+
+
+def test_a_nodeinfo_that_the_database_contradicts_is_the_primarys_to_judge(one: Standby) -> None:
+    before = (one.root / ".nodeinfo").read_bytes()
+    one.database.write("UPDATE replisync_source SET primary_uuid = 'damaged'")
+    [finding] = one.repair(asks=False).findings
+    assert finding.kind == kinds.IDENTITY
+    assert "--replica-keyfile" in finding.remedy
+    assert (one.root / ".nodeinfo").read_bytes() == before
+
+
+def test_a_pipe_in_the_place_of_a_small_file_is_not_waited_for(one: Standby) -> None:
+    (one.root / ".serverversion").unlink()
+    os.mkfifo(one.root / ".serverversion")
+    assert found(one, Level.QUICK) == {kinds.STATE_VERSION}
 
 
 # While others write.
