@@ -38,14 +38,11 @@ class DatabaseSurvey:
             return [tuple(row) for row in connection.exec_driver_sql(query, values)]
 
     def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
-        """Return the sizes of files; None where a row's size is not that of its content."""
+        """Return the sizes of files: those of their contents."""
         rows = self._query(
-            "SELECT path, size, octet_length(data) FROM files WHERE path = ANY(%s::text[])",
-            text_array(relpaths),
+            "SELECT path, octet_length(data) FROM files WHERE path = ANY(%s::text[])", text_array(relpaths)
         )
-        found = {
-            path: Seen(size if size == length else length, None, 0, _READABLE) for path, size, length in rows
-        }
+        found = {path: Seen(size, None, 0, _READABLE) for path, size in rows}
         return [found.get(relpath, Seen(None)) for relpath in relpaths]
 
     def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:

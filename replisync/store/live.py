@@ -1,33 +1,26 @@
 """The files that a history demands, for whoever wants to know before there is a target.
 
-They are kept in a temporary database, which SQLite makes in TMPDIR and removes by itself: memory does not
-grow with the history or with the number of files.
+They are kept in a temporary database: memory does not grow with the history or with the number of files.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Self
 
-from replisync.errors import LocalFailure
 from replisync.keys import Digest, index_of, index_type
 from replisync.plan import Batch, WantedFile
+from replisync.store.temporary import open_temporary, translated
 
-_TABLES = """
-    CREATE TABLE files (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID;
-    CREATE TABLE indexes (name TEXT PRIMARY KEY, type TEXT) WITHOUT ROWID;
-"""
+_TABLES = (
+    "CREATE TABLE files (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID",
+    "CREATE TABLE indexes (name TEXT PRIMARY KEY, type TEXT) WITHOUT ROWID",
+)
 
 
 class LiveFiles:
     """What is demanded after the batches that were added; also a context manager that forgets it."""
 
     def __init__(self) -> None:
-        with _translated():
-            # The empty name is SQLite's for a database on disk that nobody else sees.
-            self._connection = sqlite3.connect("", isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode = OFF")
-            self._connection.executescript(_TABLES)
+        self._connection = open_temporary(_TABLES)
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +34,7 @@ class LiveFiles:
         Raises LocalFailure.
         """
         self.demand(batch.wanted.values())
-        with _translated():
+        with translated():
             gone = ((path,) for path in batch.dropped)
             self._connection.executemany("DELETE FROM files WHERE relpath = ?", gone)
         for path, value in batch.users.items():
@@ -53,13 +46,13 @@ class LiveFiles:
         Raises LocalFailure.
         """
         rows = ((file.relpath, file.serial, str(file.digest or "")) for file in files)
-        with _translated():
+        with translated():
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
     def _put_user(self, user: str, value: Any) -> None:
         names = value.get("indexes", ()) if isinstance(value, Mapping) else ()
         rows = [(f"{user}/{name}", index_type(value, f"{user}/{name}")) for name in names]
-        with _translated():
+        with translated():
             # "0" is the character behind "/".
             bounds = (f"{user}/", f"{user}0")
             self._connection.execute("DELETE FROM indexes WHERE name > ? AND name < ?", bounds)
@@ -73,7 +66,7 @@ class LiveFiles:
         Raises LocalFailure.
         """
         query = "SELECT name, type FROM indexes WHERE name IN (?, ?)"
-        with _translated():
+        with translated():
             found = dict(self._connection.execute(query, (index, index.partition("/")[0])).fetchall())
         return bool(found), found.get(index)
 
@@ -85,7 +78,7 @@ class LiveFiles:
         after = ""
         query = "SELECT relpath, serial, digest FROM files WHERE relpath > ? ORDER BY relpath LIMIT ?"
         while True:
-            with _translated():
+            with translated():
                 rows = self._connection.execute(query, (after, size)).fetchall()
             if not rows:
                 return
@@ -97,13 +90,3 @@ class LiveFiles:
                 group.append(WantedFile(relpath, serial, Digest.parse(digest)))
                 after = relpath
             yield group
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as err:
-        raise LocalFailure(
-            "use of a temporary database", str(err), hint="make room in TMPDIR, or name another folder by it"
-        ) from err

@@ -1,23 +1,14 @@
-"""What a look through the history finds of each key: in a private temporary database.
+"""What a look through the history finds of each key: in a temporary database.
 
-SQLite keeps it in memory up to a bound and on disk beyond, in a file without a name that is gone with the
-process. So a history of any length is looked through in bounded memory, and nothing of the target is written.
+So a history of any length is looked through in bounded memory, and nothing of the target is written.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
-from replisync.errors import LocalFailure
+from replisync.store.temporary import open_temporary, translated
 
 _CHUNK = 500
-
-_PRAGMAS = (
-    "PRAGMA cache_size = -32768",  # KiB
-    "PRAGMA journal_mode = OFF",
-    "PRAGMA synchronous = OFF",
-)
 
 _TABLES = (
     # file: the digest of the file that must be there, "" where it has none, NULL where there is no file.
@@ -62,10 +53,7 @@ class Scratch:
     """The temporary database; one thread at a time."""
 
     def __init__(self) -> None:
-        with _translated():
-            self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-            for statement in (*_PRAGMAS, *_TABLES, "BEGIN"):
-                self._database.execute(statement)
+        self._database = open_temporary((*_TABLES, "BEGIN"))
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +72,7 @@ class Scratch:
         return next(self._latest([key]), None)
 
     def _latest(self, keys: list[str]) -> Iterator[Latest]:
-        with _translated():
+        with translated():
             for start in range(0, len(keys), _CHUNK):
                 some = keys[start : start + _CHUNK]
                 marks = ",".join("?" * len(some))
@@ -173,21 +161,9 @@ class Scratch:
         yield from self._rows("SELECT * FROM arrived")
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        with _translated():
+        with translated():
             yield from self._database.execute(query, values)
 
     def _many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        with _translated():
+        with translated():
             self._database.executemany(statement, rows)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as err:
-        raise LocalFailure(
-            "keeping of what the history says",
-            str(err),
-            hint="make room where temporary files go, or name another folder in TMPDIR",
-        ) from err

@@ -196,6 +196,8 @@ class Mender:
         """Look, mend, and look again where there was anything to mend."""
         before = self._look(level)
         if not before.total:
+            # What an interrupted run committed, and did not get to do on disk, is no finding.
+            self._settle()
             return before
         with recorded(self._store, "verify", self):
             if kinds.SCHEMA in before.counts:
@@ -239,8 +241,11 @@ class Mender:
             self._store.restore_schema()
         return reasons
 
-    def _recover(self) -> None:
+    def _settle(self) -> None:
         settle(self._store, self._files, retain=self._settings.retention_days > 0)
+
+    def _recover(self) -> None:
+        self._settle()
         set_apart(self._store, self._files)
         self._files.clean_staging(())
 

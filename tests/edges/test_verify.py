@@ -582,6 +582,32 @@ def test_a_repair_that_dies_in_any_call_is_finished_by_the_next_one(one: Standby
     assert tried > 20
 
 
+def test_a_repair_that_dies_while_a_file_cannot_be_had_leaves_no_damaged_one_to_be_served(
+    one: Standby,
+) -> None:
+    DAMAGES["a flipped byte in a file"].do(one)
+    damaged = one.read_file(B)
+    one.server.files[B] = 500
+    undisturbed = Trap()
+    copied(one, one.root.with_name("whole")).repair(trap=undisturbed)
+    tried = 0
+    for at, call in enumerate(undisturbed.names):
+        if not call.startswith(CHANGES):
+            continue
+        for after in (False, True):
+            died = copied(one, one.root.with_name(f"died-{at}-{after}"))
+            died.server = one.server
+            with pytest.raises(Died):
+                died.repair(trap=Trap(at, after=after))
+            died.repair()
+            assert died.read_file(B) is None, f"after a death in call {at}, {call}"
+            names = died.database.read("SELECT stored_as FROM replisync_retained WHERE relpath = ?", B)
+            assert [(died.root / ".replisync/retained" / name).read_bytes() for [name] in names] == [damaged]
+            assert died.look().known["files_missing"] == 2
+            tried += 1
+    assert tried > 3
+
+
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)
 def test_a_repair_in_postgresql_that_dies_around_a_commit_is_finished_by_the_next_one(
     standby: Standby,
