@@ -136,6 +136,11 @@ class Store:
         with self._reading() as connection:
             return work(connection)
 
+    def write(self, work: Callable[[Connection], _T]) -> _T:
+        """Return what `work` does in one transaction that writes."""
+        with self._writing() as connection:
+            return work(connection)
+
     def prepare(self) -> None:
         """Make devpi's tables and bring ours up to date.
 

@@ -32,7 +32,7 @@ from replisync.standby import (
     require_ours,
     target_files,
 )
-from replisync.store import audit
+from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify import files
@@ -55,6 +55,7 @@ _ROWS = frozenset(
         kinds.BACK_SERIAL,
         kinds.KEY,
         kinds.LEDGER,
+        kinds.ROW,  # which were removed, and are made anew
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS})
@@ -199,6 +200,10 @@ class Mender:
             # What an interrupted run committed, and did not get to do on disk, is no finding.
             self._settle()
             return before
+        if kinds.ROW in before.counts:
+            # Before anything else is written: what is hidden from a look would be in the way.
+            self._mend_rows()
+            before = _joined(before, self._look(level))
         with recorded(self._store, "verify", self):
             if kinds.SCHEMA in before.counts:
                 # Without its tables not everything could be looked at.
@@ -215,6 +220,11 @@ class Mender:
         return look(
             self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
         )
+
+    def _mend_rows(self) -> None:
+        """Set right what cannot be in a row, or remove the row, which is made anew from the history."""
+        oddrows.show(self._store)
+        oddrows.mend(self._store, oddrows.odd_rows(self._store, texts=True), clock.now())
 
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
@@ -321,13 +331,10 @@ def _joined(first: Report, second: Report) -> Report:
     """Return what two looks found."""
     known = {one.identity for one in first.findings}
     new = [one for one in second.findings if one.identity not in known]
-    counts = {kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()}
-    return replace(
-        first,
-        findings=[*first.findings, *new],
-        counts=first.counts | counts,
-        total=first.total + second.total,
-    )
+    counts = first.counts | {
+        kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()
+    }
+    return replace(first, findings=[*first.findings, *new], counts=counts, total=sum(counts.values()))
 
 
 def _both(before: Report, after: Report, reasons: dict[object, str]) -> Report:

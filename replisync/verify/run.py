@@ -8,7 +8,7 @@ from enum import IntEnum
 from functools import partial
 
 from replisync import clock
-from replisync.errors import ReplisyncError, TargetUnusable
+from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText
 from replisync.filestore.survey import DiskSurvey, Survey
 from replisync.loop import Patience
 from replisync.pipeline import History
@@ -20,7 +20,7 @@ from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history, quick, theirs
+from replisync.verify import files, history, quick, rows, theirs
 from replisync.verify.findings import Findings, Report
 from replisync.verify.names import Names
 from replisync.verify.subject import Subject
@@ -97,12 +97,20 @@ def look(
     compare: compares its history with the primary's.
     """
     started, began = clock.now(), time.monotonic()
+    # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
+    texts = alone
     for _ in range(_TRIES):
         begun = clock.now()
         with subject_of(serverdir, store, source, context, alone=alone) as subject:
-            serial = _look(subject, level, compare)
             findings = subject.findings
-            findings.settle()
+            try:
+                serial = _look(subject, level, compare, texts=texts)
+                findings.settle()
+            except UnreadableText:
+                if texts:
+                    raise
+                texts = True
+                continue
             if alone or not audit.rewound_since(store, begun):
                 break
         context.log.info("it was rewound meanwhile, looking again")
@@ -136,7 +144,8 @@ def subject_of(
         survey.close()
 
 
-def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
+def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: bool) -> int:
+    rows.look_at_rows(subject, texts=texts)
     serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
     with subject.stage("quick"):
         more = quick.quick(subject)

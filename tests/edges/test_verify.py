@@ -165,6 +165,38 @@ DAMAGES = {
     "a sequence that is ahead": _damage(Level.QUICK, kinds.SEQUENCE, storage="postgres")(
         lambda s: s.database.write("SELECT nextval('changelog_serial_seq')")
     ),
+    "a key whose serial is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET serial = 'abc' WHERE key = ?", A)
+    ),
+    "a key that is no text": _damage(Level.FULL, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("INSERT INTO kv VALUES (CAST(x'752fff' AS TEXT), 'PLUGIN', 3)")
+    ),
+    "a key that is bytes": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET key = CAST(key AS BLOB) WHERE key = ?", B)
+    ),
+    "an entry that is text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE changelog SET data = CAST(data AS TEXT) WHERE serial = 2")
+    ),
+    "an entry that is a number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE changelog SET data = 7 WHERE serial = 2")
+    ),
+    "an entry at a negative serial": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO changelog VALUES (-3, ?)", encode(({}, [])))
+    ),
+    "a commit whose time is none": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
+    ),
+    "a size that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B)
+    ),
+    "a digest in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET digest = x'ff' WHERE relpath = ?", B)
+    ),
+    "a path in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
+        )
+    ),
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
@@ -259,7 +291,13 @@ def test_nothing_is_found_in_a_standby_that_is_right(standby: Standby, level: Le
 
 
 # A standby in PostgreSQL takes a second to make.
-IN_BOTH = ("a flipped byte in a file", "a missing file", "an extra file", "the key of a file that is gone")
+IN_BOTH = (
+    "a flipped byte in a file",
+    "a missing file",
+    "an extra file",
+    "the key of a file that is gone",
+    "an entry at a negative serial",
+)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +336,8 @@ IN_POSTGRES = (
     "a sequence that is ahead",
     "no index of devpi-server's",
     "a file that the ledger does not have",
+    "an entry at a negative serial",
+    "a commit whose time is none",
 )
 
 
