@@ -263,4 +263,5 @@ _NEW_VALUES = {
     ),
     ("replisync_retained", "retained_at"): ":now",
     ("replisync_faults", "next_try"): ":now",
+    ("replisync_faults", "tries"): "1",
 }

@@ -44,6 +44,7 @@ from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import temporary
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
+from replisync.verify.sources import mend_source
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(
@@ -233,6 +234,8 @@ class Mender:
         self._recover()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
+            if kinds.SOURCE in found:
+                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _ROWS:
                 reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})

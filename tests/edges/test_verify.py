@@ -197,6 +197,18 @@ DAMAGES = {
             "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
         )
     ),
+    "a serial of the seed that cannot be": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_serial = -4")
+    ),
+    "a clone that is said not to be complete": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_finished = NULL")
+    ),
+    "a time of the seed that is none": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_started = 'once'")
+    ),
+    "an entry that is kept as the primary's and is of no use": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("INSERT INTO replisync_tip VALUES (?, ?)", LAST, b"bogus")
+    ),
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
@@ -338,6 +350,7 @@ IN_POSTGRES = (
     "a file that the ledger does not have",
     "an entry at a negative serial",
     "a commit whose time is none",
+    "a serial of the seed that cannot be",
 )
 
 
