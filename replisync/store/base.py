@@ -105,6 +105,18 @@ class Store:
         """Return the names of what devpi-server makes in a database and is not there, or is another."""
         raise NotImplementedError
 
+    def foreign_objects(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and SQL of what would meddle with our tables, and nobody of us makes."""
+        raise NotImplementedError
+
+    def damages(self) -> list[str]:
+        """Return what is wrong with the database's structure, as far as it tells by itself."""
+        return []
+
+    def mend_structure(self) -> None:
+        """Remove what meddles with our tables, and make anew what is made of them."""
+        raise NotImplementedError
+
     def next_serial(self) -> tuple[int, int] | None:
         """Return the serial that devpi-server would write next, and the one that it should be.
 

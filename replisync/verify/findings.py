@@ -20,6 +20,7 @@ SCHEMA = "schema"
 SEQUENCE = "sequence"
 ROW = "row"  # of a table, that holds what cannot be in it
 SOURCE = "source"  # what the database remembers of where it comes from
+DATABASE = "database"  # its own structure
 TEMPORARY = "temporary-file"
 MISSING_ENTRY = "missing-entry"
 DAMAGED_ENTRY = "damaged-entry"
@@ -42,6 +43,7 @@ KINDS = (
     SEQUENCE,
     ROW,
     SOURCE,
+    DATABASE,
     TEMPORARY,
     MISSING_ENTRY,
     DAMAGED_ENTRY,

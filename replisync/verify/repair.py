@@ -201,6 +201,11 @@ class Mender:
             # What an interrupted run committed, and did not get to do on disk, is no finding.
             self._settle()
             return before
+        if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
+            # First of all: what an index hides, or a trigger does, would be in the way of everything else.
+            oddrows.show(self._store)
+            self._store.mend_structure()
+            before = _joined(before, self._look(level))
         if kinds.ROW in before.counts:
             # Before anything else is written: what is hidden from a look would be in the way.
             self._mend_rows()

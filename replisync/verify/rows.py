@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from replisync.store.oddrows import OddRow, hide, odd_rows
-from replisync.verify.findings import ROW, Finding
+from replisync.verify.findings import DATABASE, ROW, SCHEMA, Finding
 from replisync.verify.subject import Subject
 
 
@@ -28,3 +28,32 @@ def _again(subject: Subject, row: OddRow, *, texts: bool) -> Callable[[], Findin
         return next(map(_named, odd_rows(subject.store, texts=texts, only=row)), None)
 
     return look
+
+
+def look_at_structure(subject: Subject, *, pages: bool) -> None:
+    """Look for what would meddle with the tables, and whether the database is whole.
+
+    pages: whether all of it is read for that.
+    """
+    store = subject.store
+    for kind, name, sql in store.foreign_objects():
+        finding = Finding(SCHEMA, f"{kind} {name}", None, "none, as devpi-server makes none", sql)
+
+        def look(one: tuple[str, str] = (kind, name), finding: Finding = finding) -> Finding | None:
+            return finding if one in {known[:2] for known in store.foreign_objects()} else None
+
+        subject.findings.suspect(finding, look)
+
+    def look_at_pages() -> Finding | None:
+        damages = store.damages()
+        if not damages:
+            return None
+        some = "; ".join(damages[:5])
+        return Finding(DATABASE, "database", None, "a database that is whole", some, _DAMAGED)
+
+    found = look_at_pages() if pages else None
+    if found is not None:
+        subject.findings.suspect(found, look_at_pages)
+
+
+_DAMAGED = "what new indexes do not mend is lost: clone anew into an empty serverdir"

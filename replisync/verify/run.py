@@ -174,6 +174,8 @@ def subject_of(
 
 def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: bool) -> int:
     rows.look_at_rows(subject, texts=texts)
+    with subject.stage("structure"):
+        rows.look_at_structure(subject, pages=level >= Level.FULL)
     serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
     with subject.stage("quick"):
         more = quick.quick(subject)

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,21 @@ def _no_renames(standby: Standby) -> None:
 
 def _stale(standby: Standby) -> None:
     (standby.root / ".replisync" / "tmp" / "left-over").write_bytes(b"half")
+
+
+def _unindexed(standby: Standby) -> None:
+    """Put a row into a table while its index is hidden from SQLite."""
+    where = "WHERE name = 'kv_serial_idx'"
+    with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+        [(sql,)] = database.execute(f"SELECT sql FROM sqlite_master {where}").fetchall()  # noqa: S608
+        database.execute("PRAGMA writable_schema = 1")
+        # The index is taken for one of other rows.
+        database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (f"{sql} WHERE serial < 0",))  # noqa: S608
+    with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+        database.execute("DELETE FROM kv WHERE key = ?", (A,))
+        database.execute("INSERT INTO kv VALUES (?, 'STAGEFILE', 6)", (A,))
+        database.execute("PRAGMA writable_schema = 1")
+        database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (sql,))  # noqa: S608
 
 
 # Serial 2 brings B and a tox result, 3 that result again, 5 drops A, 6 brings it again.
@@ -209,6 +225,19 @@ DAMAGES = {
     "an entry that is kept as the primary's and is of no use": _damage(Level.QUICK, kinds.SOURCE)(
         lambda s: s.database.write("INSERT INTO replisync_tip VALUES (?, ?)", LAST, b"bogus")
     ),
+    "a trigger of somebody's": _damage(Level.QUICK, kinds.SCHEMA, storage="sqlite")(
+        lambda s: s.database.write("CREATE TRIGGER x AFTER INSERT ON kv BEGIN DELETE FROM changelog; END")
+    ),
+    "a view of somebody's": _damage(Level.QUICK, kinds.SCHEMA, storage="sqlite")(
+        lambda s: s.database.write("CREATE VIEW x AS SELECT key FROM kv")
+    ),
+    "a trigger of somebody's in PostgreSQL": _damage(Level.QUICK, kinds.SCHEMA, storage="postgres")(
+        lambda s: s.database.write(
+            "CREATE TRIGGER x BEFORE UPDATE ON kv FOR EACH ROW "
+            "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+        )
+    ),
+    "an index that lacks a row": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(_unindexed),
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
@@ -351,6 +380,7 @@ IN_POSTGRES = (
     "an entry at a negative serial",
     "a commit whose time is none",
     "a serial of the seed that cannot be",
+    "a trigger of somebody's in PostgreSQL",
 )
 
 
