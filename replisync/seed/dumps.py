@@ -59,8 +59,19 @@ class DumpSource(Protocol):
         """
         ...
 
-    def make(self, folder: Path, primary: FileSource | None, settings: Settings, context: Context) -> Made:
-        """Return the dump."""
+    def make(
+        self,
+        folder: Path,
+        primary: FileSource | None,
+        settings: Settings,
+        context: Context,
+        *,
+        checked: bool,
+    ) -> Made:
+        """Return the dump.
+
+        checked: whether all its files must be what they have to be; see dumping.
+        """
         ...
 
     def too_new(self, serial: int) -> ReplisyncError:
@@ -110,6 +121,8 @@ class NamedDump:
         primary: FileSource | None,  # noqa: ARG002
         settings: Settings,  # noqa: ARG002
         context: Context,  # noqa: ARG002
+        *,
+        checked: bool,  # noqa: ARG002
     ) -> Made:
         """Return it."""
         return Made(self.path, self.serial)
@@ -152,7 +165,15 @@ class OwnDump:
         for tool in (EXPORT_TOOL, IMPORT_TOOL):
             find_tool(tool, f"export of --from-serverdir {self.origin.root}")
 
-    def make(self, folder: Path, primary: FileSource | None, settings: Settings, context: Context) -> Made:
+    def make(
+        self,
+        folder: Path,
+        primary: FileSource | None,
+        settings: Settings,
+        context: Context,
+        *,
+        checked: bool,
+    ) -> Made:
         """Make it of a snapshot.
 
         Raises what `Dumper.make` does.
@@ -160,14 +181,18 @@ class OwnDump:
         work, dump = folder / "export", folder / "dump"
         work.mkdir()
         tool = find_tool(EXPORT_TOOL, f"export of --from-serverdir {self.origin.root}")
-        serial, tip = self._dumper(work, primary, settings, context).make(tool, dump)
+        dumper = Dumper(
+            self.origin.root,
+            work,
+            settings,
+            context,
+            primary=primary,
+            mirrored=self.mirrored,
+            checked=checked,
+        )
+        serial, tip = dumper.make(tool, dump)
         # The dump has links to its files. Nobody else needs them.
         return Made(dump, serial, tip, scrap=work)
-
-    def _dumper(
-        self, folder: Path, primary: FileSource | None, settings: Settings, context: Context
-    ) -> Dumper:
-        return Dumper(self.origin.root, folder, settings, context, primary=primary, mirrored=self.mirrored)
 
     def too_new(self, serial: int) -> ReplisyncError:
         """Return the error that says that the primary is not the server of the serverdir."""

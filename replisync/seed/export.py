@@ -12,6 +12,8 @@ from dataclasses import replace
 from replisync import clock
 from replisync.changelog import same_entry
 from replisync.errors import WrongHistory
+from replisync.filestore.takeover import take_over
+from replisync.keys import hold_problem
 from replisync.loop import Patience, catch_up
 from replisync.pipeline import History, Pipeline, Tally
 from replisync.plan import BatchLimits
@@ -36,13 +38,17 @@ from replisync.seed.target import (
 )
 from replisync.seed.tools import ToolOptions
 from replisync.serverdir import SQLITE_FILE, Serverdir
-from replisync.standby import Context, Settings, local_files, pipeline, recorded
+from replisync.standby import Context, Settings, local_files, pipeline, recorded, target_files
+from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.store.snapshot import Rows
 
 # Entries of one commit: most of those before an import are empty.
 _LIMITS = BatchLimits(entries=20_000)
+
+# Files that were taken over and are written down together.
+_TOGETHER = 1000
 
 
 def copy_dump(
@@ -135,10 +141,13 @@ class _Copier:
         if primary is not None:
             work = self._pipeline(primary, primary)
             work.recover()
+            self._take_over(work)
             copy_files_and_changes(self._store, work, patience, self._context)
             return
         with self._history(mirrors=True) as history:
-            self._pipeline(history, nowhere).fetch_wanted()
+            work = self._pipeline(history, nowhere)
+            self._take_over(work)
+            work.fetch_wanted()
 
     @contextmanager
     def _history(self, *, mirrors: bool) -> Iterator[RebasedImport]:
@@ -183,3 +192,28 @@ class _Copier:
                     serial=serial,
                 )
         store.put_source(replace(current_source(store), seed_serial=serial), tip)
+
+    def _take_over(self, work: Pipeline) -> None:
+        """Give the folders of the import their place as they are.
+
+        devpi-import has compared each file with the digest that its entry demands, and all of them were made
+        durable before the import counted as done. What is not there is fetched as everywhere.
+        """
+        if self._serverdir.storage().name != SQLITE or self._settings.linked:
+            # The one needs them in the database; the other has them already, and wants no second copy.
+            return
+        for index in self._store.wanted_indexes():
+            if not work.not_skipped(self._store.wanted_files(index, "", 1)):
+                continue
+            if take_over(self._imported.staging / FILES, self._serverdir.files, index):
+                self._note_taken_over(index)
+
+    def _note_taken_over(self, index: str) -> None:
+        files = target_files(self._serverdir, self._store)
+        after = ""
+        while some := self._store.wanted_files(index, after, _TOGETHER):
+            self._context.stop.check()
+            after = some[-1].relpath
+            sizes = files.sizes_of([file.relpath for file in some if not hold_problem(file.relpath)])
+            self._store.files_arrived(sizes)
+            self.tally.local += len(sizes)

@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
-import threading
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from replisync.durable import local_errors, write_file
 from replisync.errors import TargetUnusable, UsageError
+from replisync.filestore.sync import Syncer
 from replisync.origin import Hello
 from replisync.primary import Primary
 from replisync.seed.dumps import DumpSource, OwnDump
@@ -21,6 +23,9 @@ from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
 from replisync.storage import SQLITE
 from replisync.store.base import Store
+
+# A program that removes a folder with all that is in it.
+_REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 def import_command(
@@ -101,18 +106,29 @@ class Importer:
         self._options = options
         self._settings = settings
         self._context = context
-        self._removals: list[threading.Thread] = []
+        self._removals: list[subprocess.Popen[bytes]] = []
 
     def remove(self, folder: Path) -> None:
-        """Begin to remove a folder of many files, which takes long, beside other work."""
-        removal = threading.Thread(target=shutil.rmtree, args=(folder, True), daemon=True)
-        removal.start()
+        """Begin to remove a folder of many files, which takes long, beside other work.
+
+        A process does it, since a thread would need our interpreter for each of them.
+        """
+        with local_errors(f"removing of {folder}"):
+            # If it outlives us, it must find nothing under this name that a next run made.
+            doomed = folder.with_name(f"removed-{os.getpid()}-{len(self._removals)}")
+            folder.rename(doomed)
+            removal = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-I", "-S", "-c", _REMOVE, os.fspath(doomed.absolute())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         self._removals.append(removal)
 
     def clear(self) -> None:
         """Remove all that was needed for the import."""
         for removal in self._removals:
-            removal.join()
+            removal.wait()
         shutil.rmtree(self._seed, ignore_errors=True)
 
     def imported(self, store: Store, primary: Primary | None, hello: Hello | None) -> Imported:
@@ -126,7 +142,8 @@ class Importer:
             if found is not None:
                 return found
             shutil.rmtree(self._seed, ignore_errors=True)
-            self._seed.mkdir(mode=0o700)
+            # Another process may still be removing what is in it; see `remove`.
+            self._seed.mkdir(mode=0o700, exist_ok=True)
         try:
             return self._make(primary, hello)
         except BaseException:
@@ -161,7 +178,18 @@ class Importer:
         return None
 
     def _make(self, primary: Primary | None, hello: Hello | None) -> Imported:
-        made = self._dump.make(self._seed, primary, self._settings, self._context)
+        for checked in (False, True):
+            imported = self._make_once(primary, hello, checked=checked)
+            if imported is not None:
+                return imported
+            with local_errors(f"clearing of {self._seed}"):
+                self.clear()
+                self._seed.mkdir(mode=0o700)
+        raise AssertionError("what has checked files is imported or refused")
+
+    def _make_once(self, primary: Primary | None, hello: Hello | None, *, checked: bool) -> Imported | None:
+        """Import the dump; return None where one with checked files may be taken, and this one was not."""
+        made = self._dump.make(self._seed, primary, self._settings, self._context, checked=checked)
         if hello is not None and hello.serial < (made.serial or 0):
             raise self._dump.too_new(hello.serial)
         if made.scrap is not None:
@@ -173,7 +201,24 @@ class Importer:
         staging = self._seed / f"import-{os.getpid()}"
         # Both are said, since devpi-server's own configuration on this machine may name others.
         where = ["--serverdir", str(staging.absolute()), "--storage", SQLITE]
-        self._import([command[0], *where, *command[1:]], made.path)
+        syncer = Syncer(os.fspath(self._seed.absolute()))
+        with local_errors(f"syncing of {staging}"):
+            syncer.begin()
+        words = self._import([command[0], *where, *command[1:]], made.path)
+        if words is not None and self._dump.own and not checked:
+            # A file of the server may be damaged, and be found elsewhere.
+            self._context.log.warning("import refused", why=words)
+            return None
+        if words is not None:
+            raise TargetUnusable(
+                f"import of {made.path}",
+                f"{IMPORT_TOOL} says: {words}",
+                hint="nothing was written; mend the dump, or make a new one, and run the command again",
+            )
+        with local_errors(f"syncing of {staging}"):
+            # Its files are taken over as they are, and devpi-import leaves it to the system when they are
+            # on disk. Once it counts as done they have to be.
+            syncer.tree(os.fspath(staging.absolute()))
         with local_errors(f"writing of {self._done}"):
             if made.tip is not None:
                 write_file(self._tip, made.tip)
@@ -182,7 +227,7 @@ class Importer:
             self.remove(made.path)
         return Imported(staging, made.serial, made.tip)
 
-    def _import(self, command: list[str], path: Path) -> None:
+    def _import(self, command: list[str], path: Path) -> str | None:
         endless = endless_bases(_indexes(path))
         if endless:
             raise TargetUnusable(
@@ -192,10 +237,4 @@ class Importer:
             )
         self._context.log.info("import", dump=str(path))
         self._context.progress.stage("import", None, "seconds")
-        words = run_tool(command, self._seed / "import.log", self._context, self._options.secrets)
-        if words is not None:
-            raise TargetUnusable(
-                f"import of {path}",
-                f"{IMPORT_TOOL} says: {words}",
-                hint="nothing was written; mend the dump, or make a new one, and run the command again",
-            )
+        return run_tool(command, self._seed / "import.log", self._context, self._options.secrets)
