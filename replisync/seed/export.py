@@ -84,6 +84,7 @@ def copy_dump(
                 raise dump.too_new(hello.serial)
         store = stack.enter_context(new_target(serverdir))
         importer = Importer(serverdir, dump, options, settings, context)
+        stack.callback(importer.end_removals)
         imported = importer.imported(store, primary, hello)
         uuid = str(json.loads((imported.staging / ".nodeinfo").read_bytes())["uuid"])
         source = Source(

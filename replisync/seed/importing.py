@@ -115,7 +115,7 @@ class Importer:
         """
         with local_errors(f"removing of {folder}"):
             # If it outlives us, it must find nothing under this name that a next run made.
-            doomed = folder.with_name(f"removed-{os.getpid()}-{len(self._removals)}")
+            doomed = folder.with_name(f"removed-{folder.name}-{os.getpid()}")
             folder.rename(doomed)
             removal = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-I", "-S", "-c", _REMOVE, os.fspath(doomed.absolute())],
@@ -125,10 +125,18 @@ class Importer:
             )
         self._removals.append(removal)
 
+    def end_removals(self) -> None:
+        """End what is still being removed: whoever goes on removes the rest."""
+        for removal in self._removals:
+            removal.kill()
+            removal.wait()
+        self._removals.clear()
+
     def clear(self) -> None:
         """Remove all that was needed for the import."""
         for removal in self._removals:
             removal.wait()
+        self._removals.clear()
         shutil.rmtree(self._seed, ignore_errors=True)
 
     def imported(self, store: Store, primary: Primary | None, hello: Hello | None) -> Imported:
