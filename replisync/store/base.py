@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, or_, select, update
 
 from replisync.changelog import parse_stored
-from replisync.errors import ForeignWriter, TargetUnusable
+from replisync.errors import ForeignWriter, TargetUnusable, UnreadableText
 from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
 from replisync.plan import WantedFile
 from replisync.store import mending, schema, undo
@@ -136,6 +136,11 @@ class Store:
         with self._reading() as connection:
             return work(connection)
 
+    def write(self, work: Callable[[Connection], _T]) -> _T:
+        """Return what `work` does in one transaction that writes."""
+        with self._writing() as connection:
+            return work(connection)
+
     def prepare(self) -> None:
         """Make devpi's tables and bring ours up to date.
 
@@ -226,6 +231,13 @@ class Store:
     def _put_tip(connection: Connection, serial: int, data: bytes) -> None:
         connection.execute(t.tip.delete())
         connection.execute(insert(t.tip).values(serial=serial, data=data))
+
+    def put_tip(self, tip: tuple[int, bytes] | None) -> None:
+        """Keep the primary's bytes of an entry, where ours are others; None for no such entry."""
+        with self._writing() as connection:
+            connection.execute(t.tip.delete())
+            if tip is not None:
+                self._put_tip(connection, *tip)
 
     def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]:
         """Return the serials that last changed some keys; those that never were are left out."""
@@ -601,9 +613,20 @@ class Store:
 
     def source(self) -> Source | None:
         """Return where the data comes from, or None where no seeding has begun."""
-        with self._reading() as connection:
-            row = connection.execute(select(t.source)).mappings().first()
-        return None if row is None else Source(**{k: v for k, v in row.items() if k != "id"})
+        attempted, anew = "reading of where the target comes from", "clone anew into an empty serverdir"
+        try:
+            with self._reading() as connection:
+                row = connection.execute(select(t.source)).mappings().first()
+        except UnreadableText as err:
+            raise TargetUnusable(attempted, err.why, hint=anew) from err
+        if row is None:
+            return None
+        for column in t.source.columns:
+            # SQLite stores any kind of value in any column.
+            value = row[column.name]
+            if not (value is None and column.nullable) and not isinstance(value, column.type.python_type):
+                raise TargetUnusable(attempted, f"its {column.name} is {type(value).__name__}", hint=anew)
+        return Source(**{k: v for k, v in row.items() if k != "id"})
 
     def identity(self) -> Identity | None:
         """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.pool import StaticPool
 
-from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable
+from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
 from replisync.store.base import Guard, Store
 from replisync.store.records import PRESENT
 
@@ -141,6 +141,9 @@ class SqliteStore(Store):
         attempted = f"use of the target's database {self._path}"
         why = str(err.orig)
         name = getattr(err.orig, "sqlite_errorname", "")
+        if why.startswith("Could not decode to UTF-8"):
+            # Not the text itself: a terminal may take it for more than text.
+            return UnreadableText(attempted, why.partition(" with text")[0])
         if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
             return TargetUnusable(attempted, why, hint="restore it, or clone anew into an empty serverdir")
         hints = {

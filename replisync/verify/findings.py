@@ -18,6 +18,8 @@ EVENT_SERIAL = "event-serial"
 PERMISSIONS = "permissions"
 SCHEMA = "schema"
 SEQUENCE = "sequence"
+ROW = "row"  # of a table, that holds what cannot be in it
+SOURCE = "source"  # what the database remembers of where it comes from
 TEMPORARY = "temporary-file"
 MISSING_ENTRY = "missing-entry"
 DAMAGED_ENTRY = "damaged-entry"
@@ -38,6 +40,8 @@ KINDS = (
     PERMISSIONS,
     SCHEMA,
     SEQUENCE,
+    ROW,
+    SOURCE,
     TEMPORARY,
     MISSING_ENTRY,
     DAMAGED_ENTRY,

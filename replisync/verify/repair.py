@@ -32,18 +32,19 @@ from replisync.standby import (
     require_ours,
     target_files,
 )
-from replisync.store import audit
+from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify import files
 from replisync.verify import findings as kinds
 from replisync.verify.findings import Finding, Report
+from replisync.verify.healing import Asking
 from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import temporary
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
-from replisync.verify.theirs import Ask
+from replisync.verify.sources import mend_source
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(
@@ -55,6 +56,7 @@ _ROWS = frozenset(
         kinds.BACK_SERIAL,
         kinds.KEY,
         kinds.LEDGER,
+        kinds.ROW,  # which were removed, and are made anew
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS})
@@ -199,6 +201,10 @@ class Mender:
             # What an interrupted run committed, and did not get to do on disk, is no finding.
             self._settle()
             return before
+        if kinds.ROW in before.counts:
+            # Before anything else is written: what is hidden from a look would be in the way.
+            self._mend_rows()
+            before = _joined(before, self._look(level))
         with recorded(self._store, "verify", self):
             if kinds.SCHEMA in before.counts:
                 # Without its tables not everything could be looked at.
@@ -216,6 +222,11 @@ class Mender:
             self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
         )
 
+    def _mend_rows(self) -> None:
+        """Set right what cannot be in a row, or remove the row, which is made anew from the history."""
+        oddrows.show(self._store)
+        oddrows.mend(self._store, oddrows.odd_rows(self._store, texts=True), clock.now())
+
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
@@ -223,9 +234,10 @@ class Mender:
         self._recover()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
+            if kinds.SOURCE in found:
+                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _ROWS:
-                for serial, why in mend_history(subject, report, self._ask(), bringer).items():
-                    reasons[serial] = why
+                reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
@@ -271,11 +283,14 @@ class Mender:
         )
         return Bringer(fetcher, work, self.tally, asks=self._asks)
 
-    def _ask(self) -> Ask | None:
+    def _asking(self, level: Level) -> Asking:
         def ask(serial: int) -> ChangelogEntry | None:
             return self._patience.call(lambda: self._primary.entry(serial)[1])
 
-        return ask if self._asks else None
+        if not self._asks:
+            return Asking(None)
+        compared = level == Level.PRIMARY
+        return Asking(ask, None if compared else partial(compare_with, self._primary, self._patience))
 
     def _mend_small_files(self, found: set[str]) -> dict[object, str]:
         serverdir, source = self._serverdir, self._source
@@ -319,13 +334,10 @@ def _joined(first: Report, second: Report) -> Report:
     """Return what two looks found."""
     known = {one.identity for one in first.findings}
     new = [one for one in second.findings if one.identity not in known]
-    counts = {kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()}
-    return replace(
-        first,
-        findings=[*first.findings, *new],
-        counts=first.counts | counts,
-        total=first.total + second.total,
-    )
+    counts = first.counts | {
+        kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()
+    }
+    return replace(first, findings=[*first.findings, *new], counts=counts, total=sum(counts.values()))
 
 
 def _both(before: Report, after: Report, reasons: dict[object, str]) -> Report:

@@ -18,7 +18,7 @@ from replisync.verify.history import read_entry
 from replisync.verify.run import Level
 from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
-from tests.edges.scenario import HISTORY, A, B, ChainedPrimary, drop, put
+from tests.edges.scenario import HISTORY, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
 
@@ -46,7 +46,7 @@ def _damage(level: Level, *found: str, storage: str = "") -> Callable[[Callable[
     return lambda do: Damage(do, level, frozenset(found), storage)
 
 
-def _edited(standby: Standby, serial: int, edit: Callable[[dict[str, list[object]]], object]) -> None:
+def edited(standby: Standby, serial: int, edit: Callable[[dict[str, list[object]]], object]) -> None:
     """Write an entry of a standby anew after a change, as somebody would who knows the format."""
     [(data,)] = standby.database.read("SELECT data FROM changelog WHERE serial = ?", serial)
     changes = {path: list(change) for path, change in parse_stored(serial, bytes(data)).changes.items()}
@@ -109,6 +109,18 @@ DAMAGES = {
     ),
     "an entry that is none": _damage(Level.QUICK, kinds.DAMAGED_ENTRY)(lambda s: _row(s, 1, b"\xff\xff")),
     "an emptied entry": _damage(Level.QUICK, kinds.DAMAGED_ENTRY)(lambda s: _row(s, 1, b"")),
+    "an entry with another key": _damage(Level.QUICK, kinds.KEY)(
+        lambda s: edited(s, 2, lambda changes: changes.__setitem__(f"{B}.x", changes.pop(B)))
+    ),
+    "an entry with another kind of a key": _damage(Level.FULL, kinds.KEY)(
+        lambda s: edited(s, 2, lambda changes: changes[B].__setitem__(0, "PYPIFILE"))
+    ),
+    "an entry with another digest of a file": _damage(Level.FULL, kinds.LEDGER)(
+        lambda s: edited(s, 2, lambda changes: changes[B].__setitem__(2, value(b"another")))
+    ),
+    "an entry without a file that a later one has": _damage(Level.QUICK, kinds.BACK_SERIAL)(
+        lambda s: edited(s, 1, lambda changes: changes.__setitem__("u/x", changes.pop(A)))
+    ),
     "an entry with renames": _damage(Level.FULL, kinds.DAMAGED_ENTRY)(_no_renames),
     "an entry missing in the middle": _damage(Level.QUICK, kinds.MISSING_ENTRY, kinds.BACK_SERIAL)(
         lambda s: s.database.write("DELETE FROM changelog WHERE serial = 2")
@@ -120,7 +132,7 @@ DAMAGES = {
         lambda s: s.database.write("INSERT INTO changelog VALUES (?, ?)", LAST + 1, encode(({}, [])))
     ),
     "a wrong back serial": _damage(Level.QUICK, kinds.BACK_SERIAL)(
-        lambda s: _edited(s, 6, lambda changes: changes[A].__setitem__(1, 0))
+        lambda s: edited(s, 6, lambda changes: changes[A].__setitem__(1, 0))
     ),
     "the nodeinfo of another server": _damage(Level.QUICK, kinds.IDENTITY)(
         lambda s: (s.root / ".nodeinfo").write_text('{"uuid": "other", "role": "standalone"}')
@@ -152,6 +164,50 @@ DAMAGES = {
     ),
     "a sequence that is ahead": _damage(Level.QUICK, kinds.SEQUENCE, storage="postgres")(
         lambda s: s.database.write("SELECT nextval('changelog_serial_seq')")
+    ),
+    "a key whose serial is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET serial = 'abc' WHERE key = ?", A)
+    ),
+    "a key that is no text": _damage(Level.FULL, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("INSERT INTO kv VALUES (CAST(x'752fff' AS TEXT), 'PLUGIN', 3)")
+    ),
+    "a key that is bytes": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET key = CAST(key AS BLOB) WHERE key = ?", B)
+    ),
+    "an entry that is text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE changelog SET data = CAST(data AS TEXT) WHERE serial = 2")
+    ),
+    "an entry that is a number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE changelog SET data = 7 WHERE serial = 2")
+    ),
+    "an entry at a negative serial": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO changelog VALUES (-3, ?)", encode(({}, [])))
+    ),
+    "a commit whose time is none": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
+    ),
+    "a size that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B)
+    ),
+    "a digest in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET digest = x'ff' WHERE relpath = ?", B)
+    ),
+    "a path in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
+        )
+    ),
+    "a serial of the seed that cannot be": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_serial = -4")
+    ),
+    "a clone that is said not to be complete": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_finished = NULL")
+    ),
+    "a time of the seed that is none": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_started = 'once'")
+    ),
+    "an entry that is kept as the primary's and is of no use": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("INSERT INTO replisync_tip VALUES (?, ?)", LAST, b"bogus")
     ),
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
@@ -247,7 +303,13 @@ def test_nothing_is_found_in_a_standby_that_is_right(standby: Standby, level: Le
 
 
 # A standby in PostgreSQL takes a second to make.
-IN_BOTH = ("a flipped byte in a file", "a missing file", "an extra file", "the key of a file that is gone")
+IN_BOTH = (
+    "a flipped byte in a file",
+    "a missing file",
+    "an extra file",
+    "the key of a file that is gone",
+    "an entry at a negative serial",
+)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +348,9 @@ IN_POSTGRES = (
     "a sequence that is ahead",
     "no index of devpi-server's",
     "a file that the ledger does not have",
+    "an entry at a negative serial",
+    "a commit whose time is none",
+    "a serial of the seed that cannot be",
 )
 
 
@@ -381,7 +446,7 @@ def test_an_entry_that_devpi_cannot_load_is_damaged_whatever_its_value_is_of() -
 
 def alter(standby: Standby, serial: int) -> None:
     """Change a value in an entry, which stays a good one by itself."""
-    _edited(standby, serial, lambda changes: next(iter(changes.values())).__setitem__(2, {"altered": True}))
+    edited(standby, serial, lambda changes: next(iter(changes.values())).__setitem__(2, {"altered": True}))
 
 
 def test_an_altered_entry_is_found_beside_the_primarys_and_replaced_by_it(one: Standby) -> None:
@@ -393,6 +458,21 @@ def test_an_altered_entry_is_found_beside_the_primarys_and_replaced_by_it(one: S
     assert one.repair(Level.PRIMARY).findings == []
     assert contents(one) == before
     assert one.look(Level.PRIMARY).findings == []
+
+
+ALTERED = tuple(name for name in DAMAGES if name.startswith("an entry with another"))
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_an_altered_entry_is_not_believed_where_a_row_contradicts_it(one: Standby, name: str) -> None:
+    """Neither is the row: only the primary can tell, and until it does both stay as they are."""
+    DAMAGES[name].do(one)
+    damaged = contents(one)
+    report = one.repair(asks=False)
+    assert {finding.kind for finding in report.findings} >= DAMAGES[name].found
+    assert [each.remedy for each in report.findings if "--replica-keyfile" not in each.remedy] == []
+    assert report.mended == []
+    assert contents(one) == damaged
 
 
 def test_an_entry_that_differs_at_the_end_may_be_where_the_histories_part(one: Standby) -> None:
