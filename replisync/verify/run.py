@@ -140,6 +140,8 @@ def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
     serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
     with subject.stage("quick"):
         more = quick.quick(subject)
+        if more:
+            files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
     if level == Level.FILES:
