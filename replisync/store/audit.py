@@ -178,6 +178,19 @@ def keys_beyond(store: Store, serial: int, limit: int) -> list[Key]:
     return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
 
 
+def rows_at(store: Store, serial: int) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Return what the rows say that a serial changed: keynames by key, and digests of files by relpath."""
+
+    def read(connection: Connection) -> tuple[dict[str, str | None], dict[str, str]]:
+        keys = connection.execute(select(t.kv.c.key, t.kv.c.keyname).where(t.kv.c.serial == serial))
+        files = connection.execute(
+            select(t.files.c.relpath, t.files.c.digest).where(t.files.c.serial == serial)
+        )
+        return {row[0]: row[1] for row in keys}, {row[0]: row[1] for row in files}
+
+    return store.read(read)
+
+
 # The ledger.
 
 _LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.state, t.files.c.size)

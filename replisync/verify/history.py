@@ -30,11 +30,13 @@ class History:
     upto: its last serial.
     unread: the serials whose entries are missing or cannot be read.
     odd: the serials whose entries name other back serials than they should.
+    named: what these name instead, and what they should.
     """
 
     upto: int
     unread: set[int] = field(default_factory=set)
     odd: set[int] = field(default_factory=set)
+    named: set[int] = field(default_factory=set)
 
 
 def read_entry(serial: int, data: bytes) -> ChangelogEntry:
@@ -103,6 +105,7 @@ def _read_page(subject: Subject, scratch: Scratch, history: History, page: list[
             before = known.get(key, -1)
             if change.back_serial != before and not _explained(subject, history, change.back_serial, before):
                 history.odd.add(entry.serial)
+                history.named |= {change.back_serial, before}
                 finding = wrong_back_serial(key, entry.serial, before, change.back_serial)
                 subject.findings.suspect(finding, _back_serial_again(subject, key, entry.serial, before))
             known[key] = entry.serial

@@ -38,12 +38,12 @@ from replisync.store.records import Source
 from replisync.verify import files
 from replisync.verify import findings as kinds
 from replisync.verify.findings import Finding, Report
+from replisync.verify.healing import Asking
 from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import temporary
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
-from replisync.verify.theirs import Ask
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(
@@ -226,8 +226,7 @@ class Mender:
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
             if found & _ROWS:
-                for serial, why in mend_history(subject, report, self._ask(), bringer).items():
-                    reasons[serial] = why
+                reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
@@ -273,11 +272,14 @@ class Mender:
         )
         return Bringer(fetcher, work, self.tally, asks=self._asks)
 
-    def _ask(self) -> Ask | None:
+    def _asking(self, level: Level) -> Asking:
         def ask(serial: int) -> ChangelogEntry | None:
             return self._patience.call(lambda: self._primary.entry(serial)[1])
 
-        return ask if self._asks else None
+        if not self._asks:
+            return Asking(None)
+        compared = level == Level.PRIMARY
+        return Asking(ask, None if compared else partial(compare_with, self._primary, self._patience))
 
     def _mend_small_files(self, found: set[str]) -> dict[object, str]:
         serverdir, source = self._serverdir, self._source

@@ -28,6 +28,10 @@ _REMEDY = (
     "`--repair` takes the primary's entry where those around it agree; where all that follow differ too, the "
     "histories parted: `replisync rewind`"
 )
+_LAST_REMEDY = (
+    "at the very end an altered entry and a primary that was taken back look the same: "
+    "`replisync rewind --to-serial {before}`, then `replisync catchup`"
+)
 
 
 class Agreement:
@@ -164,7 +168,8 @@ def _compare_group(subject: Subject, agreement: Agreement, ask: Ask, group: list
         subject.checked["primary_entries"] += 1
         if not agreement.same(serial, data, entry):
             differing += 1
-            subject.findings.suspect(_other(serial, data, entry), _again(subject, ask, serial))
+            finding = _other(subject, serial, data, entry)
+            subject.findings.suspect(finding, _again(subject, ask, serial))
     return differing
 
 
@@ -174,14 +179,16 @@ def _ours(store: Store, first: int, last: int) -> Iterator[tuple[int, bytes]]:
         first = page[-1][0] + 1
 
 
-def _other(serial: int, ours: bytes, theirs: ChangelogEntry) -> Finding:
+def _other(subject: Subject, serial: int, ours: bytes, theirs: ChangelogEntry) -> Finding:
+    # What began with an export cannot be taken back.
+    last = serial == audit.position(subject.store).last and subject.source.based_on < 0
     return Finding(
         OTHER_ENTRY,
         f"serial {serial}",
         serial,
         f"the primary's entry, sha256 {digest(theirs.data)}",
         f"sha256 {digest(ours)}",
-        _REMEDY,
+        _LAST_REMEDY.format(before=serial - 1) if last else _REMEDY,
     )
 
 
@@ -193,6 +200,6 @@ def _again(subject: Subject, ask: Ask, serial: int) -> Callable[[], Finding | No
             return None
         if subject.source.based_on < 0 and Agreement(subject.store, subject.source).same(serial, data, entry):
             return None
-        return _other(serial, data, entry)
+        return _other(subject, serial, data, entry)
 
     return look

@@ -54,13 +54,13 @@ class Standby:
             return Serverdir(self.root, self.database.storage)
         return Serverdir(self.root)
 
-    def follow(self, *, trap: Trap | None = None, upto: int | None = None) -> None:
-        """Have it catch up."""
-        with closing(self.target(trap or Trap())) as target:
+    def follow(self, *, trap: Trap | None = None, upto: int | None = None, entries: int = 1) -> None:
+        """Have it catch up, with so many entries in a batch."""
+        with closing(self.target(trap or Trap(), entries=entries)) as target:
             target.begin()
             target.catch_up(self.server.serial if upto is None else upto)
 
-    def target(self, trap: Trap) -> Target:
+    def target(self, trap: Trap, *, entries: int = 1) -> Target:
         """Return what follows the primary."""
         database = self.database
 
@@ -76,7 +76,7 @@ class Standby:
                 return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
 
         kind = InPostgres if self.in_postgres else Target
-        return kind(self.root, self.server, trap, entries=1)
+        return kind(self.root, self.server, trap, entries=entries)
 
     def make(self) -> None:
         """Make it, with all of the history."""

@@ -18,7 +18,7 @@ from replisync.verify.history import read_entry
 from replisync.verify.run import Level
 from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
-from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put
+from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
 
@@ -46,7 +46,7 @@ def _damage(level: Level, *found: str, storage: str = "") -> Callable[[Callable[
     return lambda do: Damage(do, level, frozenset(found), storage)
 
 
-def _edited(standby: Standby, serial: int, edit: Callable[[dict[str, list[object]]], object]) -> None:
+def edited(standby: Standby, serial: int, edit: Callable[[dict[str, list[object]]], object]) -> None:
     """Write an entry of a standby anew after a change, as somebody would who knows the format."""
     [(data,)] = standby.database.read("SELECT data FROM changelog WHERE serial = ?", serial)
     changes = {path: list(change) for path, change in parse_stored(serial, bytes(data)).changes.items()}
@@ -109,6 +109,18 @@ DAMAGES = {
     ),
     "an entry that is none": _damage(Level.QUICK, kinds.DAMAGED_ENTRY)(lambda s: _row(s, 1, b"\xff\xff")),
     "an emptied entry": _damage(Level.QUICK, kinds.DAMAGED_ENTRY)(lambda s: _row(s, 1, b"")),
+    "an entry with another key": _damage(Level.QUICK, kinds.KEY)(
+        lambda s: edited(s, 2, lambda changes: changes.__setitem__(f"{B}.x", changes.pop(B)))
+    ),
+    "an entry with another kind of a key": _damage(Level.FULL, kinds.KEY)(
+        lambda s: edited(s, 2, lambda changes: changes[B].__setitem__(0, "PYPIFILE"))
+    ),
+    "an entry with another digest of a file": _damage(Level.FULL, kinds.LEDGER)(
+        lambda s: edited(s, 2, lambda changes: changes[B].__setitem__(2, value(b"another")))
+    ),
+    "an entry without a file that a later one has": _damage(Level.QUICK, kinds.BACK_SERIAL)(
+        lambda s: edited(s, 1, lambda changes: changes.__setitem__("u/x", changes.pop(A)))
+    ),
     "an entry with renames": _damage(Level.FULL, kinds.DAMAGED_ENTRY)(_no_renames),
     "an entry missing in the middle": _damage(Level.QUICK, kinds.MISSING_ENTRY, kinds.BACK_SERIAL)(
         lambda s: s.database.write("DELETE FROM changelog WHERE serial = 2")
@@ -120,7 +132,7 @@ DAMAGES = {
         lambda s: s.database.write("INSERT INTO changelog VALUES (?, ?)", LAST + 1, encode(({}, [])))
     ),
     "a wrong back serial": _damage(Level.QUICK, kinds.BACK_SERIAL)(
-        lambda s: _edited(s, 6, lambda changes: changes[A].__setitem__(1, 0))
+        lambda s: edited(s, 6, lambda changes: changes[A].__setitem__(1, 0))
     ),
     "the nodeinfo of another server": _damage(Level.QUICK, kinds.IDENTITY)(
         lambda s: (s.root / ".nodeinfo").write_text('{"uuid": "other", "role": "standalone"}')
@@ -387,7 +399,7 @@ def test_an_entry_that_devpi_cannot_load_is_damaged_whatever_its_value_is_of() -
 
 def alter(standby: Standby, serial: int) -> None:
     """Change a value in an entry, which stays a good one by itself."""
-    _edited(standby, serial, lambda changes: next(iter(changes.values())).__setitem__(2, {"altered": True}))
+    edited(standby, serial, lambda changes: next(iter(changes.values())).__setitem__(2, {"altered": True}))
 
 
 def test_an_altered_entry_is_found_beside_the_primarys_and_replaced_by_it(one: Standby) -> None:
@@ -399,6 +411,21 @@ def test_an_altered_entry_is_found_beside_the_primarys_and_replaced_by_it(one: S
     assert one.repair(Level.PRIMARY).findings == []
     assert contents(one) == before
     assert one.look(Level.PRIMARY).findings == []
+
+
+ALTERED = tuple(name for name in DAMAGES if name.startswith("an entry with another"))
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_an_altered_entry_is_not_believed_where_a_row_contradicts_it(one: Standby, name: str) -> None:
+    """Neither is the row: only the primary can tell, and until it does both stay as they are."""
+    DAMAGES[name].do(one)
+    damaged = contents(one)
+    report = one.repair(asks=False)
+    assert {finding.kind for finding in report.findings} >= DAMAGES[name].found
+    assert [each.remedy for each in report.findings if "--replica-keyfile" not in each.remedy] == []
+    assert report.mended == []
+    assert contents(one) == damaged
 
 
 def test_an_entry_that_differs_at_the_end_may_be_where_the_histories_part(one: Standby) -> None:

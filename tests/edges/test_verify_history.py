@@ -1,0 +1,101 @@
+"""What is wrong with a history, its keys and what is remembered of it is told apart from what is right."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from replisync.verify import findings as kinds
+from replisync.verify.run import Level
+from tests.edges.conftest import SqliteDatabase
+from tests.edges.scenario import B, ChainedPrimary, drop
+from tests.edges.standbys import Standby
+from tests.edges.test_rewind import Standby as Rewindable
+from tests.edges.test_verify import LAST, alter, contents, copied, edited
+from tests.fakes import Trap
+
+# More than may lie between an entry and its neighbours, and than are asked for one by one.
+GAP = 150
+LONG = LAST + 2 * GAP + 20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
+    """A standby in SQLite to be copied."""
+    root = tmp_path_factory.mktemp("model") / "standby"
+    standby = Standby(root, SqliteDatabase(root / ".sqlite"), ChainedPrimary())
+    standby.make()
+    return standby
+
+
+@pytest.fixture
+def one(model: Standby, folder: Path) -> Standby:
+    """A standby in SQLite."""
+    return copied(model, folder / "one")
+
+
+@pytest.fixture
+def long(one: Standby) -> Standby:
+    """One with a long history."""
+    while one.server.serial < LONG:
+        one.server.commit({f"u/dev/{one.server.serial}": ("PLUGIN", -1, one.server.serial)})
+    one.follow(entries=100)
+    return one
+
+
+def rewind(standby: Standby, serial: int) -> None:
+    """Take a standby back to a serial."""
+    with closing(Rewindable(standby.root, standby.server, Trap(), entries=1)) as target:
+        target.begin()
+        target.take_back(serial, asks=True)
+
+
+def test_gaps_of_any_length_are_filled(long: Standby) -> None:
+    before = contents(long)
+    long.database.write("DELETE FROM changelog WHERE serial BETWEEN ? AND ?", LAST + 5, LAST + 4 + GAP)
+    long.database.write("DELETE FROM changelog WHERE serial > ?", LONG - GAP)
+    report = long.repair()
+    assert report.findings == []
+    assert contents(long) == before
+
+
+def test_where_all_keys_are_gone_an_altered_entry_is_found_among_all(long: Standby) -> None:
+    before = contents(long)
+    edited(long, LAST + 9, lambda changes: changes.__setitem__("u/other", ["PLUGIN", -1, 1]))
+    long.database.write("DELETE FROM kv")
+    assert long.repair().findings == []
+    assert contents(long) == before
+
+
+def test_the_last_entry_is_replaced_where_its_rows_say_what_the_primarys_says(one: Standby) -> None:
+    drop(B)(one.server)
+    one.follow()
+    before = contents(one)
+    edited(one, LAST + 1, lambda changes: changes.__setitem__("u/x", changes.pop(B)))
+    assert one.repair().findings == []
+    assert contents(one) == before
+
+
+def test_a_last_entry_that_differs_is_right_again_after_what_its_finding_names(one: Standby) -> None:
+    before = contents(one)
+    alter(one, LAST)
+    [finding] = one.look(Level.PRIMARY).findings
+    assert (finding.kind, finding.serial) == (kinds.OTHER_ENTRY, LAST)
+    assert f"replisync rewind --to-serial {LAST - 1}" in finding.remedy
+    [finding] = one.repair(Level.PRIMARY).findings
+    assert f"replisync rewind --to-serial {LAST - 1}" in finding.remedy
+    rewind(one, LAST - 1)
+    one.follow()
+    assert one.look(Level.PRIMARY).findings == []
+    after = contents(one)
+    assert {name: after[name] for name in ("changelog", "kv", "files", "live")} == {
+        name: before[name] for name in ("changelog", "kv", "files", "live")
+    }
+
+
+def test_where_several_entries_at_the_end_differ_the_first_of_them_is_gone_back_to(one: Standby) -> None:
+    alter(one, LAST)
+    alter(one, LAST - 1)
+    findings = one.repair(Level.PRIMARY).findings
+    assert {finding.serial for finding in findings} == {LAST - 1, LAST}
+    assert all(f"rewind --to-serial {LAST - 2}" in finding.remedy for finding in findings)
