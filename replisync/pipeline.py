@@ -264,6 +264,9 @@ class Pipeline:
         Raises FilesMissing where a file is missing that the serial must wait for.
         """
         wanted = self.not_skipped(batch.wanted.values())
+        if wanted:
+            # Durable before the first of them has a place: whoever looks meanwhile must know of them.
+            self._store.expect({file.relpath: file.serial for file in wanted})
         present: dict[str, int] = {}
         staged: dict[str, str] = {}
         refused: list[Refused] = []

@@ -143,9 +143,7 @@ def _commit(
     try:
         _refuse_loss(verdict, to_serial, accept_loss=accept_loss)
     except ConditionFailed:
-        for relpath in found.placed:
-            files.remove(relpath)
-        files.sync_moves()
+        work.recover()
         raise
     faults = (*verdict.faults, *map(_given_up, verdict.held))
     return Commit(undo, found.present, found.staged, leaving(files, undo, found), verdict.absent, faults)

@@ -87,6 +87,8 @@ class Bringer:
         left = self._not_in_place(undo, found)
         asides = self._asides(undo, left)
         self._context.progress.stage("files", len(left), "files")
+        if left:
+            self._store.expect({file.relpath: -1 for file in left})
         while left:
             names = {file.relpath: asides[file.relpath].popleft() for file in left if asides[file.relpath]}
             refused = self._fetch(_Retained(self._files, names), left, found)

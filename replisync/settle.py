@@ -28,7 +28,7 @@ def settle(store: Store, files: FileStore, *, retain: bool) -> None:
 
 def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
-    if retain:
+    if retain and move.action != "discard":
         name = files.put_aside(move.relpath, move.serial, keep=move.action == "replace")
         if name is not None:
             rows.append(
@@ -39,7 +39,7 @@ def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, st
                     "retained_at": clock.now(),
                 }
             )
-    elif move.action == "drop":
+    elif move.action != "replace":
         files.remove(move.relpath)
     if move.staged is not None and files.staged(move.staged):
         files.place([(move.relpath, move.staged)])

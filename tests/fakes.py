@@ -98,13 +98,17 @@ def failure(name: str) -> BaseException:
 class Trap:
     """Count calls of parts that do I/O, and fail in one of them.
 
-    at: which call, from 0; None counts only.
+    at: which call, from 0, or which of those with a name; None counts only.
     after: whether the call does its work before it fails.
     error: makes what is raised, from the name of the call.
     """
 
     def __init__(
-        self, at: int | None = None, *, after: bool = False, error: Callable[[str], BaseException] = Died
+        self,
+        at: int | tuple[str, int] | None = None,
+        *,
+        after: bool = False,
+        error: Callable[[str], BaseException] = Died,
     ) -> None:
         self.names: list[str] = []
         self._at = at
@@ -115,6 +119,8 @@ class Trap:
     @property
     def sprung(self) -> bool:
         """Whether the call that fails was made."""
+        if isinstance(self._at, tuple):
+            return self.names.count(self._at[0]) > self._at[1]
         return self._at is not None and len(self.names) > self._at
 
     def call(self, name: str, work: Callable[[], _T]) -> _T:
@@ -126,7 +132,7 @@ class Trap:
     def around(self, name: str) -> Iterator[None]:
         """Count what is done in here as one call, which may fail before or after it."""
         with self._lock:
-            strikes = len(self.names) == self._at
+            strikes = self._at in (len(self.names), (name, self.names.count(name)))
             self.names.append(name)
         if strikes and not self._after:
             raise self._error(name)

@@ -74,12 +74,6 @@ def _position(connection: Connection) -> Position:
     return Position(-1 if last is None else last, -1 if committed is None else committed)
 
 
-def last_commit_at(store: Store) -> str | None:
-    """Return when our last commit was made."""
-    query = select(t.timeline.c.committed_at).order_by(t.timeline.c.serial.desc()).limit(1)
-    return store.read(lambda connection: connection.execute(query).scalar())
-
-
 def serials(store: Store) -> Serials:
     """Count the entries."""
     column = t.changelog.c.serial
@@ -254,6 +248,14 @@ def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | N
     return store.read(read)
 
 
+def false_drops(store: Store, limit: int) -> list[Pending]:
+    """Return up to `limit` notes that a file is to be dropped which must be here."""
+    here = and_(t.files.c.relpath == t.pending.c.relpath, t.files.c.state == "present")
+    columns = (t.pending.c.relpath, t.pending.c.serial, t.pending.c.action, t.pending.c.staged)
+    query = select(*columns).join(t.files, here).where(t.pending.c.action == "drop").limit(limit)
+    return store.read(lambda connection: [Pending(*row) for row in connection.execute(query)])
+
+
 def ledger_against_keys(store: Store, limit: int) -> list[tuple[LedgerFile, int | None]]:
     """Return up to `limit` files of the ledger whose key has another serial, with that; None for no key."""
     join = t.files.outerjoin(t.kv, t.kv.c.key == t.files.c.relpath)
@@ -268,23 +270,6 @@ def count_of_present(store: Store) -> int:
     """Count the files that are said to be here."""
     query = select(func.count()).select_from(t.files).where(t.files.c.state == "present")
     return int(store.read(lambda connection: connection.execute(query).scalar_one()))
-
-
-def siblings_in_ledger(store: Store, folder: str) -> bool:
-    """Tell whether the ledger has a file in a folder."""
-    # "0" is the character behind "/".
-    inside = and_(t.files.c.relpath > f"{folder}/", t.files.c.relpath < f"{folder}0")
-    return store.read(
-        lambda connection: (
-            connection.execute(select(t.files.c.relpath).where(inside).limit(1)).first() is not None
-        )
-    )
-
-
-def is_held(store: Store) -> bool:
-    """Tell whether a serial waits for a file."""
-    query = select(t.faults.c.relpath).where(t.faults.c.kind == "held").limit(1)
-    return store.read(lambda connection: connection.execute(query).first() is not None)
 
 
 def rewound_since(store: Store, moment: str) -> bool:

@@ -18,6 +18,7 @@ from replisync.store import mending, schema, undo
 from replisync.store import tables as t
 from replisync.store.records import (
     ABSENT,
+    ARRIVE,
     PRESENT,
     WANTED,
     Commit,
@@ -412,10 +413,64 @@ class Store:
     # Moves on disk that follow a commit.
 
     def pending(self) -> list[Pending]:
-        """Return the moves on disk that committed serials still demand."""
+        """Return the moves on disk that committed serials still demand.
+
+        A file that came for a serial which is committed without it is to be dropped, as one of no serial, and
+        one that came for a rewind which never was committed is to be discarded: it is a copy.
+        What the ledger has as present is never dropped, whatever is written here.
+        """
+        last = func.coalesce(select(func.max(t.changelog.c.serial)).scalar_subquery(), -1)
+        here = and_(t.files.c.relpath == t.pending.c.relpath, t.files.c.state == PRESENT)
+        query = select(t.pending).outerjoin(t.files, here).order_by(t.pending.c.relpath)
+        query = query.where(
+            or_(
+                t.pending.c.action == "replace",
+                and_(
+                    t.files.c.relpath.is_(None), or_(t.pending.c.action == "drop", t.pending.c.serial <= last)
+                ),
+            )
+        )
         with self._reading() as connection:
-            rows = connection.execute(select(t.pending).order_by(t.pending.c.relpath))
-            return [Pending(row.relpath, row.serial, row.action, row.staged) for row in rows]
+            rows = connection.execute(query).all()
+        return [
+            Pending(row.relpath, -1, "drop" if row.serial >= 0 else "discard", None)
+            if row.action == ARRIVE
+            else Pending(row.relpath, row.serial, row.action, row.staged)
+            for row in rows
+        ]
+
+    def expect(self, coming: Mapping[str, int]) -> None:
+        """Remember which files take places before the commit that names them.
+
+        coming: the serial that names them, by relpath; -1 for that of a rewind. Those that the ledger has
+            already are left out.
+        Who finds one of them after a crash then knows that it belongs to a serial to come.
+        """
+        new: dict[str, int] = {}
+        with self._reading() as connection:
+            for paths in chunks(coming):
+                in_ledger = select(t.files.c.relpath).where(t.files.c.relpath.in_(paths))
+                known = set(connection.execute(in_ledger).scalars())
+                rows = connection.execute(select(t.pending).where(t.pending.c.relpath.in_(paths)))
+                known |= {row.relpath for row in rows if row.serial == coming[row.relpath]}
+                new |= {path: coming[path] for path in paths if path not in known}
+        if not new:
+            return
+        with self._writing() as connection:
+            for paths in chunks(new):
+                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            rows_of_them = [
+                {"relpath": path, "serial": serial, "action": ARRIVE, "staged": None}
+                for path, serial in new.items()
+            ]
+            connection.execute(insert(t.pending), rows_of_them)
+
+    def forget_false_drops(self) -> None:
+        """Forget that files are to be dropped which must be here."""
+        present = select(t.files.c.relpath).where(t.files.c.state == PRESENT)
+        false = and_(t.pending.c.action == "drop", t.pending.c.relpath.in_(present))
+        with self._writing() as connection:
+            connection.execute(t.pending.delete().where(false))
 
     def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
         """Forget moves that are done, and remember what they put aside."""

@@ -10,6 +10,9 @@ WANTED = "wanted"
 PRESENT = "present"
 ABSENT = "absent"
 
+# A note on a file whose serial is not committed; see tables.pending.
+ARRIVE = "arrive"
+
 # Kinds of seeds whose entries are made anew, with serials moved to where the primary's were.
 _REBASED = frozenset({"export"})
 
@@ -163,7 +166,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A move on disk that a committed serial demands; see tables.pending."""
+    """A move on disk that a committed serial demands, or a file that came before it; see tables.pending."""
 
     relpath: str
     serial: int

@@ -161,7 +161,9 @@ faults = Table(
 )
 
 # What is still to be done on disk for a serial that is committed: moves that must come after the commit.
-# action: drop (the file has no live key any more), replace (staged holds the new content).
+# action: drop (the file has no live key any more), replace (staged holds the new content). And what takes its
+# place before its serial is committed: arrive (the commit removes the row; a serial that is committed
+# without it makes it a drop). There serial is -1 for a rewind's.
 pending = Table(
     "replisync_pending",
     metadata,

@@ -15,11 +15,12 @@ from replisync.filestore.hashing import Seen
 from replisync.keys import FILE_KEYNAMES, Digest
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
-from replisync.store.records import PRESENT
+from replisync.store.records import PRESENT, Pending
 from replisync.verify.findings import (
     FILE_DIGEST,
     FILE_SIZE,
     MISSING_FILE,
+    PENDING_MOVE,
     PERMISSIONS,
     SUPERFLUOUS_FILE,
     TEMPORARY,
@@ -46,13 +47,6 @@ _TEMPORARY = re.compile(r"-tmp$")
 
 # While a devpi-server may be storing files, what is unfinished counts as left behind after so long.
 _UNFINISHED_SECONDS = 3600.0
-
-# Digests that a path may begin with.
-_PROMISED = ("sha256", "md5", "sha512", "sha1")
-_PROMISED_LENGTH = 16
-
-# A clock that is read from disk may be coarser than ours.
-_GRAIN_SECONDS = 2.0
 
 
 def files(subject: Subject, *, digests: bool) -> None:
@@ -180,13 +174,32 @@ def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding 
     row, move = audit.file_now(subject.store, relpath)
     if row is None:
         return None
-    if move is not None and (move.staged is None or (subject.serverdir.tmp / move.staged).exists()):
+    if move is not None and _is_coming(subject, row, move):
         return None  # what is committed is about to take its place
     look = _digests_of if digests else _sizes_of
     [seen] = look(subject, [row])
     if problem_of(row, seen) is None or audit.file_now(subject.store, relpath) != (row, move):
         return None
     return _named(row, seen)
+
+
+def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:
+    """Tell whether what is in a file's place is about to go, or to be replaced."""
+    if move.action == "replace":
+        return move.staged is not None and (subject.serverdir.tmp / move.staged).exists()
+    return move.action == "drop" and row.state != PRESENT
+
+
+def false_drops(subject: Subject) -> None:
+    """Look for notes that would have files moved away which must be here."""
+    for move in audit.false_drops(subject.store, _PAGE):
+        finding = Finding(PENDING_MOVE, move.relpath, move.serial, "a file that stays", "one to be dropped")
+
+        def look(finding: Finding = finding) -> Finding | None:
+            now = {one.relpath for one in audit.false_drops(subject.store, _PAGE)}
+            return finding if finding.subject in now else None
+
+        subject.findings.suspect(finding, look)
 
 
 # What nobody asked for.
@@ -252,32 +265,31 @@ def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
 
     before: when it was changed, by an earlier look.
     """
-    [seen] = subject.survey.sizes([relpath])
-    if seen.size is None and seen.problem == 0 and not _is_name(subject, relpath):
-        return False
-    if seen.problem in (errno.ENOENT, errno.ENOTDIR):
+    if not _is_here(subject, relpath):
         return False
     try:
         relpath.encode()
     except UnicodeEncodeError:
         return True  # no key can have this name
-    row, move = audit.file_now(subject.store, relpath)
-    if row is not None or move is not None:
+    # Each commit changes the ledger and the notes of what comes and goes at once, before and after which a
+    # file is in its place. Twice: it may have gone, and come again, between two looks.
+    if audit.file_now(subject.store, relpath) != (None, None) or not _is_here(subject, relpath):
         return False
-    changed_at = subject.survey.changed_at(relpath)
-    if changed_at != before:
+    if audit.file_now(subject.store, relpath) != (None, None):
         return False
     if _TEMPORARY.search(relpath):
+        changed_at = subject.survey.changed_at(relpath)
         age = clock.seconds_since_epoch(changed_at) if changed_at is not None else _UNFINISHED_SECONDS
-        return not subject.in_use() or age >= _UNFINISHED_SECONDS
-    if _is_link(subject, relpath):
-        return False  # a devpi-server fetched it, and the primary will say so
-    return not _is_ahead(subject, relpath, changed_at)
+        return changed_at == before and (not subject.in_use() or age >= _UNFINISHED_SECONDS)
+    return not _is_link(subject, relpath)  # which a devpi-server fetched, and the primary will say so
 
 
-def _is_name(subject: Subject, relpath: str) -> bool:
-    """Tell whether there is something with this name, if no file."""
-    return subject.survey.changed_at(relpath) is not None
+def _is_here(subject: Subject, relpath: str) -> bool:
+    """Tell whether anything has this name, be it a file or not."""
+    [seen] = subject.survey.sizes([relpath])
+    if seen.problem in (errno.ENOENT, errno.ENOTDIR):
+        return False
+    return seen.size is not None or seen.problem != 0 or subject.survey.changed_at(relpath) is not None
 
 
 def _is_link(subject: Subject, relpath: str) -> bool:
@@ -291,38 +303,3 @@ def _is_link(subject: Subject, relpath: str) -> bool:
         return True  # nobody can tell
     change = changes.get(relpath)
     return change is not None and bool(change.value)
-
-
-def _is_ahead(subject: Subject, relpath: str, changed_at: float | None) -> bool:
-    """Tell whether a file is here before the serial that names it, as files of the next commit are.
-
-    While somebody writes, what is newer than the last commit is. Where nobody does it may be what a run that
-    was cut short left for the next one: then it has the content that its path promises, in a folder of its
-    own, or a path that promises nothing.
-    """
-    newer = changed_at is not None and changed_at >= _since(subject) - _GRAIN_SECONDS
-    if newer and subject.in_use():
-        return True
-    folder, _, name = relpath.rpartition("/")
-    if "/+e/" in relpath or ".toxresult-" in name:
-        run = subject.store.last_run()
-        return run is not None and run.outcome != "ok" and (newer or changed_at is None)
-    promised = "".join(folder.split("/")[-2:])
-    if len(promised) != _PROMISED_LENGTH or audit.siblings_in_ledger(subject.store, folder):
-        return False
-    for algorithm in _PROMISED:
-        [seen] = subject.survey.digests([(algorithm, relpath)])
-        if seen.digest is not None and seen.digest.startswith(promised):
-            return True
-    return False
-
-
-def _since(subject: Subject) -> float:
-    """Return since when files may have come that are not committed."""
-    store = subject.store
-    committed, run = audit.last_commit_at(store), store.last_run()
-    moments = [] if committed is None else [committed]
-    # Those behind a file that cannot be had came before the commit of what is before it.
-    if run is not None and audit.is_held(store):
-        moments.append(run.started)
-    return clock.epoch(min(moments)) if moments else 0.0

@@ -28,6 +28,7 @@ OTHER_ENTRY = "other-entry"  # than the primary's
 BACK_SERIAL = "back-serial"
 KEY = "key"
 LEDGER = "ledger"
+PENDING_MOVE = "pending-move"
 MISSING_FILE = "missing-file"
 FILE_SIZE = "file-size"
 FILE_DIGEST = "file-digest"
@@ -51,6 +52,7 @@ KINDS = (
     BACK_SERIAL,
     KEY,
     LEDGER,
+    PENDING_MOVE,
     MISSING_FILE,
     FILE_SIZE,
     FILE_DIGEST,

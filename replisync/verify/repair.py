@@ -237,6 +237,8 @@ class Mender:
         found = set(report.counts)
         reasons: dict[object, str] = {}
         self._recover()
+        if kinds.PENDING_MOVE in found:
+            self._store.forget_false_drops()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
             if kinds.SOURCE in found:

@@ -181,6 +181,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
         more = quick.quick(subject)
         if more:
             sources.look_at_source(subject)
+            files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
     if level == Level.FILES:

@@ -19,7 +19,7 @@ from replisync.verify.history import read_entry
 from replisync.verify.run import Level
 from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
-from tests.edges.scenario import HISTORY, A, B, ChainedPrimary, drop, put, value
+from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
 
@@ -242,6 +242,11 @@ DAMAGES = {
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
     "no table of keys": _damage(Level.QUICK, kinds.SCHEMA)(lambda s: s.database.write("DROP TABLE kv")),
+    "a file that is to be dropped": _damage(Level.QUICK, kinds.PENDING_MOVE)(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_pending (relpath, serial, action) VALUES (?, 5, 'drop')", B
+        )
+    ),
     "a file that the ledger does not have": _damage(Level.FULL, kinds.LEDGER)(
         lambda s: s.database.write("DELETE FROM replisync_files WHERE relpath = ?", B)
     ),
@@ -368,6 +373,7 @@ IN_POSTGRES = (
     "a truncated file",
     "a missing file",
     "an extra file",
+    "a file that is to be dropped",
     "the key of a file that is gone",
     "an emptied entry",
     "an entry missing in the middle",
@@ -617,15 +623,67 @@ def test_a_pipe_in_the_place_of_a_small_file_is_not_waited_for(one: Standby) -> 
 # While others write.
 
 
-def test_files_that_are_ahead_of_their_serial_are_none_too_many(one: Standby) -> None:
-    """A run that is cut short leaves them in their places; the next one commits them."""
-    content = b"soon"
-    digest = hashlib.sha256(content).hexdigest()
-    relpath = f"u/dev/+f/{digest[:3]}/{digest[3:16]}/soon-1.0.zip"
-    one.write_file(relpath, content)
+AHEAD = {
+    "beside another": (A.replace("a-1.0", "a-1.1"), b"of any content", True),
+    "a tox result": (f"{A}.toxresult-2.json", b"of any content", True),
+    "of no digest": (NOMD5.replace("n-1.0", "n-2.0"), b"of any content", False),
+}
+
+
+@pytest.mark.parametrize(
+    ("database", "name"),
+    [("sqlite", name) for name in AHEAD] + [("postgres", "beside another")],
+    indirect=["database"],
+)
+def test_a_file_that_came_before_a_kill_and_its_commit_is_no_finding(standby: Standby, name: str) -> None:
+    """Whatever its path promises, and whoever ran since; it is one as soon as its serial has no such file."""
+    relpath, content, _ = AHEAD[name]
+    before = list(standby.server.entries)
+    put(one=AHEAD[name])(standby.server)
+    died = Trap(("files.place", 0), after=True)
+    with pytest.raises(Died):
+        standby.follow(trap=died)
+    standby.server.trap = Trap()
+    assert standby.read_file(relpath) == content
+    assert standby.look().findings == []
+    assert standby.repair(asks=False).findings == []
+    assert standby.look().findings == []
+    assert standby.read_file(relpath) == content
+    standby.server.entries[:] = before
+    standby.server.commit({})
+    standby.follow()
+    assert standby.look().findings == []
+    standby.follow()  # which begins with what the commit left to do
+    assert standby.read_file(relpath) is None
+    assert standby.look().findings == []
+    [(name,)] = standby.database.read("SELECT stored_as FROM replisync_retained WHERE relpath = ?", relpath)
+    assert (standby.root / ".replisync" / "retained" / name).read_bytes() == content
+
+
+def test_a_file_that_came_before_a_kill_is_committed_by_the_next_run(one: Standby) -> None:
+    put(one=AHEAD["beside another"])(one.server)
+    with pytest.raises(Died):
+        one.follow(trap=Trap(("files.place", 0), after=True))
+    one.server.trap = Trap()
+    one.follow()
     assert one.look().findings == []
-    one.write_file(relpath, b"not what its path says")
-    assert [each.subject for each in one.look().findings] == [relpath]
+    assert one.database.read("SELECT * FROM replisync_pending") == []
+    assert one.read_file(AHEAD["beside another"][0]) == b"of any content"
+
+
+def test_a_file_that_no_serial_announced_is_superfluous_whatever_its_path_promises(one: Standby) -> None:
+    content = b"left by nobody"
+    digest = hashlib.sha256(content).hexdigest()
+    one.write_file(f"u/dev/+f/{digest[:3]}/{digest[3:16]}/soon-1.0.zip", content)
+    assert found(one, Level.FULL) == {kinds.SUPERFLUOUS_FILE}
+
+
+def test_a_file_that_must_be_here_is_not_dropped_whatever_is_noted(one: Standby) -> None:
+    DAMAGES["a file that is to be dropped"].do(one)
+    one.follow()
+    assert one.read_file(B) == b"b" * 10
+    one.remove_file(B)
+    assert found(one, Level.FILES) == {kinds.PENDING_MOVE, kinds.MISSING_FILE}
 
 
 def test_moves_that_a_commit_demands_are_no_findings(one: Standby) -> None:
