@@ -241,11 +241,12 @@ class Mender:
             self._store.forget_false_drops()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
-            if kinds.SOURCE in found:
-                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _ROWS:
                 reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
+            if found & (_ROWS | {kinds.SOURCE}):
+                # After the history: what is remembered of its end must be of the end that it has then.
+                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
             if level >= Level.FULL:
