@@ -31,3 +31,11 @@ def epoch(moment: str) -> float:
 def seconds_since_epoch(moment: float) -> float:
     """Return how many seconds ago a moment was that a file system told; never negative."""
     return max(0.0, datetime.now(UTC).timestamp() - moment)
+
+
+def is_time(moment: str) -> bool:
+    """Tell whether a text is a moment, RFC 3339."""
+    try:
+        return datetime.fromisoformat(moment).tzinfo is not None
+    except ValueError:
+        return False

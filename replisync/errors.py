@@ -12,6 +12,7 @@
     ├── WrongHistory            5  another server, a rewound or a rewritten primary
     ├── TargetUnusable          6  locked, promoted, incomplete, foreign data, unknown version
     │   ├── TargetLocked        6  another process writes to this target
+    │   ├── UnreadableText      6  text in the target's database that is none
     │   └── ForeignWriter       6  someone else wrote while we did
     ├── LocalFailure            7  disk, permissions, database                    (transient: see class)
     ├── FilesMissing            3  files that the primary did not deliver         (transient)
@@ -130,6 +131,12 @@ class TargetLocked(TargetUnusable):
     """Another process holds the writer's lock of this target."""
 
     default_hint = "wait for the other replisync to end, or stop it"
+
+
+class UnreadableText(TargetUnusable):
+    """The target's database has text that is none, which nobody can read."""
+
+    default_hint = "`replisync verify --repair` finds and mends it"
 
 
 class ForeignWriter(TargetUnusable):

@@ -191,6 +191,40 @@ def rows_at(store: Store, serial: int) -> tuple[dict[str, str | None], dict[str,
     return store.read(read)
 
 
+# Where it comes from.
+
+
+def tip_now(store: Store) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
+    """Return the serial and the primary's bytes that are kept, our last serial, and our entry there."""
+
+    def read(connection: Connection) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
+        row = connection.execute(select(t.tip.c.serial, t.tip.c.data)).first()
+        last = _position(connection).last
+        ours = connection.execute(select(t.changelog.c.data).where(t.changelog.c.serial == last)).scalar()
+        tip = None if row is None else (row[0], bytes(row[1]))
+        return tip, last, None if ours is None else bytes(ours)
+
+    return store.read(read)
+
+
+def first_commit_at(store: Store) -> str | None:
+    """Return when our first commit was made."""
+    query = select(t.timeline.c.committed_at).order_by(t.timeline.c.serial).limit(1)
+    return store.read(lambda connection: connection.execute(query).scalar())
+
+
+def cloned_to(store: Store) -> int:
+    """Return the serial at which our clone ended, or our last one where nobody knows."""
+    query = select(func.max(t.runs.c.to_serial)).where(t.runs.c.command == "clone", t.runs.c.to_serial >= 0)
+
+    def read(connection: Connection) -> int:
+        last = max(0, _position(connection).last)
+        found = connection.execute(query).scalar()
+        return last if found is None else min(found, last)
+
+    return store.read(read)
+
+
 # The ledger.
 
 _LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.state, t.files.c.size)

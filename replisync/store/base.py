@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, or_, select, update
 
 from replisync.changelog import parse_stored
-from replisync.errors import ForeignWriter, TargetUnusable
+from replisync.errors import ForeignWriter, TargetUnusable, UnreadableText
 from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
 from replisync.plan import WantedFile
 from replisync.store import mending, schema, undo
@@ -106,6 +106,18 @@ class Store:
         """Return the names of what devpi-server makes in a database and is not there, or is another."""
         raise NotImplementedError
 
+    def foreign_objects(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and SQL of what would meddle with our tables, and nobody of us makes."""
+        raise NotImplementedError
+
+    def damages(self) -> list[str]:
+        """Return what is wrong with the database's structure, as far as it tells by itself."""
+        return []
+
+    def mend_structure(self) -> None:
+        """Remove what meddles with our tables, and make anew what is made of them."""
+        raise NotImplementedError
+
     def next_serial(self) -> tuple[int, int] | None:
         """Return the serial that devpi-server would write next, and the one that it should be.
 
@@ -135,6 +147,11 @@ class Store:
     def read(self, work: Callable[[Connection], _T]) -> _T:
         """Return what `work` finds in one snapshot; it must be short."""
         with self._reading() as connection:
+            return work(connection)
+
+    def write(self, work: Callable[[Connection], _T]) -> _T:
+        """Return what `work` does in one transaction that writes."""
+        with self._writing() as connection:
             return work(connection)
 
     def prepare(self) -> None:
@@ -227,6 +244,13 @@ class Store:
     def _put_tip(connection: Connection, serial: int, data: bytes) -> None:
         connection.execute(t.tip.delete())
         connection.execute(insert(t.tip).values(serial=serial, data=data))
+
+    def put_tip(self, tip: tuple[int, bytes] | None) -> None:
+        """Keep the primary's bytes of an entry, where ours are others; None for no such entry."""
+        with self._writing() as connection:
+            connection.execute(t.tip.delete())
+            if tip is not None:
+                self._put_tip(connection, *tip)
 
     def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]:
         """Return the serials that last changed some keys; those that never were are left out."""
@@ -656,9 +680,20 @@ class Store:
 
     def source(self) -> Source | None:
         """Return where the data comes from, or None where no seeding has begun."""
-        with self._reading() as connection:
-            row = connection.execute(select(t.source)).mappings().first()
-        return None if row is None else Source(**{k: v for k, v in row.items() if k != "id"})
+        attempted, anew = "reading of where the target comes from", "clone anew into an empty serverdir"
+        try:
+            with self._reading() as connection:
+                row = connection.execute(select(t.source)).mappings().first()
+        except UnreadableText as err:
+            raise TargetUnusable(attempted, err.why, hint=anew) from err
+        if row is None:
+            return None
+        for column in t.source.columns:
+            # SQLite stores any kind of value in any column.
+            value = row[column.name]
+            if not (value is None and column.nullable) and not isinstance(value, column.type.python_type):
+                raise TargetUnusable(attempted, f"its {column.name} is {type(value).__name__}", hint=anew)
+        return Source(**{k: v for k, v in row.items() if k != "id"})
 
     def identity(self) -> Identity | None:
         """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""

@@ -51,6 +51,13 @@ _FILES = """
     ON CONFLICT (relpath) DO UPDATE SET
         serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size"""
 
+# Those that somebody else made.
+_TRIGGERS = """
+    SELECT {what} FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+    WHERE NOT g.tgisinternal AND pg_table_is_visible(c.oid)
+    AND (c.relname IN ('changelog', 'kv', 'files') OR starts_with(c.relname, 'replisync_'))
+    ORDER BY tgname"""
+
 _PRESENT = """
     UPDATE replisync_files SET state = %s, size = here.size
     FROM unnest(%s::text[], %s::bigint[]) AS here(relpath, size)
@@ -171,6 +178,19 @@ class PostgresStore(Store):
                     missing.append(name)
             return missing
 
+    def foreign_objects(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and SQL of triggers on tables of ours and of devpi-server's: nobody makes any."""
+        with self._reading() as connection:
+            return _foreign_objects(connection)
+
+    def mend_structure(self) -> None:
+        """Remove triggers on tables of ours and of devpi-server's."""
+        with self._writing() as connection:
+            rows = connection.exec_driver_sql(_TRIGGERS.format(what="tgname, c.relname")).all()
+            for name, table in rows:
+                quoted = name.replace('"', '""')
+                connection.exec_driver_sql(f'DROP TRIGGER "{quoted}" ON {table}')
+
     def next_serial(self) -> tuple[int, int] | None:
         """Return the serial that the sequence would give next, and the one that it should be.
 
@@ -225,6 +245,11 @@ class PostgresStore(Store):
         """Leave the database as devpi-server must find it: its next serial is the one after ours."""
         with self._writing() as connection:
             self._finish_rows(connection, self._last_serial(connection))
+
+
+def _foreign_objects(connection: Connection) -> list[tuple[str, str, str]]:
+    rows = connection.exec_driver_sql(_TRIGGERS.format(what="tgname, pg_get_triggerdef(g.oid)"))
+    return [("trigger", row[0], row[1]) for row in rows]
 
 
 def _exists(connection: Connection, name: str) -> bool:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.pool import StaticPool
 
-from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable
+from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
 from replisync.store.base import Guard, Store
 from replisync.store.records import PRESENT
 
@@ -141,6 +141,9 @@ class SqliteStore(Store):
         attempted = f"use of the target's database {self._path}"
         why = str(err.orig)
         name = getattr(err.orig, "sqlite_errorname", "")
+        if why.startswith("Could not decode to UTF-8"):
+            # Not the text itself: a terminal may take it for more than text.
+            return UnreadableText(attempted, why.partition(" with text")[0])
         if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
             return TargetUnusable(attempted, why, hint="restore it, or clone anew into an empty serverdir")
         hints = {
@@ -172,6 +175,26 @@ class SqliteStore(Store):
             if connection.exec_driver_sql(query).first() is None:
                 missing.append("kv_serial_idx")
             return missing
+
+    def foreign_objects(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and SQL of triggers and views: neither devpi-server nor replisync makes any."""
+        with self._reading() as connection:
+            return _foreign_objects(connection)
+
+    def damages(self) -> list[str]:
+        """Return what is wrong with the file's structure, as SQLite says it; it reads all of the file."""
+        with self._reading() as connection:
+            rows = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA main.integrity_check(100)")]
+        return [] if rows == ["ok"] else rows
+
+    def mend_structure(self) -> None:
+        """Remove triggers and views, and make all indexes anew."""
+        with self._writing() as connection:
+            for kind, name, _ in _foreign_objects(connection):
+                quoted = name.replace('"', '""')
+                connection.exec_driver_sql(f'DROP {kind} main."{quoted}"')
+        with self._writing() as connection:
+            connection.exec_driver_sql("REINDEX")
 
     def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
         _insert(connection, "INSERT INTO changelog (serial, data)", rows)
@@ -211,6 +234,11 @@ class SqliteStore(Store):
                 raise self._local(exc.DBAPIError("back to devpi's form", None, err)) from err
         finally:
             connection.close()
+
+
+def _foreign_objects(connection: Connection) -> list[tuple[str, str, str]]:
+    query = "SELECT type, name, sql FROM main.sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
+    return [(row[0], row[1], row[2]) for row in connection.exec_driver_sql(query)]
 
 
 def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:

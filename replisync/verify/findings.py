@@ -18,6 +18,9 @@ EVENT_SERIAL = "event-serial"
 PERMISSIONS = "permissions"
 SCHEMA = "schema"
 SEQUENCE = "sequence"
+ROW = "row"  # of a table, that holds what cannot be in it
+SOURCE = "source"  # what the database remembers of where it comes from
+DATABASE = "database"  # its own structure
 TEMPORARY = "temporary-file"
 MISSING_ENTRY = "missing-entry"
 DAMAGED_ENTRY = "damaged-entry"
@@ -39,6 +42,9 @@ KINDS = (
     PERMISSIONS,
     SCHEMA,
     SEQUENCE,
+    ROW,
+    SOURCE,
+    DATABASE,
     TEMPORARY,
     MISSING_ENTRY,
     DAMAGED_ENTRY,

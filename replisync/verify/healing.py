@@ -54,12 +54,14 @@ class Healing:
     lost: those that are missing or cannot be read.
     replaced: those whose places the primary's take; these are kept in a temporary database.
     disputed: those that rows contradict, and nobody knows which of the two is right.
+    hopeless: whether so much is missing that nothing is to be touched.
     adopted: whether entries behind our last commit were found to be the primary's.
     reasons: why others stay as they are, by serial.
     """
 
     odd: set[int] = field(default_factory=set)
     lost: set[int] = field(default_factory=set)
+    hopeless: bool = False
     adopted: bool = False
     replaced: set[int] = field(default_factory=set)
     disputed: set[int] = field(default_factory=set)
@@ -79,7 +81,7 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
 
     report: what was found.
     """
-    committed = audit.position(subject.store).committed
+    last, committed = audit.position(subject.store)
     with Scratch() as scratch:
         quiet = replace(subject, findings=Findings(lambda: None))
         history = read_history(quiet, scratch)
@@ -88,7 +90,7 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
         dispute = find_disputes(subject, scratch, history)
     others = {one.serial for one in report.findings if one.kind == OTHER_ENTRY and one.serial is not None}
     if committed - history.upto > _MOST:
-        return Healing(reasons={committed: _TOO_MANY}, disputed=dispute.contradicted)
+        return Healing(hopeless=True, reasons={committed: _TOO_MANY, history.upto + 1: _TOO_MANY})
     lost = history.unread | set(range(history.upto + 1, committed + 1))
     healing = Healing(odd=history.odd - lost, lost=lost)
     others |= _judge(subject, asking, history, dispute, healing)
@@ -98,8 +100,8 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
     else:
         _Finder(subject, asking.one, kept, bad, dispute.contradicted).find(healing)
     healing.disputed |= others - healing.replaced
-    if history.upto > committed:
-        _adopt(subject, asking.one, healing, committed, history.upto)
+    if last > committed:
+        _adopt(subject, asking.one, healing, committed, last)
     return healing
 
 

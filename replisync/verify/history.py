@@ -22,6 +22,9 @@ from replisync.verify.subject import Subject
 _ENTRIES = 500
 _ROWS = 5000
 
+# So many entries in a row are not missing: what is behind them is another's, or its serial is damaged.
+_CHASM = 100_000
+
 
 @dataclass(slots=True)
 class History:
@@ -71,13 +74,27 @@ def read_history(subject: Subject, scratch: Scratch) -> History:
     due = 0
     while due <= history.upto:
         subject.context.stop.check()
-        page = audit.entries(store, due, history.upto, _ENTRIES)
+        page = _up_to_a_chasm(subject, history, due, audit.entries(store, due, history.upto, _ENTRIES))
         for missing in range(due, page[0][0] if page else history.upto + 1):
             _miss(subject, history, missing)
         _read_page(subject, scratch, history, page)
         before, due = due, page[-1][0] + 1 if page else history.upto + 1
         subject.context.progress.advance(due - before, sum(len(data) for _, data in page))
     return history
+
+
+def _up_to_a_chasm(
+    subject: Subject, history: History, due: int, page: list[tuple[int, bytes]]
+) -> list[tuple[int, bytes]]:
+    """Return a page as far as its entries follow each other; the history ends where too many are missing."""
+    before = due - 1
+    for number, (serial, _) in enumerate(page):
+        if serial - before > _CHASM:
+            history.upto = before
+            subject.findings.suspect(*missing_entry(subject, before + 1, serial - 1))
+            return page[:number]
+        before = serial
+    return page
 
 
 def _miss(subject: Subject, history: History, serial: int) -> None:

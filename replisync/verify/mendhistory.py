@@ -39,7 +39,7 @@ def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Brin
         healing = find_entries(subject, report, asking, kept)
         reasons: dict[object, str] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
-        if position.last > position.committed and not healing.adopted:
+        if healing.hopeless or (position.last > position.committed and not healing.adopted):
             return reasons
         with Scratch() as scratch:
             history = _read_again(subject, scratch, kept, healing)

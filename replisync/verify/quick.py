@@ -110,9 +110,15 @@ def _serials(subject: Subject) -> None:
         after = missing
 
 
-def missing_entry(subject: Subject, serial: int) -> tuple[Finding, Callable[[], Finding | None]]:
-    """Return the finding of an entry that is not there, and the look for it."""
-    finding = Finding(MISSING_ENTRY, f"serial {serial}", serial, "an entry", "none")
+def missing_entry(
+    subject: Subject, serial: int, last: int | None = None
+) -> tuple[Finding, Callable[[], Finding | None]]:
+    """Return the finding of an entry that is not there, and the look for it.
+
+    last: the last one of very many that are missing too.
+    """
+    name = f"serial {serial}" if last is None else f"serials {serial} to {last}"
+    finding = Finding(MISSING_ENTRY, name, serial, "an entry", "none")
 
     def look() -> Finding | None:
         known = audit.key_now(subject.store, "", (serial,))

@@ -32,7 +32,7 @@ from replisync.standby import (
     require_ours,
     target_files,
 )
-from replisync.store import audit
+from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify import files
@@ -44,6 +44,7 @@ from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import temporary
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
+from replisync.verify.sources import mend_source
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(
@@ -55,6 +56,7 @@ _ROWS = frozenset(
         kinds.BACK_SERIAL,
         kinds.KEY,
         kinds.LEDGER,
+        kinds.ROW,  # which were removed, and are made anew
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS})
@@ -199,6 +201,15 @@ class Mender:
             # What an interrupted run committed, and did not get to do on disk, is no finding.
             self._settle()
             return before
+        if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
+            # First of all: what an index hides, or a trigger does, would be in the way of everything else.
+            oddrows.show(self._store)
+            self._store.mend_structure()
+            before = _joined(before, self._look(level))
+        if kinds.ROW in before.counts:
+            # Before anything else is written: what is hidden from a look would be in the way.
+            self._mend_rows()
+            before = _joined(before, self._look(level))
         with recorded(self._store, "verify", self):
             if kinds.SCHEMA in before.counts:
                 # Without its tables not everything could be looked at.
@@ -216,6 +227,11 @@ class Mender:
             self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
         )
 
+    def _mend_rows(self) -> None:
+        """Set right what cannot be in a row, or remove the row, which is made anew from the history."""
+        oddrows.show(self._store)
+        oddrows.mend(self._store, oddrows.odd_rows(self._store, texts=True), clock.now())
+
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
@@ -225,6 +241,8 @@ class Mender:
             self._store.forget_false_drops()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
+            if kinds.SOURCE in found:
+                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _ROWS:
                 reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
@@ -323,13 +341,10 @@ def _joined(first: Report, second: Report) -> Report:
     """Return what two looks found."""
     known = {one.identity for one in first.findings}
     new = [one for one in second.findings if one.identity not in known]
-    counts = {kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()}
-    return replace(
-        first,
-        findings=[*first.findings, *new],
-        counts=first.counts | counts,
-        total=first.total + second.total,
-    )
+    counts = first.counts | {
+        kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()
+    }
+    return replace(first, findings=[*first.findings, *new], counts=counts, total=sum(counts.values()))
 
 
 def _both(before: Report, after: Report, reasons: dict[object, str]) -> Report:

@@ -8,7 +8,8 @@ from enum import IntEnum
 from functools import partial
 
 from replisync import clock
-from replisync.errors import ReplisyncError, TargetUnusable
+from replisync.changelog import same_entry
+from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText
 from replisync.filestore.survey import DiskSurvey, Survey
 from replisync.loop import Patience
 from replisync.pipeline import History
@@ -20,13 +21,15 @@ from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history, quick, theirs
-from replisync.verify.findings import Findings, Report
+from replisync.verify import files, history, quick, rows, sources, theirs
+from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.names import Names
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
 _MOMENT_SECONDS = 1.0
+
+_ANEW = "clone anew: `replisync clone --reseed` makes the new standby beside this one"
 
 # A rewind meanwhile makes all that was read worthless; so often it is begun anew.
 _TRIES = 5
@@ -79,6 +82,31 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
 def compare_with(primary: History, patience: Patience, subject: Subject, upto: int) -> None:
     """Compare the history with a primary's."""
     theirs.compare(subject, primary, patience, upto)
+    if subject.source.based_on >= 0:
+        _compare_tip(subject, primary, patience)
+    if upto >= 0 and not subject.checked["primary_entries"]:
+        finding = Finding(
+            SOURCE, "changelog", upto, "entries that are the primary's", "none to compare", _ANEW
+        )
+        subject.findings.suspect(finding, lambda: finding)
+
+
+def _compare_tip(subject: Subject, primary: History, patience: Patience) -> None:
+    """Compare the primary's bytes of our last entry, as we keep them where ours are others.
+
+    Raises WrongHistory where the primary has another entry there.
+    """
+    tip, _, _ = audit.tip_now(subject.store)
+    if tip is None:
+        return
+    serial, data = tip
+    entry = patience.call(lambda: primary.entry(serial)[1])
+    subject.checked["primary_entries"] += 1
+    if entry is not None and same_entry(data, entry.data):
+        return
+    # It may have moved on meanwhile, or be what is damaged.
+    if sources.wrong_tip(subject) is None and audit.tip_now(subject.store)[0] == tip:
+        patience.call(lambda: theirs.check_same_history(subject, primary, serial))
 
 
 def look(
@@ -97,12 +125,20 @@ def look(
     compare: compares its history with the primary's.
     """
     started, began = clock.now(), time.monotonic()
+    # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
+    texts = alone
     for _ in range(_TRIES):
         begun = clock.now()
         with subject_of(serverdir, store, source, context, alone=alone) as subject:
-            serial = _look(subject, level, compare)
             findings = subject.findings
-            findings.settle()
+            try:
+                serial = _look(subject, level, compare, texts=texts)
+                findings.settle()
+            except UnreadableText:
+                if texts:
+                    raise
+                texts = True
+                continue
             if alone or not audit.rewound_since(store, begun):
                 break
         context.log.info("it was rewound meanwhile, looking again")
@@ -136,12 +172,16 @@ def subject_of(
         survey.close()
 
 
-def _look(subject: Subject, level: Level, compare: Compare | None) -> int:
+def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: bool) -> int:
+    rows.look_at_rows(subject, texts=texts)
+    with subject.stage("structure"):
+        rows.look_at_structure(subject, pages=level >= Level.FULL)
     serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
     with subject.stage("quick"):
         more = quick.quick(subject)
         if more:
             files.false_drops(subject)
+            sources.look_at_source(subject)
     if not more or level == Level.QUICK:
         return serial
     if level == Level.FILES:
@@ -202,7 +242,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
     """
     attempted = f"verification of {serverdir}"
     source = store.source()
-    if source is None or source.seed_finished is None:
+    if source is None or (source.seed_finished is None and not sources.is_handed_over(serverdir, source)):
         raise TargetUnusable(
             attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
         )
@@ -213,7 +253,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
             f"it was promoted at {source.promoted}, and a devpi-server has written to it since",
             hint="such a server is judged by devpi-fsck",
         )
-    return source
+    return sources.usable(source, position.last)
 
 
 def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:

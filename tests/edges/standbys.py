@@ -23,7 +23,7 @@ from tests.edges.conftest import Database, PostgresDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target
 from tests.fakes import FailingFiles, FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
 
-SOURCE = Source("http://p/", "primary", "ours", "sqlite", "changelog", "now")
+SOURCE = Source("http://p/", "primary", "ours", "sqlite", "changelog", clock.now())
 
 
 def context() -> Context:

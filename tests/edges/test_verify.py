@@ -3,8 +3,9 @@
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,21 @@ def _no_renames(standby: Standby) -> None:
 
 def _stale(standby: Standby) -> None:
     (standby.root / ".replisync" / "tmp" / "left-over").write_bytes(b"half")
+
+
+def _unindexed(standby: Standby) -> None:
+    """Put a row into a table while its index is hidden from SQLite."""
+    where = "WHERE name = 'kv_serial_idx'"
+    with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+        [(sql,)] = database.execute(f"SELECT sql FROM sqlite_master {where}").fetchall()  # noqa: S608
+        database.execute("PRAGMA writable_schema = 1")
+        # The index is taken for one of other rows.
+        database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (f"{sql} WHERE serial < 0",))  # noqa: S608
+    with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+        database.execute("DELETE FROM kv WHERE key = ?", (A,))
+        database.execute("INSERT INTO kv VALUES (?, 'STAGEFILE', 6)", (A,))
+        database.execute("PRAGMA writable_schema = 1")
+        database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (sql,))  # noqa: S608
 
 
 # Serial 2 brings B and a tox result, 3 that result again, 5 drops A, 6 brings it again.
@@ -165,6 +181,63 @@ DAMAGES = {
     "a sequence that is ahead": _damage(Level.QUICK, kinds.SEQUENCE, storage="postgres")(
         lambda s: s.database.write("SELECT nextval('changelog_serial_seq')")
     ),
+    "a key whose serial is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET serial = 'abc' WHERE key = ?", A)
+    ),
+    "a key that is no text": _damage(Level.FULL, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("INSERT INTO kv VALUES (CAST(x'752fff' AS TEXT), 'PLUGIN', 3)")
+    ),
+    "a key that is bytes": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET key = CAST(key AS BLOB) WHERE key = ?", B)
+    ),
+    "an entry that is text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE changelog SET data = CAST(data AS TEXT) WHERE serial = 2")
+    ),
+    "an entry that is a number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE changelog SET data = 7 WHERE serial = 2")
+    ),
+    "an entry at a negative serial": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO changelog VALUES (-3, ?)", encode(({}, [])))
+    ),
+    "a commit whose time is none": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
+    ),
+    "a size that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B)
+    ),
+    "a digest in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET digest = x'ff' WHERE relpath = ?", B)
+    ),
+    "a path in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
+        )
+    ),
+    "a serial of the seed that cannot be": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_serial = -4")
+    ),
+    "a clone that is said not to be complete": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_finished = NULL")
+    ),
+    "a time of the seed that is none": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("UPDATE replisync_source SET seed_started = 'once'")
+    ),
+    "an entry that is kept as the primary's and is of no use": _damage(Level.QUICK, kinds.SOURCE)(
+        lambda s: s.database.write("INSERT INTO replisync_tip VALUES (?, ?)", LAST, b"bogus")
+    ),
+    "a trigger of somebody's": _damage(Level.QUICK, kinds.SCHEMA, storage="sqlite")(
+        lambda s: s.database.write("CREATE TRIGGER x AFTER INSERT ON kv BEGIN DELETE FROM changelog; END")
+    ),
+    "a view of somebody's": _damage(Level.QUICK, kinds.SCHEMA, storage="sqlite")(
+        lambda s: s.database.write("CREATE VIEW x AS SELECT key FROM kv")
+    ),
+    "a trigger of somebody's in PostgreSQL": _damage(Level.QUICK, kinds.SCHEMA, storage="postgres")(
+        lambda s: s.database.write(
+            "CREATE TRIGGER x BEFORE UPDATE ON kv FOR EACH ROW "
+            "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+        )
+    ),
+    "an index that lacks a row": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(_unindexed),
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
     ),
@@ -264,7 +337,13 @@ def test_nothing_is_found_in_a_standby_that_is_right(standby: Standby, level: Le
 
 
 # A standby in PostgreSQL takes a second to make.
-IN_BOTH = ("a flipped byte in a file", "a missing file", "an extra file", "the key of a file that is gone")
+IN_BOTH = (
+    "a flipped byte in a file",
+    "a missing file",
+    "an extra file",
+    "the key of a file that is gone",
+    "an entry at a negative serial",
+)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +383,10 @@ IN_POSTGRES = (
     "a sequence that is ahead",
     "no index of devpi-server's",
     "a file that the ledger does not have",
+    "an entry at a negative serial",
+    "a commit whose time is none",
+    "a serial of the seed that cannot be",
+    "a trigger of somebody's in PostgreSQL",
 )
 
 

@@ -99,3 +99,27 @@ def test_where_several_entries_at_the_end_differ_the_first_of_them_is_gone_back_
     findings = one.repair(Level.PRIMARY).findings
     assert {finding.serial for finding in findings} == {LAST - 1, LAST}
     assert all(f"rewind --to-serial {LAST - 2}" in finding.remedy for finding in findings)
+
+
+def test_a_seed_serial_beyond_the_end_is_found_and_nothing_is_said_to_agree(one: Standby) -> None:
+    one.database.write("UPDATE replisync_source SET seed_kind = 'export', seed_serial = ?", LAST + 50)
+    for level in (Level.QUICK, Level.PRIMARY):
+        found = {finding.subject: finding for finding in one.look(level).findings}
+        assert "--reseed" in found["replisync_source seed_serial"].remedy
+        assert "replisync_tip" in found
+    assert "changelog" in found
+    assert one.repair(Level.PRIMARY).findings != []
+
+
+def test_what_is_said_of_a_seed_that_nobody_knows_stays_a_finding(one: Standby) -> None:
+    one.database.write("UPDATE replisync_source SET seed_kind = 'unheard of', promoted = 'perhaps'")
+    assert {finding.subject for finding in one.look(Level.QUICK).findings} >= {
+        "replisync_source seed_kind",
+        "replisync_source promoted",
+    }
+
+
+def test_a_serial_of_another_world_is_no_endless_history(one: Standby) -> None:
+    one.database.write("INSERT INTO changelog VALUES (2000000000, x'00')")
+    assert {finding.kind for finding in one.look().findings} >= {kinds.POSITION, kinds.MISSING_ENTRY}
+    assert {finding.kind for finding in one.repair().findings} >= {kinds.POSITION, kinds.MISSING_ENTRY}
