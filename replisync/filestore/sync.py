@@ -72,8 +72,24 @@ class Syncer:
             for folder in sorted(folders):
                 fsync_folder(folder)
 
+    def tree(self, folder: str) -> None:
+        """Sync the contents and the names of all files below a folder.
+
+        Raises OSError.
+        """
+        if self._all():
+            return
+        for above, _, names in os.walk(folder, onerror=_raise):
+            for name in names:
+                sync_file(f"{above}/{name}")
+            fsync_folder(above)
+
     def _together(self, paths: Collection[str]) -> bool:
-        if self._fd is None or len(paths) < _MANY:
+        return len(paths) >= _MANY and self._all()
+
+    def _all(self) -> bool:
+        """Sync the whole file system; tell whether that was possible."""
+        if self._fd is None:
             return False
         if self._system.syncfs(self._fd) != 0:
             number = ctypes.get_errno()
@@ -106,6 +122,10 @@ class NoSync(Syncer):
 
     def names(self, folders: Collection[str]) -> None:
         """Leave names where they are."""
+
+
+def _raise(err: OSError) -> None:
+    raise err
 
 
 def sync_file(path: str) -> None:

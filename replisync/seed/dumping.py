@@ -5,8 +5,10 @@ of the database, with the files that its live keys demand beside it, as links wh
 """
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -37,6 +39,8 @@ class Dumper:
     folder: for what is needed meanwhile, empty.
     primary: who is asked for files that are not there; None for nobody.
     mirrored: whether to export the files of mirrors too, as far as they are there.
+    checked: whether to read each file, and to look elsewhere for one that is not what it must be. Where not,
+        devpi-import has to find out: it compares each file of a dump with all digests that are known of it.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Dumper:
         *,
         primary: FileSource | None = None,
         mirrored: bool = False,
+        checked: bool = False,
     ) -> None:
         self._root = root
         self._folder = folder
@@ -56,6 +61,7 @@ class Dumper:
         self._settings = settings
         self._context = context
         self._mirrored = mirrored
+        self._checked = checked
         self._source = primary or NoSource(f"it is not in {root}")
 
     def make(self, tool: str, target: Path) -> tuple[int, bytes]:
@@ -126,12 +132,43 @@ class Dumper:
         missing = []
         self._context.progress.stage("files to export", None, "files")
         with closing(Rows(self._database)) as rows:
-            for outcome in fetcher.fetch(demanded(rows, mirrored=self._mirrored)):
+            wanted = demanded(rows, mirrored=self._mirrored)
+            for outcome in fetcher.fetch(wanted if self._checked else self._not_linked(wanted)):
                 self._context.progress.advance(1)
                 if isinstance(outcome, Refused) and type_in(rows, outcome.file.relpath) != "mirror":
                     missing.append(outcome)
         self._context.stop.check()
         return missing
+
+    def _not_linked(self, wanted: Iterable[WantedFile]) -> Iterator[WantedFile]:
+        """Link files as they are; yield those with which that is not possible."""
+        ours, theirs = f"{(self._snapshot / FILES).absolute()}/", f"{(self._root / FILES).absolute()}/"
+        for file in wanted:
+            if _linked(theirs + file.relpath, ours + file.relpath):
+                self._context.progress.advance(1)
+            else:
+                yield file
+
+
+def _linked(source: str, target: str) -> bool:
+    """Make a link to a plain file, in place of what has its name; tell whether that was possible."""
+    try:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            # Of a snapshot before this one.
+            os.unlink(target)
+            os.link(source, target, follow_symlinks=False)
+        if stat.S_ISREG(os.lstat(target).st_mode):
+            return True
+        os.unlink(target)
+    except (OSError, ValueError):
+        # It is not there, or on another file system, or its owner is another: whoever brings it will see.
+        pass
+    return False
 
 
 def type_in(rows: Rows, relpath: str) -> str | None:

@@ -14,7 +14,7 @@ from replisync.origin import Hello
 from replisync.primary import Primary
 from replisync.seed import basecopy, changelog
 from replisync.seed.dumping import demanded
-from replisync.seed.export import NamedDump, OwnDump
+from replisync.seed.dumps import NamedDump, OwnDump
 from replisync.seed.history import LocalHistory
 from replisync.seed.local import FILES, LocalFiles
 from replisync.seed.rebase import EXPORT

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, KeyChange, parse_stored
-from replisync.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
+from replisync.keys import USER_KEYNAME, index_of, index_type, user_key
 from replisync.origin import Hello
 from replisync.primary import Changes
 from replisync.store.snapshot import Rows
@@ -47,13 +47,12 @@ class RebasedImport:
         self._mirrors = frozenset() if mirrors else frozenset(self._find_mirrors())
 
     def _find_mirrors(self) -> Iterator[str]:
-        for serial, data in self._all(0):
-            for relpath, change in parse_stored(serial, data, kinds=READ_KEYNAMES).changes.items():
-                if change.keyname == USER_KEYNAME and isinstance(change.value, Mapping):
-                    indexes = (
-                        f"{relpath.partition('/')[0]}/{name}" for name in change.value.get("indexes", ())
-                    )
-                    yield from (name for name in indexes if index_type(change.value, name) == "mirror")
+        # An import deletes no index, and changes the type of none: latest values tell it all.
+        for relpath in self._rows.keys(USER_KEYNAME):
+            user = self._rows.value(relpath)
+            if isinstance(user, Mapping):
+                indexes = (f"{relpath.partition('/')[0]}/{name}" for name in user.get("indexes", ()))
+                yield from (name for name in indexes if index_type(user, name) == "mirror")
 
     def _all(self, first: int) -> Iterator[tuple[int, bytes]]:
         for group in self._rows.groups(first):

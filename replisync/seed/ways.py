@@ -21,7 +21,8 @@ from replisync.errors import PrimaryDamaged, UsageError
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
-from replisync.seed.export import NamedDump, OwnDump, copy_dump
+from replisync.seed.dumps import NamedDump, OwnDump
+from replisync.seed.export import copy_dump
 from replisync.seed.target import Cloned, begun_export
 from replisync.seed.tools import ToolOptions
 from replisync.serverdir import Serverdir

@@ -195,6 +195,12 @@ class Rows:
         change = self.entry(found[0], self.row(found[0])).changes.get(relpath)
         return None if change is None else change.value
 
+    def keys(self, keyname: str) -> list[str]:
+        """Return the relpaths of all keys of one kind, of which there must be few."""
+        with _translated(self._path):
+            found = self._connection.execute("SELECT key FROM kv WHERE keyname = ?", (keyname,))
+            return [relpath for (relpath,) in found]
+
     def file_keys(self) -> Iterator[tuple[int, str, ChangelogEntry]]:
         """Yield each key of a file, with its last serial before it and the entry of that behind it.
 

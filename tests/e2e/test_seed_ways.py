@@ -227,6 +227,29 @@ def test_a_missing_file_is_looked_for_elsewhere_before_it_stops_an_export(
     assert_same_export(still.serverdir, standby.serverdir)
 
 
+def test_a_damaged_file_is_looked_for_elsewhere_before_it_stops_an_export(
+    still: Server, tmp_path: Path
+) -> None:
+    """devpi-import finds it, which reads all files; the server's own file is left as it is."""
+    source = copy_serverdir(still.serverdir, tmp_path / "source")
+    damaged = [
+        source / "+files" / path
+        for path in sorted(read_history(source).live_files)
+        if (path.startswith("alice/") and path.endswith((".whl", ".doc.zip"))) or ".toxresult-" in path
+    ]
+    for path in damaged:
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content + b"x")
+    alone = ("clone", "--serverdir", tmp_path / "new", FROM, source, "--seed", "export")
+    said = run_here(*alone, code=3)
+    assert any(path.name in said.message for path in damaged)
+    assert not (tmp_path / "new/.replisync/seed").exists()
+    run_here(*alone, "--replica-file-search-path", still.serverdir)
+    assert_same_export(still.serverdir, tmp_path / "new")
+    assert all(path.read_bytes().endswith(b"x") for path in damaged)
+
+
 def test_a_server_may_be_written_to_while_it_is_exported(
     populated: Server, tmp_path: Path, secretfile: Path
 ) -> None:

@@ -101,3 +101,24 @@ def test_the_system_of_this_machine_can_be_asked(tmp_path: Path, paths: list[str
     made.begin()
     made.contents(paths)
     made.names([str(tmp_path)] * 8)
+
+
+def test_a_whole_tree_is_synced_in_one_call(tmp_path: Path, paths: list[str]) -> None:
+    """However few files it has: nobody knows how many those are."""
+    assert paths
+    system = System()
+    assert synced(lambda: syncer(tmp_path, system).tree(str(tmp_path))) == []
+    assert system.syncs == 1
+
+
+def test_each_file_and_folder_of_a_tree_is_synced_where_that_is_not_possible(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name in ("a/b/one", "a/two"):
+        (tmp_path / name).write_bytes(b"x")
+    found = synced(lambda: syncer(tmp_path, System(TMPFS)).tree(str(tmp_path)))
+    assert sorted(found) == sorted(["one", "two", "a", "b", tmp_path.name])
+
+
+def test_a_tree_that_cannot_be_read_is_not_taken_for_synced(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        syncer(tmp_path, System(TMPFS)).tree(str(tmp_path / "none"))

@@ -51,6 +51,7 @@ EDGES = {
     "primary": {"origin"},
     "filestore.disk": {"durable", "filestore.sync"},
     "filestore.sync": {"durable"},
+    "filestore.takeover": {"durable"},
     "filestore.hasher": set(),
     "filestore.lister": set(),
     "filestore.hashing": {"durable"},

@@ -30,6 +30,13 @@ def rows(tmp_path: Path) -> Iterable[Rows]:
         database.execute("CREATE TABLE changelog (serial INTEGER PRIMARY KEY, data BLOB NOT NULL)")
         data = [(serial, serialize((changes, ["+files/x-tmp"]))) for serial, changes in enumerate(HISTORY)]
         database.executemany("INSERT INTO changelog VALUES (?, ?)", data)
+        database.execute("CREATE TABLE kv (key TEXT NOT NULL PRIMARY KEY, keyname TEXT, serial INTEGER)")
+        keys = [
+            (key, change[0], serial)
+            for serial, changes in enumerate(HISTORY)
+            for key, change in changes.items()
+        ]
+        database.executemany("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", keys)
     with closing(Rows(tmp_path / "import")) as found:
         yield found
 
