@@ -180,8 +180,8 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
     with subject.stage("quick"):
         more = quick.quick(subject)
         if more:
-            files.false_drops(subject)
             sources.look_at_source(subject)
+            files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
     if level == Level.FILES:
