@@ -236,6 +236,11 @@ def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
     return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
 
 
+def has_files_below(store: Store, relpath: str) -> bool:
+    """Tell whether the ledger has files in a folder."""
+    return any(file.relpath.startswith(f"{relpath}/") for file in ledger(store, f"{relpath}/", 1))
+
+
 def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:
     """Return what the ledger says of a file now, and which move on disk it waits for."""
 

@@ -211,13 +211,14 @@ def strangers(subject: Subject, names: Iterable[bytes]) -> None:
     names: of all files in place; see Names.
     """
     for relpath in _unknown(subject, names):
-        subject.findings.suspect(_stranger(relpath), _stranger_again(subject, relpath))
+        subject.findings.suspect(_stranger(subject, relpath), _stranger_again(subject, relpath))
 
 
 def names_nobody_has(subject: Subject) -> Iterator[str]:
     """Yield the relpaths of files that nobody needs; nobody may be writing meanwhile."""
     for relpath in _unknown(subject, subject.survey.names()):
-        if is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
+        needed = _linked_folder(subject, relpath)
+        if not needed and is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
             yield relpath
 
 
@@ -245,7 +246,21 @@ def _ledger(subject: Subject) -> Iterator[bytes]:
         yield from (file.relpath.encode() for file in page)
 
 
-def _stranger(relpath: str) -> Finding:
+def _linked_folder(subject: Subject, relpath: str) -> bool:
+    """Tell whether a path is a link to a folder in which files lie that must be here."""
+    try:
+        relpath.encode()
+    except UnicodeEncodeError:
+        return False
+    path = subject.serverdir.files / relpath
+    linked = not subject.storage_is_database() and path.is_symlink() and path.is_dir()
+    return linked and audit.has_files_below(subject.store, relpath)
+
+
+def _stranger(subject: Subject, relpath: str) -> Finding:
+    if _linked_folder(subject, relpath):
+        remedy = "move the folder that it leads to into its place, or mount it there"
+        return Finding(SUPERFLUOUS_FILE, relpath, None, "a folder", "a link to one", remedy)
     kind = TEMPORARY if _TEMPORARY.search(relpath) else SUPERFLUOUS_FILE
     shown = relpath.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return Finding(kind, shown, None, "no such file", "a file that no key names")
@@ -255,7 +270,7 @@ def _stranger_again(subject: Subject, relpath: str) -> Callable[[], Finding | No
     before = subject.survey.changed_at(relpath)
 
     def look() -> Finding | None:
-        return _stranger(relpath) if is_stranger(subject, relpath, before) else None
+        return _stranger(subject, relpath) if is_stranger(subject, relpath, before) else None
 
     return look
 

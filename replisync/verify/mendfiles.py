@@ -14,6 +14,7 @@ from replisync.pipeline import Judgement, Pipeline, Tally
 from replisync.plan import WantedFile
 from replisync.ports import FileStore
 from replisync.settle import settle
+from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
 from replisync.verify.files import looked_at, names_nobody_has, problem_of
@@ -140,9 +141,27 @@ def _let_owner_read(subject: Subject, relpath: str) -> None:
 
 
 def _clear_way(subject: Subject, relpath: str) -> None:
-    """Remove a folder that is in a file's place, if nothing is in it."""
-    with suppress(OSError):
-        (subject.serverdir.files / relpath).rmdir()
+    """Set aside a folder that is in a file's place, or what is in the place of a folder that it is in.
+
+    Not where files that must be here are in it, nor a file that must be here itself.
+    """
+    if subject.storage_is_database():
+        return
+    path = subject.serverdir.files
+    *folders, name = relpath.split("/")
+    for part in folders:
+        path = path / part
+        if path.is_file() and not path.is_symlink():
+            if audit.file_now(subject.store, str(path.relative_to(subject.serverdir.files)))[0] is None:
+                subject.serverdir.set_aside(path)
+            return
+    path = path / name
+    if path.is_symlink() or not path.is_dir() or audit.has_files_below(subject.store, relpath):
+        return
+    try:
+        path.rmdir()
+    except OSError:
+        subject.serverdir.set_aside(path)
 
 
 # What no key names.

@@ -253,6 +253,9 @@ class Mender:
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
             for path in temporary(subject):
+                if path.is_dir() and not path.is_symlink():
+                    self._serverdir.set_aside(path)
+                    continue
                 with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
                     path.unlink()
         reasons.update(self._mend_small_files(found))

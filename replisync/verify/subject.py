@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from replisync.filestore.survey import Survey
 from replisync.serverdir import Serverdir
 from replisync.standby import Context
+from replisync.storage import POSTGRES
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify.findings import Findings
@@ -40,6 +41,10 @@ class Subject:
         began = time.monotonic()
         yield
         self.stages[name] = round(time.monotonic() - began, 3)
+
+    def storage_is_database(self) -> bool:
+        """Tell whether files are rows, and none lies on disk."""
+        return self.serverdir.storage().name == POSTGRES
 
     def in_use(self) -> bool:
         """Tell whether another replisync writes to the target now."""

@@ -77,6 +77,20 @@ def _stale(standby: Standby) -> None:
     (standby.root / ".replisync" / "tmp" / "left-over").write_bytes(b"half")
 
 
+def _folder(standby: Standby, name: str) -> None:
+    """Put a folder with something in it in the place of a file."""
+    (standby.root / name).unlink(missing_ok=True)
+    (standby.root / name / "more").mkdir(parents=True)
+    (standby.root / name / "more" / "kept").write_text("kept")
+
+
+def _no_folder(standby: Standby) -> None:
+    """Put a file in the place of the folder of a file."""
+    folder = (standby.root / "+files" / B).parent
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+
 def _unindexed(standby: Standby) -> None:
     """Put a row into a table while its index is hidden from SQLite."""
     where = "WHERE name = 'kv_serial_idx'"
@@ -165,6 +179,34 @@ DAMAGES = {
     ),
     "no serial of events": _damage(Level.QUICK, kinds.EVENT_SERIAL)(
         lambda s: (s.root / ".event_serial").unlink()
+    ),
+    "a version of the state with more behind it": _damage(Level.QUICK, kinds.STATE_VERSION)(
+        lambda s: (s.root / ".serverversion").write_text("42-garbage")
+    ),
+    "a folder in the place of the nodeinfo": _damage(Level.QUICK, kinds.PERMISSIONS, kinds.IDENTITY)(
+        lambda s: _folder(s, ".nodeinfo")
+    ),
+    "a folder in the place of the version": _damage(Level.QUICK, kinds.PERMISSIONS, kinds.STATE_VERSION)(
+        lambda s: _folder(s, ".serverversion")
+    ),
+    "a folder in the place of the events": _damage(Level.QUICK, kinds.PERMISSIONS, kinds.EVENT_SERIAL)(
+        lambda s: _folder(s, ".event_serial")
+    ),
+    "a folder among pieces of files": _damage(Level.QUICK, kinds.TEMPORARY)(
+        lambda s: _folder(s, ".replisync/tmp/folder")
+    ),
+    "a file in the place of the retained folder": _damage(Level.QUICK, kinds.PERMISSIONS)(
+        lambda s: (
+            shutil.rmtree(s.root / ".replisync/retained"),
+            (s.root / ".replisync/retained").write_text("x"),
+        )
+    ),
+    "a folder with something in the place of a file": _damage(
+        Level.FILES, kinds.MISSING_FILE, storage="sqlite"
+    )(lambda s: _folder(s, f"+files/{B}")),
+    "a file in the place of a folder": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(_no_folder),
+    "a link to a folder": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
+        lambda s: (s.root / "+files/u/link").symlink_to(s.root / ".replisync")
     ),
     "a database that nobody may write": _damage(Level.QUICK, kinds.PERMISSIONS, storage="sqlite")(
         lambda s: (s.root / ".sqlite").chmod(0o444)
@@ -614,10 +656,35 @@ def test_a_nodeinfo_that_the_database_contradicts_is_the_primarys_to_judge(one: 
     assert (one.root / ".nodeinfo").read_bytes() == before
 
 
+def test_a_folder_in_the_place_of_a_file_is_kept_with_all_that_is_in_it(one: Standby) -> None:
+    for name in (".nodeinfo", ".replisync/tmp/folder", f"+files/{B}"):
+        _folder(one, name)
+    assert one.repair(Level.FILES).findings == []
+    kept = (one.root / ".replisync" / "aside").glob("*/*/more/kept")
+    assert {path.parent.parent.name for path in kept} == {".nodeinfo", "folder", Path(B).name}
+
+
+def test_a_linked_folder_with_files_in_it_stays_and_is_told(one: Standby) -> None:
+    """They would be gone with the link."""
+    folder = one.root / "+files" / "u"
+    folder.rename(one.root / "elsewhere")
+    folder.symlink_to(one.root / "elsewhere")
+    [finding] = [each for each in one.repair().findings if each.subject == "u"]
+    assert "move the folder" in finding.remedy
+    assert one.read_file(B) == b"b" * 10
+
+
 def test_a_pipe_in_the_place_of_a_small_file_is_not_waited_for(one: Standby) -> None:
     (one.root / ".serverversion").unlink()
     os.mkfifo(one.root / ".serverversion")
-    assert found(one, Level.QUICK) == {kinds.STATE_VERSION}
+    assert found(one, Level.QUICK) == {kinds.STATE_VERSION, kinds.PERMISSIONS}
+
+
+def test_a_pipe_in_the_place_of_the_nodeinfo_is_not_waited_for(one: Standby) -> None:
+    (one.root / ".nodeinfo").unlink()
+    os.mkfifo(one.root / ".nodeinfo")
+    assert found(one, Level.QUICK) == {kinds.IDENTITY, kinds.PERMISSIONS}
+    assert one.repair(Level.QUICK).findings == []
 
 
 # While others write.
