@@ -270,6 +270,9 @@ class DiskFiles:
                 self._moved_from.add(os.path.dirname(target))
         return name
 
+    def mend_size(self, relpath: str) -> None:
+        """Do nothing: the file system knows the size."""
+
     def remove(self, relpath: str) -> None:
         """Remove a file from its place; durable after `sync_moves`."""
         target = f"{self._files}/{relpath}"

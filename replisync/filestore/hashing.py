@@ -29,12 +29,14 @@ class Seen(NamedTuple):
     digest: hexdigest; None where it was not asked for.
     problem: number of the system's error with which it cannot be read; 0 where there is none.
     mode: its mode; 0 where it has none.
+    said: the size that is noted beside it, which devpi-server announces; None where none is.
     """
 
     size: int | None
     digest: str | None = None
     problem: int = 0
     mode: int = 0
+    said: int | None = None
 
 
 class Hashers:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from replisync.store import tables as t
 from replisync.store.base import Store, chunks
-from replisync.store.records import Pending
+from replisync.store.records import Pending, Retained
 
 # A page of entries ends with the one that makes it this big, in bytes.
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -269,6 +269,13 @@ def ledger_against_keys(store: Store, limit: int) -> list[tuple[LedgerFile, int 
     return store.read(
         lambda connection: [(LedgerFile(*row[:5]), row[5]) for row in connection.execute(query)]
     )
+
+
+def retained(store: Store, after: str, limit: int) -> list[Retained]:
+    """Return up to `limit` rows of what was put aside, behind a name."""
+    query = select(t.retained).where(t.retained.c.stored_as > after)
+    query = query.order_by(t.retained.c.stored_as).limit(limit)
+    return store.read(lambda connection: [Retained(**row) for row in connection.execute(query).mappings()])
 
 
 def count_of_present(store: Store) -> int:

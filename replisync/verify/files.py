@@ -19,6 +19,7 @@ from replisync.store.records import PRESENT, Pending
 from replisync.verify.findings import (
     FILE_DIGEST,
     FILE_SIZE,
+    LEDGER,
     MISSING_FILE,
     PENDING_MOVE,
     PERMISSIONS,
@@ -142,21 +143,30 @@ def problem_of(file: LedgerFile, seen: Seen) -> str | None:
         return MISSING_FILE
     if file.size is not None and seen.size != file.size:
         return FILE_SIZE
+    if is_misstated(seen):
+        return FILE_SIZE
     digest = Digest.parse(file.digest)
     if digest is not None and seen.digest is not None and seen.digest != digest.hexdigest:
         return FILE_DIGEST
     if not seen.mode & stat.S_IRUSR:
         return PERMISSIONS
-    return None
+    return LEDGER if file.size is None and file.state == PRESENT else None
+
+
+def is_misstated(seen: Seen) -> bool:
+    """Tell whether another size is noted beside a content than it has."""
+    return seen.said is not None and seen.said != seen.size
 
 
 def _named(file: LedgerFile, seen: Seen) -> Finding:
     kind = problem_of(file, seen) or MISSING_FILE
     digest = Digest.parse(file.digest)
+    size = f"{seen.size} bytes, of which its row says {seen.said}" if is_misstated(seen) else None
     expected, found = {
         PERMISSIONS: ("a file that its owner can read", "one that it cannot read"),
         MISSING_FILE: (f"a file of {file.size} bytes", "none"),
-        FILE_SIZE: (f"{file.size} bytes", f"{seen.size} bytes"),
+        FILE_SIZE: (f"{file.size} bytes", size or f"{seen.size} bytes"),
+        LEDGER: ("the size that it came with", "none"),
         FILE_DIGEST: (str(digest), f"{digest.algorithm if digest else ''}={seen.digest}"),
     }[kind]
     return Finding(kind, file.relpath, file.serial, expected, found)

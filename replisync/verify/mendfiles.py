@@ -17,8 +17,8 @@ from replisync.settle import settle
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
-from replisync.verify.files import looked_at, names_nobody_has, problem_of
-from replisync.verify.findings import PERMISSIONS
+from replisync.verify.files import is_misstated, looked_at, names_nobody_has, problem_of
+from replisync.verify.findings import LEDGER, PERMISSIONS
 from replisync.verify.subject import Subject
 
 # Files that are brought, or put aside, before that is remembered.
@@ -97,6 +97,14 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
         problem = problem_of(file, seen)
         if problem is None:
             continue
+        if is_misstated(seen) and seen.size == file.size:
+            files.mend_size(file.relpath)
+            problem = problem_of(file, seen._replace(said=seen.size))
+            if problem is None:
+                continue
+        if problem == LEDGER and _is_right(subject, file):
+            subject.store.files_arrived({file.relpath: seen.size or 0})
+            continue
         if problem == PERMISSIONS:
             _let_owner_read(subject, file.relpath)
             continue
@@ -126,6 +134,15 @@ def _bring(
         settle(subject.store, files, retain=True)
     reasons |= {fault.relpath: fault.reason for fault in done.refused}
     subject.context.stop.check()
+
+
+def _is_right(subject: Subject, file: LedgerFile) -> bool:
+    """Tell whether a file's content has the digest that it must have."""
+    digest = Digest.parse(file.digest)
+    if digest is None:
+        return False
+    [seen] = subject.survey.digests([(digest.algorithm, file.relpath)])
+    return seen.digest == digest.hexdigest
 
 
 def _let_owner_read(subject: Subject, relpath: str) -> None:

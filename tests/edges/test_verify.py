@@ -208,6 +208,15 @@ DAMAGES = {
     "a link to a folder": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
         lambda s: (s.root / "+files/u/link").symlink_to(s.root / ".replisync")
     ),
+    "a file with another size in its row": _damage(Level.FILES, kinds.FILE_SIZE, storage="postgres")(
+        lambda s: s.database.write("UPDATE files SET size = 3 WHERE path = ?", B)
+    ),
+    "a file without a size in the ledger": _damage(Level.FILES, kinds.LEDGER)(
+        lambda s: s.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
+    ),
+    "retained files that are gone": _damage(Level.FILES, kinds.LEDGER)(
+        lambda s: [path.unlink() for path in (s.root / ".replisync/retained").iterdir()]
+    ),
     "a database that nobody may write": _damage(Level.QUICK, kinds.PERMISSIONS, storage="sqlite")(
         lambda s: (s.root / ".sqlite").chmod(0o444)
     ),
@@ -416,6 +425,9 @@ IN_POSTGRES = (
     "a missing file",
     "an extra file",
     "a file that is to be dropped",
+    "a file with another size in its row",
+    "a file without a size in the ledger",
+    "retained files that are gone",
     "the key of a file that is gone",
     "an emptied entry",
     "an entry missing in the middle",
@@ -672,6 +684,18 @@ def test_a_linked_folder_with_files_in_it_stays_and_is_told(one: Standby) -> Non
     [finding] = [each for each in one.repair().findings if each.subject == "u"]
     assert "move the folder" in finding.remedy
     assert one.read_file(B) == b"b" * 10
+
+
+@pytest.mark.parametrize("level", [Level.FILES, Level.FULL])
+def test_an_emptied_file_whose_size_nobody_knows_is_found_and_brought_again(
+    one: Standby, level: Level
+) -> None:
+    one.write_file(B, b"")
+    one.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
+    assert found(one, level) == {kinds.LEDGER if level == Level.FILES else kinds.FILE_DIGEST}
+    assert one.repair(level).findings == []
+    assert one.read_file(B) == b"b" * 10
+    assert one.database.read("SELECT size FROM replisync_files WHERE relpath = ?", B) == [(10,)]
 
 
 def test_a_pipe_in_the_place_of_a_small_file_is_not_waited_for(one: Standby) -> None:
