@@ -2,7 +2,6 @@
 
 import errno
 import re
-import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,8 @@ from replisync.keys import FILE_KEYNAMES, Digest
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import PRESENT, Pending
+from replisync.verify import access
+from replisync.verify.access import Folders, Owner
 from replisync.verify.findings import (
     FILE_DIGEST,
     FILE_SIZE,
@@ -55,12 +56,36 @@ def files(subject: Subject, *, digests: bool) -> None:
 
     digests: whether its content is read too.
     """
+    folders = Folders()
     for file, seen in looked_at(subject, digests=digests):
         subject.checked["files"] += file.state == PRESENT
         if digests:
             subject.checked["bytes"] += seen.size or 0
-        if problem_of(file, seen) is not None:
-            subject.findings.suspect(_named(file, seen), _looks_again(subject, file, digests=digests))
+        if problem_of(file, seen, subject.owner) is not None:
+            subject.findings.suspect(
+                _named(subject, file, seen), _looks_again(subject, file, digests=digests)
+            )
+        for folder in folders.new(file.relpath):
+            _look_at_folder(subject, folder)
+
+
+def _look_at_folder(subject: Subject, folder: str) -> None:
+    def look() -> Finding | None:
+        lacks = access.folder_lacks(subject.owner, subject.serverdir.files, folder)
+        return None if lacks is None else Finding(PERMISSIONS, folder, None, *lacks)
+
+    found = look()
+    if found is not None:
+        subject.findings.suspect(found, look)
+
+
+def barred_folders(subject: Subject) -> Iterator[str]:
+    """Yield the folders that their owner cannot use, or everybody may write to."""
+    folders = Folders()
+    for file in _known(subject, absent_too=True):
+        for folder in folders.new(file.relpath):
+            if access.folder_lacks(subject.owner, subject.serverdir.files, folder) is not None:
+                yield folder
 
 
 def prepare(subject: Subject) -> None:
@@ -133,8 +158,11 @@ def _algorithm(file: LedgerFile) -> str:
     return digest.algorithm if digest is not None else "sha256"
 
 
-def problem_of(file: LedgerFile, seen: Seen) -> str | None:
-    """Return the kind of what is wrong with a file; None where nothing is."""
+def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:
+    """Return the kind of what is wrong with a file; None where nothing is.
+
+    owner: who must be able to read it.
+    """
     if file.state != PRESENT and seen.digest is None:
         return None
     if seen.problem in (errno.EACCES, errno.EPERM):
@@ -148,7 +176,7 @@ def problem_of(file: LedgerFile, seen: Seen) -> str | None:
     digest = Digest.parse(file.digest)
     if digest is not None and seen.digest is not None and seen.digest != digest.hexdigest:
         return FILE_DIGEST
-    if not seen.mode & stat.S_IRUSR:
+    if owner is not None and owner.lacks(seen.mode, seen.uid, seen.gid) is not None:
         return PERMISSIONS
     return LEDGER if file.size is None and file.state == PRESENT else None
 
@@ -158,18 +186,21 @@ def is_misstated(seen: Seen) -> bool:
     return seen.said is not None and seen.said != seen.size
 
 
-def _named(file: LedgerFile, seen: Seen) -> Finding:
-    kind = problem_of(file, seen) or MISSING_FILE
+def _named(subject: Subject, file: LedgerFile, seen: Seen) -> Finding:
+    kind = problem_of(file, seen, subject.owner) or MISSING_FILE
     digest = Digest.parse(file.digest)
     size = f"{seen.size} bytes, of which its row says {seen.said}" if is_misstated(seen) else None
+    lacks = subject.owner.lacks(seen.mode, seen.uid, seen.gid) if subject.owner and seen.mode else None
+    shown = access.shown(seen.mode, seen.uid) if lacks else "one that it cannot read"
     expected, found = {
-        PERMISSIONS: ("a file that its owner can read", "one that it cannot read"),
+        PERMISSIONS: (lacks or "a file that its owner can read", shown),
         MISSING_FILE: (f"a file of {file.size} bytes", "none"),
         FILE_SIZE: (f"{file.size} bytes", size or f"{seen.size} bytes"),
         LEDGER: ("the size that it came with", "none"),
         FILE_DIGEST: (str(digest), f"{digest.algorithm if digest else ''}={seen.digest}"),
     }[kind]
-    return Finding(kind, file.relpath, file.serial, expected, found)
+    remedy = access.remedy(subject.owner, seen.uid) if kind == PERMISSIONS else ""
+    return Finding(kind, file.relpath, file.serial, expected, found, remedy)
 
 
 def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callable[[], Finding | None]:
@@ -188,9 +219,9 @@ def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding 
         return None  # what is committed is about to take its place
     look = _digests_of if digests else _sizes_of
     [seen] = look(subject, [row])
-    if problem_of(row, seen) is None or audit.file_now(subject.store, relpath) != (row, move):
+    if problem_of(row, seen, subject.owner) is None or audit.file_now(subject.store, relpath) != (row, move):
         return None
-    return _named(row, seen)
+    return _named(subject, row, seen)
 
 
 def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:

@@ -1,12 +1,10 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from replisync import clock
-from replisync.durable import local_errors
 from replisync.errors import CorruptEntry
 from replisync.fetch import Fetched, Fetcher, Refused
 from replisync.keys import Digest
@@ -17,7 +15,8 @@ from replisync.settle import settle
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
-from replisync.verify.files import is_misstated, looked_at, names_nobody_has, problem_of
+from replisync.verify.access import give
+from replisync.verify.files import barred_folders, is_misstated, looked_at, names_nobody_has, problem_of
 from replisync.verify.findings import LEDGER, PERMISSIONS
 from replisync.verify.subject import Subject
 
@@ -93,20 +92,22 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     """
     reasons: dict[str, str] = {}
     some: list[LedgerFile] = []
+    for folder in barred_folders(subject):
+        give(subject.owner, subject.serverdir.files, folder)
     for file, seen in looked_at(subject, digests=digests):
-        problem = problem_of(file, seen)
+        problem = problem_of(file, seen, subject.owner)
         if problem is None:
             continue
         if is_misstated(seen) and seen.size == file.size:
             files.mend_size(file.relpath)
-            problem = problem_of(file, seen._replace(said=seen.size))
+            problem = problem_of(file, seen._replace(said=seen.size), subject.owner)
             if problem is None:
                 continue
         if problem == LEDGER and _is_right(subject, file):
             subject.store.files_arrived({file.relpath: seen.size or 0})
             continue
         if problem == PERMISSIONS:
-            _let_owner_read(subject, file.relpath)
+            give(subject.owner, subject.serverdir.files, file.relpath)
             continue
         _clear_way(subject, file.relpath)
         some.append(file)
@@ -143,18 +144,6 @@ def _is_right(subject: Subject, file: LedgerFile) -> bool:
         return False
     [seen] = subject.survey.digests([(digest.algorithm, file.relpath)])
     return seen.digest == digest.hexdigest
-
-
-def _let_owner_read(subject: Subject, relpath: str) -> None:
-    """Let the owner read a file, and enter the folders that it is in."""
-    path = subject.serverdir.files
-    with local_errors(f"setting of the mode of {path / relpath}"), suppress(FileNotFoundError):
-        for part in relpath.split("/"):
-            path = path / part
-            mode = path.stat().st_mode
-            needed = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR
-            if mode & needed != needed:
-                path.chmod(stat.S_IMODE(mode) | needed)
 
 
 def _clear_way(subject: Subject, relpath: str) -> None:

@@ -22,6 +22,7 @@ from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
 from replisync.verify import files, history, quick, rows, sources, theirs
+from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.names import Names
 from replisync.verify.retained import look_at_retained
@@ -168,7 +169,7 @@ def subject_of(
     survey = survey_of(serverdir, store, cores)
     try:
         findings = Findings(lambda: _pause(context, alone=alone))
-        yield Subject(serverdir, store, source, survey, findings, context, alone, cores)
+        yield Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
     finally:
         survey.close()
 

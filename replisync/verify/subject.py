@@ -12,6 +12,7 @@ from replisync.standby import Context
 from replisync.storage import POSTGRES
 from replisync.store.base import Store
 from replisync.store.records import Source
+from replisync.verify.access import Owner
 from replisync.verify.findings import Findings
 
 
@@ -21,6 +22,7 @@ class Subject:
 
     alone: whether we hold its lock, so that nobody changes it meanwhile.
     cores: how many files are looked at at a time.
+    owner: who must be able to use the files on disk.
     """
 
     serverdir: Serverdir
@@ -31,6 +33,7 @@ class Subject:
     context: Context
     alone: bool
     cores: int
+    owner: Owner | None = None
     checked: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
     stages: dict[str, float] = field(default_factory=dict)

@@ -217,6 +217,15 @@ DAMAGES = {
     "retained files that are gone": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: [path.unlink() for path in (s.root / ".replisync/retained").iterdir()]
     ),
+    "a file that everybody may write to": _damage(Level.FILES, kinds.PERMISSIONS, storage="sqlite")(
+        lambda s: (s.root / "+files" / B).chmod(0o666)
+    ),
+    "a folder that everybody may write to": _damage(Level.FILES, kinds.PERMISSIONS, storage="sqlite")(
+        lambda s: (s.root / "+files" / B).parent.chmod(0o777)
+    ),
+    "a folder of files that its owner may not write to": _damage(
+        Level.FILES, kinds.PERMISSIONS, storage="sqlite"
+    )(lambda s: (s.root / "+files" / B).parent.chmod(0o500)),
     "a database that nobody may write": _damage(Level.QUICK, kinds.PERMISSIONS, storage="sqlite")(
         lambda s: (s.root / ".sqlite").chmod(0o444)
     ),
@@ -696,6 +705,30 @@ def test_an_emptied_file_whose_size_nobody_knows_is_found_and_brought_again(
     assert one.repair(level).findings == []
     assert one.read_file(B) == b"b" * 10
     assert one.database.read("SELECT size FROM replisync_files WHERE relpath = ?", B) == [(10,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+@pytest.mark.parametrize("level", [Level.FILES, Level.FULL])
+def test_what_the_owner_of_the_serverdir_cannot_read_is_given_back(one: Standby, level: Level) -> None:
+    for path in (one.root, *one.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    file, folder = one.root / "+files" / A, (one.root / "+files" / B).parent
+    for path, mode in ((file, 0o640), (folder, 0o755)):
+        os.chown(path, 0, 0)
+        path.chmod(mode)
+    subjects = {A, str(folder.relative_to(one.root / "+files"))}
+    assert {each.subject for each in one.look(level).findings} == subjects
+    assert one.repair(level).findings == []
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (file, folder)} == {(12345, 12345)}
+    os.chown(file, 0, 0)
+    file.chmod(0o644)
+    assert one.look(level).findings == []
+
+
+def test_files_that_everybody_may_write_to_are_as_they_are_made_where_all_are_so(one: Standby) -> None:
+    for path in (one.root / "+files", *(one.root / "+files").rglob("*")):
+        path.chmod(0o777)
+    assert one.look().findings == []
 
 
 def test_a_pipe_in_the_place_of_a_small_file_is_not_waited_for(one: Standby) -> None:
