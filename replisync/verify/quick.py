@@ -211,7 +211,7 @@ def _identity(subject: Subject) -> None:
 
     def look_at_version() -> Finding | None:
         found = _text(serverdir.root / ".serverversion")
-        if found is not None and found.startswith("4"):
+        if found is not None and re.fullmatch("4([.][0-9]+)*", found):
             return None
         return Finding(STATE_VERSION, ".serverversion", None, "4", "no such file" if found is None else found)
 

@@ -22,8 +22,10 @@ from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
 from replisync.verify import files, history, quick, rows, sources, theirs
+from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.names import Names
+from replisync.verify.retained import look_at_retained
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
@@ -175,7 +177,7 @@ def subject_of(
     survey = survey_of(serverdir, store, cores)
     try:
         findings = Findings(lambda: _pause(context, alone=alone))
-        yield Subject(serverdir, store, source, survey, findings, context, alone, cores)
+        yield Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
     finally:
         survey.close()
 
@@ -195,6 +197,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
     if level == Level.FILES:
         with subject.stage("files"):
             files.files(subject, digests=False)
+            look_at_retained(subject)
         return serial
     with Scratch() as scratch:
         with subject.stage("history"):
@@ -204,6 +207,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
         with Names(subject.survey.names()) as names:
             with subject.stage("files"):
                 files.files(subject, digests=True)
+                look_at_retained(subject)
             with subject.stage("files in place"):
                 files.strangers(subject, names)
         if compare is not None:
