@@ -1,12 +1,13 @@
 """How old what is retained is, in time that was lived through.
 
 The system clock may jump by any number of days, and what it says must not decide alone on what is removed for
-good. So the time that the standby lived is added up from one look to the next, and each retained file is counted
-from the first look that finds it: it may stay longer for that, and never goes too early.
+good. So the time that the standby lived is added up from one look to the next, and the time of each retained
+file counts from the first look that finds it: it may stay longer for that, and does not go too early.
 """
 
 import math
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, insert, or_, select, update
 
@@ -20,8 +21,9 @@ _BELIEVED_SECONDS = 86400.0
 
 
 def retained_beyond(connection: Connection, now: Moment, seconds: float) -> list[str]:
-    """Return the names of what is retained for at least so many seconds of lived time, and count up to now."""
+    """Return the names of what is retained for at least so many seconds of lived time, counted up to now."""
     lived = _live(connection, now)
+    # What is counted from a time to come was counted by a record that is lost: it begins anew.
     new = or_(t.retained.c.lived_at.is_(None), t.retained.c.lived_at > lived)
     connection.execute(update(t.retained).where(new).values(lived_at=lived))
     query = select(t.retained.c.stored_as).where(t.retained.c.lived_at <= lived - seconds)
@@ -31,9 +33,6 @@ def retained_beyond(connection: Connection, now: Moment, seconds: float) -> list
 def _live(connection: Connection, now: Moment) -> float:
     row = connection.execute(select(t.lived)).first()
     known = _read(row.lived, row.wall_at, row.boot, row.boottime) if row is not None else None
-    if known is None:
-        # Nobody knows what the ages were counted by: they begin anew.
-        connection.execute(update(t.retained).values(lived_at=0.0))
     lived = 0.0 if known is None else known[0] + lived_between(known[1], now)
     connection.execute(t.lived.delete())
     values = {"lived": lived, "wall_at": now.wall, "boot": now.boot, "boottime": now.boottime}
@@ -41,7 +40,7 @@ def _live(connection: Connection, now: Moment) -> float:
     return lived
 
 
-def _read(lived: object, wall: object, boot: object, boottime: object) -> tuple[float, Moment] | None:
+def _read(lived: Any, wall: Any, boot: Any, boottime: Any) -> tuple[float, Moment] | None:
     """Return the lived time and its moment, or None where a bad disk left what is none."""
     for seconds in (lived, boottime):
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
@@ -52,7 +51,7 @@ def _read(lived: object, wall: object, boot: object, boottime: object) -> tuple[
 
 
 def lived_between(before: Moment, now: Moment) -> float:
-    """Return how many seconds were lived through for certain, or as good as, between two moments."""
+    """Return how many seconds were lived through between two moments, as far as that can be believed."""
     if before.boot is not None and before.boot == now.boot and now.boottime >= before.boottime:
         return now.boottime - before.boottime
     wall = datetime.fromisoformat(now.wall) - datetime.fromisoformat(before.wall)

@@ -162,6 +162,8 @@ def test_a_machine_that_seems_to_run_backwards_is_another_one(machine: Machine) 
     machine.passes(-49 * DAY)
     machine.set_clock(400)
     assert machine.look() == {"a"}
+    machine.passes(29 * DAY)
+    assert machine.look() == set()
 
 
 def test_a_retention_of_none_removes_all_at_once(machine: Machine) -> None:
