@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,10 @@ class Serverdir:
         with local_errors(f"making of the serverdir {self.root}"):
             for folder in (self.own, self.tmp, self.retained):
                 make_folder(folder.absolute())
+
+    def clear_seed(self) -> None:
+        """Remove what a clone needed that is complete; one that was killed at its very end leaves it."""
+        shutil.rmtree(self.seed, ignore_errors=True)
 
     def is_ours(self) -> bool:
         """Tell whether replisync made, or began to make, this serverdir."""

@@ -9,7 +9,7 @@ from functools import partial
 
 from replisync import clock
 from replisync.changelog import same_entry
-from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText
+from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, UsageError
 from replisync.filestore.survey import DiskSurvey, Survey
 from replisync.loop import Patience
 from replisync.pipeline import History
@@ -69,6 +69,12 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
         source = judged_source(serverdir, store)
         compare = None
         if level == Level.PRIMARY:
+            if not source.primary_url:
+                raise UsageError(
+                    f"verification of {serverdir} beside its primary",
+                    "it has none: it was made as a server of its own",
+                    hint="use --level full",
+                )
             settings = settings or Settings()
             primary = connection(settings, source.primary_url, source.uuid, source.primary_uuid)
             stack.enter_context(primary)
@@ -101,7 +107,9 @@ def _compare_tip(subject: Subject, primary: History, patience: Patience) -> None
         return
     serial, data = tip
     entry = patience.call(lambda: primary.entry(serial)[1])
-    subject.checked["primary_entries"] += 1
+    if serial <= subject.source.based_on:
+        # A later one is among those that were compared.
+        subject.checked["primary_entries"] += 1
     if entry is not None and same_entry(data, entry.data):
         return
     # It may have moved on meanwhile, or be what is damaged.
@@ -247,10 +255,12 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
             attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
         )
     position = audit.position(store)
-    if source.promoted is not None and position.last > position.committed:
+    became = f"was promoted at {source.promoted}" if source.primary_url else "was made a server of its own"
+    is_server = source.promoted is not None or not source.primary_url
+    if is_server and position.last > position.committed:
         raise TargetUnusable(
             attempted,
-            f"it was promoted at {source.promoted}, and a devpi-server has written to it since",
+            f"it {became}, and a devpi-server has written to it since",
             hint="such a server is judged by devpi-fsck",
         )
     return sources.usable(source, position.last)
@@ -269,7 +279,8 @@ def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
     """Write down what was found, for `status`; not where nobody can or may write."""
-    if source.promoted is not None or not os.access(serverdir.root, os.W_OK):
+    is_server = source.promoted is not None or not source.primary_url
+    if is_server or not os.access(serverdir.root, os.W_OK):
         return
 
     def guard() -> None:
