@@ -11,7 +11,8 @@ from replisync.clock import Moment
 from replisync.filestore.disk import DiskFiles
 from replisync.settle import expire_retained
 from replisync.store.base import Store
-from tests.edges.conftest import Database
+from replisync.store.oddrows import mend, odd_rows
+from tests.edges.conftest import Database, SqliteDatabase
 
 DAY, MINUTE = 86400.0, 60.0
 START = datetime(2026, 11, 22, 11, 39, 23, tzinfo=UTC)
@@ -205,6 +206,19 @@ def test_an_age_that_is_lost_begins_anew(machine: Machine, database: Database, a
     assert machine.look() == {"a"}
     machine.passes(RETENTION_DAYS * DAY)
     assert machine.look() == set()
+
+
+def test_an_age_that_is_no_number_is_mended_and_the_file_stays(folder: Path) -> None:
+    database = SqliteDatabase(folder / ".sqlite")
+    with database.open() as store:
+        machine = Machine(store, folder)
+        machine.put_aside("a")
+        database.write("UPDATE replisync_retained SET lived_at = 'long'")
+        rows = odd_rows(store)
+        assert [(row.column, row.found) for row in rows] == [("lived_at", "long")]
+        mend(store, rows, clock.stamp(START))
+        assert odd_rows(store) == []
+        assert machine.look() == {"a"}
 
 
 def test_the_real_clocks_are_read() -> None:
