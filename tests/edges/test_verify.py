@@ -262,6 +262,16 @@ DAMAGES = {
     "a commit whose time is none": _damage(Level.QUICK, kinds.ROW)(
         lambda s: s.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
     ),
+    "lived time that ends at no time": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO replisync_lived VALUES (1, 5.0, 'soon', NULL, 0.0)")
+    ),
+    "an age of a retained file that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_retained (stored_as, relpath, serial, retained_at, lived_at) "
+            "VALUES ('2-x', ?, 2, '2026-11-22T11:39:23.000Z', 'long')",
+            B,
+        )
+    ),
     "a size that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B)
     ),
