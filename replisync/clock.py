@@ -1,6 +1,35 @@
-"""Wall time as the tables and the output have it."""
+"""Wall time as the tables and the output have it, and the time since the machine was started."""
 
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment by two clocks: one that anybody may set, and one that runs evenly until the machine stops.
+
+    wall: RFC 3339.
+    boot: which start of which machine; None where the system does not tell.
+    boottime: seconds since then, with those in which the machine was suspended.
+    """
+
+    wall: str
+    boot: str | None
+    boottime: float
+
+
+def moment() -> Moment:
+    """Return this moment."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            boot = file.read(64).strip() or None
+    except (OSError, ValueError):
+        boot = None
+    # Linux has both or, long ago, none of them.
+    return Moment(now(), boot, time.clock_gettime(time.CLOCK_BOOTTIME) if boot else 0.0)
 
 
 def now() -> str:

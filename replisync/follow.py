@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
+from replisync import clock
 from replisync.loop import Patience, catch_up, follow
 from replisync.origin import normalized_url
 from replisync.pipeline import Pipeline
@@ -65,7 +66,8 @@ def _connected(
 
 
 def _expire(serverdir: Serverdir, store: Store, settings: Settings) -> None:
-    expire_retained(store, target_files(serverdir, store, settings.threads), settings.retention_days)
+    files = target_files(serverdir, store, settings.threads)
+    expire_retained(store, files, settings.retention_days, clock.moment())
 
 
 def run_catchup(

@@ -118,6 +118,10 @@ class FileStore(Protocol):
         """Give what was put aside other names."""
         ...
 
+    def mend_size(self, relpath: str) -> None:
+        """Note the size beside a file's content that the content has."""
+        ...
+
     def remove(self, relpath: str) -> None:
         """Remove a file from its place."""
         ...

@@ -11,14 +11,16 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from replisync.durable import local_errors, make_folder, write_file
+from replisync.durable import fsync_folder, local_errors, make_folder, write_file
 from replisync.errors import TargetLocked, TargetUnusable, UsageError
 from replisync.storage import SQLITE, Storage
 
@@ -58,6 +60,7 @@ class Serverdir:
         self.tmp = self.own / "tmp"
         self.retained = self.own / "retained"
         self.seed = self.own / "seed"
+        self.aside = self.own / "aside"
         # There while what a clone brought is being forgotten.
         self.starting_over = self.own / "starting-over"
         self.files = root / "+files"
@@ -106,6 +109,23 @@ class Serverdir:
         with local_errors(f"making of the serverdir {self.root}"):
             for folder in (self.own, self.tmp, self.retained):
                 make_folder(folder.absolute())
+
+    def clear_seed(self) -> None:
+        """Remove what a clone needed that is complete; one that was killed at its very end leaves it."""
+        shutil.rmtree(self.seed, ignore_errors=True)
+
+    def set_aside(self, path: Path) -> None:
+        """Move what is in the place of something of ours to a new folder in `.replisync/aside`, durably.
+
+        Raises LocalFailure.
+        """
+        with local_errors(f"moving of {path} to {self.aside}"):
+            make_folder(self.aside.absolute())
+            moment = time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime())
+            folder = Path(tempfile.mkdtemp(prefix=moment, dir=self.aside))
+            path.rename(folder / path.name)
+            for changed in (folder, self.aside, path.parent):
+                fsync_folder(changed)
 
     def is_ours(self) -> bool:
         """Tell whether replisync made, or began to make, this serverdir."""
@@ -182,6 +202,8 @@ class Serverdir:
         Raises TargetUnusable where it cannot be read as what devpi writes.
         """
         with local_errors(f"reading of {self._nodeinfo}"):
+            if self._nodeinfo.exists() and not self._nodeinfo.is_file():  # such as a pipe
+                raise TargetUnusable(f"reading of {self._nodeinfo}", "it is no file")
             try:
                 text = self._nodeinfo.read_bytes()
             except FileNotFoundError:

@@ -57,9 +57,9 @@ def set_apart(store: Store, files: FileStore) -> None:
         store.set_apart(names)
 
 
-def expire_retained(store: Store, files: FileStore, days: float) -> None:
-    """Remove what was put aside more than so many days ago."""
-    names = store.retained_before(clock.later(-days * 86400))
+def expire_retained(store: Store, files: FileStore, days: float, now: clock.Moment) -> None:
+    """Remove what is retained for at least so many days, in time that was lived through until `now`."""
+    names = store.retained_beyond(now, days * 86400)
     if names:
         files.forget_aside(names)
         store.forget_retained(names)

@@ -154,6 +154,7 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
         require_standby(serverdir)
         # A copy of a serverdir may have been made without folders that were empty.
         serverdir.make_own_folders()
+        serverdir.clear_seed()
 
         def guard() -> None:
             require_replica(serverdir, serverdir.role())

@@ -250,6 +250,12 @@ class DatabaseFiles:
             os.rename(temporary, aside)
             fsync_folder(self._retained)
 
+    def mend_size(self, relpath: str) -> None:
+        """Note the size beside a file's content that the content has, durably."""
+        update = f"UPDATE files SET size = octet_length(data) WHERE path = {literal(relpath)}"  # noqa: S608
+        with self._reading() as connection:
+            connection.exec_driver_sql(f"{self._begin()}; {update}; COMMIT")
+
     def remove(self, relpath: str) -> None:
         """Remove a file from its place, durably."""
         with self._reading() as connection:

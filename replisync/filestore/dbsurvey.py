@@ -40,9 +40,10 @@ class DatabaseSurvey:
     def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
         """Return the sizes of files: those of their contents."""
         rows = self._query(
-            "SELECT path, octet_length(data) FROM files WHERE path = ANY(%s::text[])", text_array(relpaths)
+            "SELECT path, octet_length(data), size FROM files WHERE path = ANY(%s::text[])",
+            text_array(relpaths),
         )
-        found = {path: Seen(size, None, 0, _READABLE) for path, size in rows}
+        found = {path: Seen(size, None, 0, _READABLE, said) for path, size, said in rows}
         return [found.get(relpath, Seen(None)) for relpath in relpaths]
 
     def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
@@ -51,13 +52,14 @@ class DatabaseSurvey:
         for algorithm in {name for name, _ in files}:
             paths = [path for name, path in files if name == algorithm]
             expression = SERVER_DIGESTS.get(algorithm, "''")
+            columns = f"path, octet_length(data), size, {expression}"
             rows = self._query(
-                f"SELECT path, octet_length(data), {expression} FROM files WHERE path = ANY(%s::text[])",  # noqa: S608
+                f"SELECT {columns} FROM files WHERE path = ANY(%s::text[])",  # noqa: S608
                 text_array(paths),
             )
-            for path, size, digest in rows:
+            for path, size, said, digest in rows:
                 known = digest if algorithm in SERVER_DIGESTS else self._digest(path, size, algorithm)
-                found[algorithm, path] = Seen(size, known, 0, _READABLE)
+                found[algorithm, path] = Seen(size, known, 0, _READABLE, said)
         return [found.get(file, Seen(None)) for file in files]
 
     def _digest(self, relpath: str, size: int, algorithm: str) -> str:

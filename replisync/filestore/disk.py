@@ -201,7 +201,8 @@ class DiskFiles:
         kept = set(keep)
         with local_errors(f"cleaning of {self._staging}"), os.scandir(self._staging) as found:
             for entry in found:
-                if entry.name not in kept:
+                # A folder is nothing that we began; whose it is, `verify` lets somebody look at.
+                if entry.name not in kept and not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry)
 
     def size_of(self, relpath: str) -> int | None:
@@ -255,19 +256,22 @@ class DiskFiles:
         with local_errors(f"putting aside of {relpath}"):
             self._syncer.begin()
             try:
-                if os.path.isdir(target):
+                if os.path.isdir(target) and not os.path.islink(target):
                     return None
                 if not keep:
                     os.rename(target, aside)
                 elif not os.path.exists(aside):
                     os.link(target, aside)
             except (FileNotFoundError, NotADirectoryError):
-                return name if os.path.isfile(aside) else None
+                return name if os.path.isfile(aside) or os.path.islink(aside) else None
             if keep:
                 fsync_folder(self._retained)
             else:
                 self._moved_from.add(os.path.dirname(target))
         return name
+
+    def mend_size(self, relpath: str) -> None:
+        """Do nothing: the file system knows the size."""
 
     def remove(self, relpath: str) -> None:
         """Remove a file from its place; durable after `sync_moves`."""

@@ -5,7 +5,7 @@ takes; processes share no interpreter. This one starts in a few milliseconds, si
 nothing. A message, in both directions, is its length in 4 bytes and then fields, each ended by a NUL.
 
     asked: algorithm, path, algorithm, path, ..
-    answered: for each path "size mode hexdigest", or "errno" where it cannot be read
+    answered: for each path "size mode uid gid hexdigest", or "errno" where it cannot be read
 """
 
 import hashlib
@@ -26,15 +26,15 @@ def look(path: bytes, algorithm: str) -> str:
     except OSError as err:
         return str(err.errno or 0)
     try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             return "0"
         digest = hashlib.new(algorithm)
         size = 0
         while block := os.read(fd, _BLOCK):
             size += len(block)
             digest.update(block)
-        return f"{size} {mode} {digest.hexdigest()}"
+        return f"{size} {found.st_mode} {found.st_uid} {found.st_gid} {digest.hexdigest()}"
     except OSError as err:
         return str(err.errno or 0)
     finally:

@@ -29,12 +29,17 @@ class Seen(NamedTuple):
     digest: hexdigest; None where it was not asked for.
     problem: number of the system's error with which it cannot be read; 0 where there is none.
     mode: its mode; 0 where it has none.
+    said: the size that is noted beside it, which devpi-server announces; None where none is.
+    uid, gid: whose it is; -1 where it is nobody's.
     """
 
     size: int | None
     digest: str | None = None
     problem: int = 0
     mode: int = 0
+    said: int | None = None
+    uid: int = -1
+    gid: int = -1
 
 
 class Hashers:
@@ -103,8 +108,8 @@ def seen(answer: str) -> Seen:
     """Return what an answer of filestore.hasher says."""
     if " " not in answer:
         return Seen(None, problem=int(answer))
-    size, mode, digest = answer.split(" ")
-    return Seen(int(size), digest, 0, int(mode))
+    size, mode, uid, gid, digest = answer.split(" ")
+    return Seen(int(size), digest, 0, int(mode), None, int(uid), int(gid))
 
 
 def _command(program: Path, *arguments: str) -> list[str]:

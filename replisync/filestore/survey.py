@@ -77,7 +77,7 @@ class DiskSurvey:
             return Seen(None, problem=err.errno or 0)
         if not stat.S_ISREG(found.st_mode):
             return Seen(None)
-        return Seen(found.st_size, None, 0, found.st_mode)
+        return Seen(found.st_size, None, 0, found.st_mode, None, found.st_uid, found.st_gid)
 
     def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
         """Return sizes and digests of files; pairs of algorithm and relpath."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from replisync.durable import local_errors
 from replisync.errors import ReplisyncError, UsageError, WrongHistory
 from replisync.ports import FileSource
 from replisync.seed.basecopy import Origin, check_apart
@@ -96,7 +97,10 @@ class NamedDump:
     @property
     def identity(self) -> list[Any]:
         """The dump and its serial."""
-        return [str(self.path.absolute()), self.serial]
+        index = self.path / DUMP_INDEX
+        with local_errors(f"reading of {index}"):
+            found = index.stat()
+        return [str(self.path.absolute()), found.st_size, found.st_mtime_ns, self.serial]
 
     def check(self, serverdir: Serverdir) -> Made:
         """Make sure that it is a dump.
@@ -153,8 +157,8 @@ class OwnDump:
 
     @property
     def identity(self) -> list[Any]:
-        """The serverdir."""
-        return [str(self.origin.root.absolute()), "export"]
+        """The serverdir, and what of it."""
+        return [str(self.origin.root.absolute()), "export", self.mirrored]
 
     def check(self, serverdir: Serverdir) -> None:
         """Make sure that it can be exported.

@@ -10,10 +10,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from replisync import clock
-from replisync.changelog import same_entry
-from replisync.errors import WrongHistory
+from replisync.changelog import parse_stored, same_entry
+from replisync.errors import PrimaryDamaged, PrimaryUnreachable, WrongHistory
 from replisync.filestore.takeover import take_over
-from replisync.keys import hold_problem
+from replisync.keys import hold_problem, index_of
 from replisync.loop import Patience, catch_up
 from replisync.pipeline import History, Pipeline, Tally
 from replisync.plan import BatchLimits
@@ -46,6 +46,12 @@ from replisync.store.snapshot import Rows
 
 # Entries of one commit: most of those before an import are empty.
 _LIMITS = BatchLimits(entries=20_000)
+
+# Entries before the end of an export by which it is known whose it is.
+_NEWEST = 50
+
+# devpi-server's name for the key of a release; see its model.py.
+_RELEASE = "PROJVERSION"
 
 # Files that were taken over and are written down together.
 _TOGETHER = 1000
@@ -85,7 +91,7 @@ def copy_dump(
         store = stack.enter_context(new_target(serverdir))
         importer = Importer(serverdir, dump, options, settings, context)
         stack.callback(importer.end_removals)
-        imported = importer.imported(store, primary, hello)
+        imported = importer.imported(store, primary, patience)
         uuid = str(json.loads((imported.staging / ".nodeinfo").read_bytes())["uuid"])
         source = Source(
             primary_url=primary.url if primary else "",
@@ -108,6 +114,41 @@ def copy_dump(
             done = release(serverdir, store, source.uuid, copier.tally.local, handled)
         importer.clear()
         return replace(done, export_reason=source.seed_reason if dump.own else None)
+
+
+def check_seed(store: Store, primary: Primary) -> None:
+    """Make sure that a dump is of the serial that somebody said: the primary's newest entries up to it tell.
+
+    They are compared by the releases that they made or deleted. Where a later entry changed one again, it is
+    right in any case. As many entries are looked at as the primary can show at once.
+    Raises WrongHistory.
+    """
+    serial = current_source(store).based_on
+    seen: set[str] = set()
+    for at in range(serial, max(serial - _NEWEST, -1), -1):
+        try:
+            entry = primary.entry(at)[1]
+            changes = parse_stored(at, entry.data).changes if entry is not None else {}
+        except (PrimaryDamaged, PrimaryUnreachable):
+            # It may be for the sake of this hole that there is a dump.
+            return
+        for path, change in changes.items():
+            if change.keyname != _RELEASE or path in seen or store.index_type(index_of(path)) == "mirror":
+                continue
+            seen.add(path)
+            now = store.serials_of([path]).get(path, -1)
+            if now > serial:
+                continue
+            ours = parse_stored(now, store.entry_data(now) or b"").changes.get(path) if now >= 0 else None
+            if bool(change.value) != bool(ours and ours.value):
+                has, lacks = ("the primary", "the dump") if change.value else ("the dump", "the primary")
+                raise WrongHistory(
+                    f"comparison of the dump with the primary at serial {serial}",
+                    f"{has} has the release {path.removesuffix('/.config')}, which {lacks} does not have",
+                    serial=at,
+                    hint="the dump is older than --at-serial says, or of another server; remove the new "
+                    "folder, and clone with the serial that the server had when the dump was begun",
+                )
 
 
 class _Copier:
@@ -144,6 +185,8 @@ class _Copier:
             work.recover()
             self._take_over(work)
             copy_files_and_changes(self._store, work, patience, self._context)
+            if self._imported.tip is None:
+                check_seed(self._store, primary)
             return
         with self._history(mirrors=True) as history:
             work = self._pipeline(history, nowhere)

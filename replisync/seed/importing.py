@@ -12,7 +12,7 @@ from typing import Any
 from replisync.durable import local_errors, write_file
 from replisync.errors import TargetUnusable, UsageError
 from replisync.filestore.sync import Syncer
-from replisync.origin import Hello
+from replisync.loop import Patience
 from replisync.primary import Primary
 from replisync.seed.dumps import DumpSource, OwnDump
 from replisync.seed.local import DUMP_INDEX, FILES, read_dump
@@ -108,6 +108,13 @@ class Importer:
         self._context = context
         self._removals: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def _identity(self) -> list[Any]:
+        """What was imported, and how; of passwords only that there are some."""
+        options = self._options
+        given = [options.no_root_pypi, options.no_events, bool(options.secrets), *options.skip_import_type]
+        return [*self._dump.identity, given]
+
     def remove(self, folder: Path) -> None:
         """Begin to remove a folder of many files, which takes long, beside other work.
 
@@ -139,10 +146,10 @@ class Importer:
         self._removals.clear()
         shutil.rmtree(self._seed, ignore_errors=True)
 
-    def imported(self, store: Store, primary: Primary | None, hello: Hello | None) -> Imported:
+    def imported(self, store: Store, primary: Primary | None, patience: Patience) -> Imported:
         """Return a serverdir that devpi-import made of the dump.
 
-        primary, hello: where files may come from, and where it is; None for a server of its own.
+        primary: where files may come from; None for a server of its own.
         Raises TargetUnusable where devpi-import refuses the dump; then nothing of it is left.
         """
         with local_errors(f"making of {self._seed}"):
@@ -153,7 +160,7 @@ class Importer:
             # Another process may still be removing what is in it; see `remove`.
             self._seed.mkdir(mode=0o700, exist_ok=True)
         try:
-            return self._make(primary, hello)
+            return self._make(primary, patience)
         except BaseException:
             self.clear()
             raise
@@ -171,13 +178,13 @@ class Importer:
                 )
         elif not (begun and self._dump.own and found_unusable(store)):
             *identity, serial, name = json.loads(self._done.read_bytes())
-            if identity == self._dump.identity:
+            if identity == self._identity:
                 tip = self._tip.read_bytes() if self._tip.exists() else None
                 return Imported(self._seed / str(name), serial, tip)
             if begun:
                 raise TargetUnusable(
                     f"clone into {self._serverdir}",
-                    "another dump, or another --at-serial, was begun with there",
+                    "another dump, another --at-serial or other options were begun with there",
                     hint="run the same command as before, or remove the folder",
                 )
         if begun:
@@ -185,9 +192,9 @@ class Importer:
             start_over(self._serverdir, store)
         return None
 
-    def _make(self, primary: Primary | None, hello: Hello | None) -> Imported:
+    def _make(self, primary: Primary | None, patience: Patience) -> Imported:
         for checked in (False, True):
-            imported = self._make_once(primary, hello, checked=checked)
+            imported = self._make_once(primary, patience, checked=checked)
             if imported is not None:
                 return imported
             with local_errors(f"clearing of {self._seed}"):
@@ -195,15 +202,23 @@ class Importer:
                 self._seed.mkdir(mode=0o700)
         raise AssertionError("what has checked files is imported or refused")
 
-    def _make_once(self, primary: Primary | None, hello: Hello | None, *, checked: bool) -> Imported | None:
+    def _make_once(self, primary: Primary | None, patience: Patience, *, checked: bool) -> Imported | None:
         """Import the dump; return None where one with checked files may be taken, and this one was not."""
         made = self._dump.make(self._seed, primary, self._settings, self._context, checked=checked)
-        if hello is not None and hello.serial < (made.serial or 0):
-            raise self._dump.too_new(hello.serial)
+        if primary is not None:
+            # As of now: a dump of a server that is written to is newer than our first contact with it.
+            reached = patience.call(primary.hello).serial
+            if reached < (made.serial or 0):
+                raise self._dump.too_new(reached)
         if made.scrap is not None:
             self.remove(made.scrap)
         command = import_command(
-            self._serverdir, made.path, self._dump, self._options, self._settings, followed=hello is not None
+            self._serverdir,
+            made.path,
+            self._dump,
+            self._options,
+            self._settings,
+            followed=primary is not None,
         )
         # A name of its own: a devpi-import that outlived a killed run must not write to this one.
         staging = self._seed / f"import-{os.getpid()}"
@@ -230,7 +245,7 @@ class Importer:
         with local_errors(f"writing of {self._done}"):
             if made.tip is not None:
                 write_file(self._tip, made.tip)
-            write_file(self._done, json.dumps([*self._dump.identity, made.serial, staging.name]).encode())
+            write_file(self._done, json.dumps([*self._identity, made.serial, staging.name]).encode())
         if made.path.is_relative_to(self._seed):
             self.remove(made.path)
         return Imported(staging, made.serial, made.tip)

@@ -239,6 +239,7 @@ def hand_over(serverdir: Serverdir, store: Store, hello: Hello, local: int) -> C
     serverdir.write_nodeinfo(
         standby_nodeinfo(source.uuid, source.primary_uuid, source.primary_url, before_6_13=hello.before_6_13)
     )
+    serverdir.clear_seed()
     return done
 
 
@@ -254,4 +255,5 @@ def release(serverdir: Serverdir, store: Store, uuid: str, local: int, event_ser
     store.back_to_devpi()
     # The role is last: once it is there, no replisync writes here any more.
     serverdir.write_nodeinfo({"uuid": uuid, "role": "standalone"})
+    serverdir.clear_seed()
     return done

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from replisync.store import tables as t
 from replisync.store.base import Store, chunks
-from replisync.store.records import Pending
+from replisync.store.records import Pending, Retained
 
 # A page of entries ends with the one that makes it this big, in bytes.
 _PAGE_BYTES = 4 * 1024 * 1024
@@ -236,6 +236,11 @@ def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
     return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
 
 
+def has_files_below(store: Store, relpath: str) -> bool:
+    """Tell whether the ledger has files in a folder."""
+    return any(file.relpath.startswith(f"{relpath}/") for file in ledger(store, f"{relpath}/", 1))
+
+
 def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:
     """Return what the ledger says of a file now, and which move on disk it waits for."""
 
@@ -264,6 +269,13 @@ def ledger_against_keys(store: Store, limit: int) -> list[tuple[LedgerFile, int 
     return store.read(
         lambda connection: [(LedgerFile(*row[:5]), row[5]) for row in connection.execute(query)]
     )
+
+
+def retained(store: Store, after: str, limit: int) -> list[Retained]:
+    """Return up to `limit` rows of what was put aside, behind a name."""
+    query = select(t.retained).where(t.retained.c.stored_as > after)
+    query = query.order_by(t.retained.c.stored_as).limit(limit)
+    return store.read(lambda connection: [Retained(**row) for row in connection.execute(query).mappings()])
 
 
 def count_of_present(store: Store) -> int:

@@ -11,10 +11,11 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, or_, select, update
 
 from replisync.changelog import parse_stored
+from replisync.clock import Moment
 from replisync.errors import ForeignWriter, TargetUnusable, UnreadableText
 from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
 from replisync.plan import WantedFile
-from replisync.store import mending, schema, undo
+from replisync.store import ageing, mending, schema, undo
 from replisync.store import tables as t
 from replisync.store.records import (
     ABSENT,
@@ -481,11 +482,13 @@ class Store:
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
                 connection.execute(insert(t.retained).values(**row))
 
-    def retained_before(self, moment: str) -> list[str]:
-        """Return the names of what was put aside before a moment."""
-        query = select(t.retained.c.stored_as).where(t.retained.c.retained_at < moment)
-        with self._reading() as connection:
-            return list(connection.execute(query).scalars())
+    def retained_beyond(self, now: Moment, seconds: float) -> list[str]:
+        """Return the names of what is retained for at least so long, whatever the system clock did meanwhile.
+
+        seconds: of lived time, which is counted up to `now` by this.
+        """
+        with self._writing() as connection:
+            return ageing.retained_beyond(connection, now, seconds)
 
     def forget_retained(self, names: list[str]) -> None:
         """Forget what was put aside under these names."""

@@ -182,3 +182,4 @@ class Retained:
     relpath: str
     serial: int
     retained_at: str
+    lived_at: float | None

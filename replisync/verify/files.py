@@ -2,7 +2,6 @@
 
 import errno
 import re
-import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +15,12 @@ from replisync.keys import FILE_KEYNAMES, Digest
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import PRESENT, Pending
+from replisync.verify import access
+from replisync.verify.access import Folders, Owner
 from replisync.verify.findings import (
     FILE_DIGEST,
     FILE_SIZE,
+    LEDGER,
     MISSING_FILE,
     PENDING_MOVE,
     PERMISSIONS,
@@ -54,12 +56,36 @@ def files(subject: Subject, *, digests: bool) -> None:
 
     digests: whether its content is read too.
     """
+    folders = Folders()
     for file, seen in looked_at(subject, digests=digests):
         subject.checked["files"] += file.state == PRESENT
         if digests:
             subject.checked["bytes"] += seen.size or 0
-        if problem_of(file, seen) is not None:
-            subject.findings.suspect(_named(file, seen), _looks_again(subject, file, digests=digests))
+        if problem_of(file, seen, subject.owner) is not None:
+            subject.findings.suspect(
+                _named(subject, file, seen), _looks_again(subject, file, digests=digests)
+            )
+        for folder in folders.new(file.relpath):
+            _look_at_folder(subject, folder)
+
+
+def _look_at_folder(subject: Subject, folder: str) -> None:
+    def look() -> Finding | None:
+        lacks = access.folder_lacks(subject.owner, subject.serverdir.files, folder)
+        return None if lacks is None else Finding(PERMISSIONS, folder, None, *lacks)
+
+    found = look()
+    if found is not None:
+        subject.findings.suspect(found, look)
+
+
+def barred_folders(subject: Subject) -> Iterator[str]:
+    """Yield the folders that their owner cannot use, or everybody may write to."""
+    folders = Folders()
+    for file in _known(subject, absent_too=True):
+        for folder in folders.new(file.relpath):
+            if access.folder_lacks(subject.owner, subject.serverdir.files, folder) is not None:
+                yield folder
 
 
 def prepare(subject: Subject) -> None:
@@ -132,8 +158,11 @@ def _algorithm(file: LedgerFile) -> str:
     return digest.algorithm if digest is not None else "sha256"
 
 
-def problem_of(file: LedgerFile, seen: Seen) -> str | None:
-    """Return the kind of what is wrong with a file; None where nothing is."""
+def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:
+    """Return the kind of what is wrong with a file; None where nothing is.
+
+    owner: who must be able to read it.
+    """
     if file.state != PRESENT and seen.digest is None:
         return None
     if seen.problem in (errno.EACCES, errno.EPERM):
@@ -142,24 +171,36 @@ def problem_of(file: LedgerFile, seen: Seen) -> str | None:
         return MISSING_FILE
     if file.size is not None and seen.size != file.size:
         return FILE_SIZE
+    if is_misstated(seen):
+        return FILE_SIZE
     digest = Digest.parse(file.digest)
     if digest is not None and seen.digest is not None and seen.digest != digest.hexdigest:
         return FILE_DIGEST
-    if not seen.mode & stat.S_IRUSR:
+    if owner is not None and owner.lacks(seen.mode, seen.uid, seen.gid) is not None:
         return PERMISSIONS
-    return None
+    return LEDGER if file.size is None and file.state == PRESENT else None
 
 
-def _named(file: LedgerFile, seen: Seen) -> Finding:
-    kind = problem_of(file, seen) or MISSING_FILE
+def is_misstated(seen: Seen) -> bool:
+    """Tell whether another size is noted beside a content than it has."""
+    return seen.said is not None and seen.said != seen.size
+
+
+def _named(subject: Subject, file: LedgerFile, seen: Seen) -> Finding:
+    kind = problem_of(file, seen, subject.owner) or MISSING_FILE
     digest = Digest.parse(file.digest)
+    size = f"{seen.size} bytes, of which its row says {seen.said}" if is_misstated(seen) else None
+    lacks = subject.owner.lacks(seen.mode, seen.uid, seen.gid) if subject.owner and seen.mode else None
+    shown = access.shown(seen.mode, seen.uid) if lacks else "one that it cannot read"
     expected, found = {
-        PERMISSIONS: ("a file that its owner can read", "one that it cannot read"),
+        PERMISSIONS: (lacks or "a file that its owner can read", shown),
         MISSING_FILE: (f"a file of {file.size} bytes", "none"),
-        FILE_SIZE: (f"{file.size} bytes", f"{seen.size} bytes"),
+        FILE_SIZE: (f"{file.size} bytes", size or f"{seen.size} bytes"),
+        LEDGER: ("the size that it came with", "none"),
         FILE_DIGEST: (str(digest), f"{digest.algorithm if digest else ''}={seen.digest}"),
     }[kind]
-    return Finding(kind, file.relpath, file.serial, expected, found)
+    remedy = access.remedy(subject.owner, seen.uid) if kind == PERMISSIONS else ""
+    return Finding(kind, file.relpath, file.serial, expected, found, remedy)
 
 
 def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callable[[], Finding | None]:
@@ -178,9 +219,9 @@ def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding 
         return None  # what is committed is about to take its place
     look = _digests_of if digests else _sizes_of
     [seen] = look(subject, [row])
-    if problem_of(row, seen) is None or audit.file_now(subject.store, relpath) != (row, move):
+    if problem_of(row, seen, subject.owner) is None or audit.file_now(subject.store, relpath) != (row, move):
         return None
-    return _named(row, seen)
+    return _named(subject, row, seen)
 
 
 def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:
@@ -211,13 +252,14 @@ def strangers(subject: Subject, names: Iterable[bytes]) -> None:
     names: of all files in place; see Names.
     """
     for relpath in _unknown(subject, names):
-        subject.findings.suspect(_stranger(relpath), _stranger_again(subject, relpath))
+        subject.findings.suspect(_stranger(subject, relpath), _stranger_again(subject, relpath))
 
 
 def names_nobody_has(subject: Subject) -> Iterator[str]:
     """Yield the relpaths of files that nobody needs; nobody may be writing meanwhile."""
     for relpath in _unknown(subject, subject.survey.names()):
-        if is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
+        needed = _linked_folder(subject, relpath)
+        if not needed and is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
             yield relpath
 
 
@@ -245,7 +287,21 @@ def _ledger(subject: Subject) -> Iterator[bytes]:
         yield from (file.relpath.encode() for file in page)
 
 
-def _stranger(relpath: str) -> Finding:
+def _linked_folder(subject: Subject, relpath: str) -> bool:
+    """Tell whether a path is a link to a folder in which files lie that must be here."""
+    try:
+        relpath.encode()
+    except UnicodeEncodeError:
+        return False
+    path = subject.serverdir.files / relpath
+    linked = not subject.storage_is_database() and path.is_symlink() and path.is_dir()
+    return linked and audit.has_files_below(subject.store, relpath)
+
+
+def _stranger(subject: Subject, relpath: str) -> Finding:
+    if _linked_folder(subject, relpath):
+        remedy = "move the folder that it leads to into its place, or mount it there"
+        return Finding(SUPERFLUOUS_FILE, relpath, None, "a folder", "a link to one", remedy)
     kind = TEMPORARY if _TEMPORARY.search(relpath) else SUPERFLUOUS_FILE
     shown = relpath.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return Finding(kind, shown, None, "no such file", "a file that no key names")
@@ -255,7 +311,7 @@ def _stranger_again(subject: Subject, relpath: str) -> Callable[[], Finding | No
     before = subject.survey.changed_at(relpath)
 
     def look() -> Finding | None:
-        return _stranger(relpath) if is_stranger(subject, relpath, before) else None
+        return _stranger(subject, relpath) if is_stranger(subject, relpath, before) else None
 
     return look
 

@@ -1,12 +1,10 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from replisync import clock
-from replisync.durable import local_errors
 from replisync.errors import CorruptEntry
 from replisync.fetch import Fetched, Fetcher, Refused
 from replisync.keys import Digest
@@ -14,10 +12,12 @@ from replisync.pipeline import Judgement, Pipeline, Tally
 from replisync.plan import WantedFile
 from replisync.ports import FileStore
 from replisync.settle import settle
+from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
-from replisync.verify.files import looked_at, names_nobody_has, problem_of
-from replisync.verify.findings import PERMISSIONS
+from replisync.verify.access import give
+from replisync.verify.files import barred_folders, is_misstated, looked_at, names_nobody_has, problem_of
+from replisync.verify.findings import LEDGER, PERMISSIONS
 from replisync.verify.subject import Subject
 
 # Files that are brought, or put aside, before that is remembered.
@@ -92,12 +92,22 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     """
     reasons: dict[str, str] = {}
     some: list[LedgerFile] = []
+    for folder in barred_folders(subject):
+        give(subject.owner, subject.serverdir.files, folder)
     for file, seen in looked_at(subject, digests=digests):
-        problem = problem_of(file, seen)
+        problem = problem_of(file, seen, subject.owner)
         if problem is None:
             continue
+        if is_misstated(seen) and seen.size == file.size:
+            files.mend_size(file.relpath)
+            problem = problem_of(file, seen._replace(said=seen.size), subject.owner)
+            if problem is None:
+                continue
+        if problem == LEDGER and _is_right(subject, file):
+            subject.store.files_arrived({file.relpath: seen.size or 0})
+            continue
         if problem == PERMISSIONS:
-            _let_owner_read(subject, file.relpath)
+            give(subject.owner, subject.serverdir.files, file.relpath)
             continue
         _clear_way(subject, file.relpath)
         some.append(file)
@@ -127,22 +137,37 @@ def _bring(
     subject.context.stop.check()
 
 
-def _let_owner_read(subject: Subject, relpath: str) -> None:
-    """Let the owner read a file, and enter the folders that it is in."""
-    path = subject.serverdir.files
-    with local_errors(f"setting of the mode of {path / relpath}"), suppress(FileNotFoundError):
-        for part in relpath.split("/"):
-            path = path / part
-            mode = path.stat().st_mode
-            needed = stat.S_IRWXU if stat.S_ISDIR(mode) else stat.S_IRUSR | stat.S_IWUSR
-            if mode & needed != needed:
-                path.chmod(stat.S_IMODE(mode) | needed)
+def _is_right(subject: Subject, file: LedgerFile) -> bool:
+    """Tell whether a file's content has the digest that it must have."""
+    digest = Digest.parse(file.digest)
+    if digest is None:
+        return False
+    [seen] = subject.survey.digests([(digest.algorithm, file.relpath)])
+    return seen.digest == digest.hexdigest
 
 
 def _clear_way(subject: Subject, relpath: str) -> None:
-    """Remove a folder that is in a file's place, if nothing is in it."""
-    with suppress(OSError):
-        (subject.serverdir.files / relpath).rmdir()
+    """Set aside a folder that is in a file's place, or what is in the place of a folder that it is in.
+
+    Not where files that must be here are in it, nor a file that must be here itself.
+    """
+    if subject.storage_is_database():
+        return
+    path = subject.serverdir.files
+    *folders, name = relpath.split("/")
+    for part in folders:
+        path = path / part
+        if path.is_file() and not path.is_symlink():
+            if audit.file_now(subject.store, str(path.relative_to(subject.serverdir.files)))[0] is None:
+                subject.serverdir.set_aside(path)
+            return
+    path = path / name
+    if path.is_symlink() or not path.is_dir() or audit.has_files_below(subject.store, relpath):
+        return
+    try:
+        path.rmdir()
+    except OSError:
+        subject.serverdir.set_aside(path)
 
 
 # What no key names.

@@ -1,5 +1,7 @@
 """What replisync and devpi-server must be able to use, and whether the modes of files and folders let them.
 
+And whether each is the file, or the folder, that it must be.
+
 Modes are looked at, and not what we may do now: the superuser may do everything.
 """
 
@@ -8,9 +10,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from replisync.errors import LocalFailure
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.storage import SQLITE
 from replisync.verify.findings import PERMISSIONS, Finding
+
+# devpi-server's small files, which we can write anew.
+_SMALL = (".nodeinfo", ".serverversion", ".event_serial")
 
 
 def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
@@ -28,6 +34,13 @@ def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
 def grant(serverdir: Serverdir, finding: Finding) -> bool:
     """Let the owner use what a finding is about, as far as we may; tell whether that was possible."""
     path = serverdir.root / finding.subject
+    try:
+        if _other_kind(serverdir, path):
+            serverdir.set_aside(path)
+            serverdir.make_own_folders()
+            return True
+    except LocalFailure:
+        return False
     wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
     try:
         os.chmod(path, stat.S_IMODE(path.stat().st_mode) | wanted)
@@ -43,7 +56,7 @@ def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
     """Yield the paths, and the bits of their modes."""
     read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
     folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
-    names = [".nodeinfo", ".serverversion", ".event_serial"]
+    names = [*_SMALL]
     if serverdir.storage().name == SQLITE:
         folders.append(serverdir.files)
         names += [SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm"]
@@ -51,6 +64,27 @@ def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
     yield from ((serverdir.root / name, read | write) for name in names)
     yield serverdir.own / "lock", read | write
     yield serverdir.own / "storage", read | write
+
+
+def _own_folders(serverdir: Serverdir) -> tuple[Path, ...]:
+    return serverdir.tmp, serverdir.retained
+
+
+def _other_kind(serverdir: Serverdir, path: Path) -> bool:
+    """Tell whether a folder is where a file of ours must be, or the other way round.
+
+    Only where we make it anew, and never a link: it may lead to a disk that is not mounted.
+    """
+    try:
+        found = path.lstat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISLNK(found):
+        return False
+    if path in _own_folders(serverdir):
+        return not stat.S_ISDIR(found)
+    files = (*(serverdir.root / name for name in _SMALL), serverdir.own / "lock")
+    return path in files and not stat.S_ISREG(found)
 
 
 def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | None) -> Finding | None:
@@ -64,6 +98,9 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | No
     except OSError:
         return None
     shown = stat.filemode(found.st_mode)
+    if _other_kind(serverdir, path):
+        kind = "a folder" if path in _own_folders(serverdir) else "a file"
+        return Finding(PERMISSIONS, name, None, kind, shown)
     if found.st_mode & wanted != wanted:
         return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
     if owner is not None and found.st_uid != owner and stat.S_ISREG(found.st_mode):

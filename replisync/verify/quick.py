@@ -184,7 +184,9 @@ def _identity(subject: Subject) -> None:
             return Finding(IDENTITY, ".nodeinfo", None, "a file", "none")
         expected = {"uuid": source.uuid}
         found = {"uuid": info.get("uuid")}
-        if source.promoted is None:
+        if not source.primary_url:
+            expected["role"], found["role"] = "standalone", info.get("role")
+        elif source.promoted is None:
             expected |= {
                 "role": "replica",
                 "primary-uuid": source.primary_uuid,
@@ -209,7 +211,7 @@ def _identity(subject: Subject) -> None:
 
     def look_at_version() -> Finding | None:
         found = _text(serverdir.root / ".serverversion")
-        if found is not None and found.startswith("4"):
+        if found is not None and re.fullmatch("4([.][0-9]+)*", found):
             return None
         return Finding(STATE_VERSION, ".serverversion", None, "4", "no such file" if found is None else found)
 
@@ -229,7 +231,8 @@ def _event_serial(subject: Subject) -> None:
     def look() -> Finding | None:
         text = _text(subject.serverdir.root / ".event_serial")
         last = audit.position(subject.store).last
-        if text is None and subject.source.promoted is not None:
+        # devpi-import leaves it out with --no-events.
+        if text is None and (subject.source.promoted is not None or not subject.source.primary_url):
             return None
         if text is not None and re.fullmatch("-?[0-9]{1,18}", text) and int(text) <= last + 1:
             return None

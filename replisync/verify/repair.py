@@ -43,6 +43,7 @@ from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import temporary
+from replisync.verify.retained import forget_lost
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
 from replisync.verify.sources import mend_source
 
@@ -59,7 +60,7 @@ _ROWS = frozenset(
         kinds.ROW,  # which were removed, and are made anew
     }
 )
-_FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS})
+_FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
 _NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
@@ -241,18 +242,24 @@ class Mender:
             self._store.forget_false_drops()
         with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
             bringer = self._bringer()
-            if kinds.SOURCE in found:
-                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _ROWS:
                 reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
+            if found & (_ROWS | {kinds.SOURCE}):
+                # After the history: what is remembered of its end must be of the end that it has then.
+                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
             if level >= Level.FULL:
                 files.prepare(subject)
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
+            if kinds.LEDGER in found and level >= Level.FILES:
+                forget_lost(subject)
             for path in temporary(subject):
+                if path.is_dir() and not path.is_symlink():
+                    self._serverdir.set_aside(path)
+                    continue
                 with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
                     path.unlink()
         reasons.update(self._mend_small_files(found))

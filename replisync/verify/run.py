@@ -9,7 +9,7 @@ from functools import partial
 
 from replisync import clock
 from replisync.changelog import same_entry
-from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText
+from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, UsageError
 from replisync.filestore.survey import DiskSurvey, Survey
 from replisync.loop import Patience
 from replisync.pipeline import History
@@ -22,8 +22,10 @@ from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
 from replisync.verify import files, history, quick, rows, sources, theirs
+from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.names import Names
+from replisync.verify.retained import look_at_retained
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
@@ -69,6 +71,12 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
         source = judged_source(serverdir, store)
         compare = None
         if level == Level.PRIMARY:
+            if not source.primary_url:
+                raise UsageError(
+                    f"verification of {serverdir} beside its primary",
+                    "it has none: it was made as a server of its own",
+                    hint="use --level full",
+                )
             settings = settings or Settings()
             primary = connection(settings, source.primary_url, source.uuid, source.primary_uuid)
             stack.enter_context(primary)
@@ -101,7 +109,9 @@ def _compare_tip(subject: Subject, primary: History, patience: Patience) -> None
         return
     serial, data = tip
     entry = patience.call(lambda: primary.entry(serial)[1])
-    subject.checked["primary_entries"] += 1
+    if serial <= subject.source.based_on:
+        # A later one is among those that were compared.
+        subject.checked["primary_entries"] += 1
     if entry is not None and same_entry(data, entry.data):
         return
     # It may have moved on meanwhile, or be what is damaged.
@@ -167,7 +177,7 @@ def subject_of(
     survey = survey_of(serverdir, store, cores)
     try:
         findings = Findings(lambda: _pause(context, alone=alone))
-        yield Subject(serverdir, store, source, survey, findings, context, alone, cores)
+        yield Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
     finally:
         survey.close()
 
@@ -187,6 +197,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
     if level == Level.FILES:
         with subject.stage("files"):
             files.files(subject, digests=False)
+            look_at_retained(subject)
         return serial
     with Scratch() as scratch:
         with subject.stage("history"):
@@ -196,6 +207,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
         with Names(subject.survey.names()) as names:
             with subject.stage("files"):
                 files.files(subject, digests=True)
+                look_at_retained(subject)
             with subject.stage("files in place"):
                 files.strangers(subject, names)
         if compare is not None:
@@ -247,10 +259,12 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
             attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
         )
     position = audit.position(store)
-    if source.promoted is not None and position.last > position.committed:
+    became = f"was promoted at {source.promoted}" if source.primary_url else "was made a server of its own"
+    is_server = source.promoted is not None or not source.primary_url
+    if is_server and position.last > position.committed:
         raise TargetUnusable(
             attempted,
-            f"it was promoted at {source.promoted}, and a devpi-server has written to it since",
+            f"it {became}, and a devpi-server has written to it since",
             hint="such a server is judged by devpi-fsck",
         )
     return sources.usable(source, position.last)
@@ -269,7 +283,8 @@ def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
     """Write down what was found, for `status`; not where nobody can or may write."""
-    if source.promoted is not None or not os.access(serverdir.root, os.W_OK):
+    is_server = source.promoted is not None or not source.primary_url
+    if is_server or not os.access(serverdir.root, os.W_OK):
         return
 
     def guard() -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from replisync.filestore.survey import Survey
 from replisync.serverdir import Serverdir
 from replisync.standby import Context
+from replisync.storage import POSTGRES
 from replisync.store.base import Store
 from replisync.store.records import Source
+from replisync.verify.access import Owner
 from replisync.verify.findings import Findings
 
 
@@ -20,6 +22,7 @@ class Subject:
 
     alone: whether we hold its lock, so that nobody changes it meanwhile.
     cores: how many files are looked at at a time.
+    owner: who must be able to use the files on disk.
     """
 
     serverdir: Serverdir
@@ -30,6 +33,7 @@ class Subject:
     context: Context
     alone: bool
     cores: int
+    owner: Owner | None = None
     checked: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
     stages: dict[str, float] = field(default_factory=dict)
@@ -40,6 +44,10 @@ class Subject:
         began = time.monotonic()
         yield
         self.stages[name] = round(time.monotonic() - began, 3)
+
+    def storage_is_database(self) -> bool:
+        """Tell whether files are rows, and none lies on disk."""
+        return self.serverdir.storage().name == POSTGRES
 
     def in_use(self) -> bool:
         """Tell whether another replisync writes to the target now."""

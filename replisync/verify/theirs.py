@@ -1,9 +1,9 @@
 """The primary's changelog beside ours: streamed, entry by entry, and nothing of it is kept."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from replisync.changelog import ChangelogEntry, digest, parse_stored, same_entry
+from replisync.changelog import ChangelogEntry, KeyChange, digest, parse_stored, same_entry
 from replisync.divergence import Comparison
 from replisync.errors import BrokenStream, CorruptEntry
 from replisync.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
@@ -54,6 +54,9 @@ class Agreement:
     def same(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
         """Tell whether two entries say the same; also where ours cannot be read, which is found elsewhere."""
         if ours == theirs.data:
+            if self._based_on >= 0:
+                # Later entries are judged by the types that indexes have then.
+                self._users |= _users_in(theirs.changes)
             return True
         try:
             parse_stored(serial, ours)
@@ -69,8 +72,7 @@ class Agreement:
     def _same_rebased(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
         full = parse_stored(serial, theirs.data).changes
         before = {path: self._user(path) for path in {user_key(path) for path in full}}
-        after = {path: c.value for path, c in full.items() if c.keyname == USER_KEYNAME}
-        self._users |= after
+        self._users |= _users_in(full)
         mine = parse_stored(serial, ours).changes
         if not set(mine) <= set(full):
             return False
@@ -91,6 +93,10 @@ class Agreement:
             except CorruptEntry:
                 self._users[path] = _UNKNOWN
         return self._users[path]
+
+
+def _users_in(changes: Mapping[str, KeyChange]) -> dict[str, Any]:
+    return {path: change.value for path, change in changes.items() if change.keyname == USER_KEYNAME}
 
 
 def _is_mirrors(path: str, users: tuple[Any, ...]) -> bool:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 
@@ -64,9 +64,12 @@ def test_a_dump_becomes_a_server_of_its_own(dump: Path, tmp_path: Path, secretfi
     assert any((target / "+files" / path).stat().st_nlink > 1 for path in history.live_files)
     status = json.loads(run_here("status", "--serverdir", target, "--json").stdout)
     assert (status["state"], status["seed"]["kind"]) == ("promoted", "export")
+    run_here("verify", "--serverdir", target, "--level", "full")
+    assert "it has none" in run_here("verify", "--serverdir", target, "--level", "primary", code=2).message
     with Server(target, role="standalone", secretfile=secretfile) as server, Client(server.url) as client:
         client.login("alice", "secret")
         client.upload_wheel("alice/dev", "after", "1.0")
+    assert "devpi-fsck" in run_here("verify", "--serverdir", target, code=6).message
 
 
 def test_devpi_imports_own_options_have_their_effect(dump: Path, tmp_path: Path) -> None:
@@ -77,6 +80,7 @@ def test_devpi_imports_own_options_have_their_effect(dump: Path, tmp_path: Path)
     history = read_history(target)
     assert sorted(history.changelog) == list(range(501))
     assert "pypi" in history.latest()["root/.config"][2]["indexes"]
+    run_here("verify", "--serverdir", target, "--level", "full")
     assert_fsck(target)
 
 
@@ -251,6 +255,45 @@ def test_the_identity_of_a_rebased_standby_is_checked(
     assert changed(before, standby.serverdir / "+files") == []
 
 
+def test_a_dump_that_is_older_than_its_serial_becomes_no_standby(
+    populated: Server, dump: Path, tmp_path: Path, secretfile: Path
+) -> None:
+    """Uploads and deletions after it tell; one that a later change replaces does not."""
+    before = populated.serial()
+    with Client(populated.url) as client:
+        client.login("alice", "secret")
+        client.upload_wheel("alice/dev", "younger", "1.0")
+        uploaded = populated.serial()
+        old = Standby(tmp_path / "old", populated.url, secretfile)
+        said = old.clone("--from-export", dump, "--at-serial", uploaded, code=5)
+        assert "the primary has the release alice/dev/younger/1.0" in said.message
+        assert not (old.serverdir / ".nodeinfo").exists()
+        client.delete_project("alice/dev", "younger")
+    for name, serial in (("replaced", uploaded), ("before", before)):
+        standby = Standby(tmp_path / name, populated.url, secretfile)
+        standby.clone("--from-export", dump, "--at-serial", serial)
+        check(populated, standby)
+
+
+def test_an_index_that_was_a_mirror_for_a_while_is_no_finding(
+    populated: Server, dump: Path, tmp_path: Path, secretfile: Path
+) -> None:
+    standby = Standby(tmp_path / "new", populated.url, secretfile)
+    standby.clone("--from-export", dump, "--at-serial", populated.serial())
+    with Client(populated.url) as client:
+        client.login("alice", "secret")
+        index = "alice/changing"
+        client.create_index(index, type="stage")
+        client.upload_wheel(index, "some", "1.0")
+        client.delete_index(index)
+        for title in ("one", "two"):
+            client.create_index(index, type="mirror", mirror_url="http://127.0.0.1:1/")
+            client.modify_index(index, f"title={title}")
+            client.delete_index(index)
+    standby.catchup()
+    run_here("verify", "--serverdir", standby.serverdir, "--level", "primary", "--secretfile", secretfile)
+
+
 def _no_json(dump: Path) -> None:
     (dump / "dataindex.json").write_text("{")
 
@@ -315,6 +358,35 @@ def moments(tmp_path: Path) -> list[Callable[[], object]]:
     ]
 
 
+def working_below(folder: Path) -> list[str]:
+    """Return the command lines of processes that name something in a folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if f"{folder}/" in line]
+
+
+def test_what_another_command_imported_is_not_taken(
+    dump: Path, tmp_path: Path, moments: list[Callable[[], object]]
+) -> None:
+    """Neither with other options nor of a dump that was replaced; before it was begun it is made anew."""
+    used = shutil.copytree(dump, tmp_path / "dump")
+    source = ("--serverdir", tmp_path / "new", "--from-export", used)
+    with Background(tmp_path / "log", "clone", *source) as run:
+        wait_until(lambda: run.process.poll() is not None or moments[1](), 60, "the import is complete")
+        run.kill()
+    assert not (tmp_path / "new/.nodeinfo").exists()
+    with closing(connect(tmp_path / "new")) as database:
+        [(begun,)] = database.execute("SELECT count(*) FROM changelog").fetchall()
+    (used / "dataindex.json").write_bytes((dump / "dataindex.json").read_bytes() + b"\n")
+    if begun:
+        assert "other options" in run_here("clone", *source, code=6).message
+        return
+    run_here("clone", *source, "--no-events")
+    assert not (tmp_path / "new/.event_serial").exists()
+
+
 def test_a_clone_from_a_dump_goes_on_wherever_it_was_killed(
     populated: Server, dump: Path, tmp_path: Path, secretfile: Path, moments: list[Callable[[], object]]
 ) -> None:
@@ -324,6 +396,7 @@ def test_a_clone_from_a_dump_goes_on_wherever_it_was_killed(
     for number, moment in enumerate(moments):
         with Background(tmp_path / f"{number}.log", "clone", *source) as run:
             wait_until(lambda: run.process.poll() is not None or moment(), 60, "the moment to kill it")  # noqa: B023
+        wait_until(lambda: not working_below(standby.serverdir), 10, "nothing of it lives on")
     if not (standby.serverdir / ".nodeinfo").exists():
         run_here("clone", *source)
     assert not (standby.serverdir / ".replisync/seed").exists()

@@ -285,17 +285,6 @@ class TestMoves:
             assert store.pending() == []
         assert database.read("SELECT relpath, serial, retained_at FROM replisync_retained") == [(A, 1, LATER)]
 
-    def test_what_was_put_aside_before_a_moment_can_be_found_and_forgotten(self, store: Store) -> None:
-        rows = [
-            {"stored_as": name, "relpath": A, "serial": 1, "retained_at": moment}
-            for name, moment in (("old", NOW), ("new", LATER))
-        ]
-        store.settle([], rows)
-        assert store.retained_before(NOW) == []
-        assert store.retained_before(LATER) == ["old"]
-        store.forget_retained(["old", "nosuch"])
-        assert store.retained_before("2027") == ["new"]
-
 
 class TestFaults:
     """Files that could not be had, with the number of tries."""

@@ -77,6 +77,20 @@ def _stale(standby: Standby) -> None:
     (standby.root / ".replisync" / "tmp" / "left-over").write_bytes(b"half")
 
 
+def _folder(standby: Standby, name: str) -> None:
+    """Put a folder with something in it in the place of a file."""
+    (standby.root / name).unlink(missing_ok=True)
+    (standby.root / name / "more").mkdir(parents=True)
+    (standby.root / name / "more" / "kept").write_text("kept")
+
+
+def _no_folder(standby: Standby) -> None:
+    """Put a file in the place of the folder of a file."""
+    folder = (standby.root / "+files" / B).parent
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+
 def _unindexed(standby: Standby) -> None:
     """Put a row into a table while its index is hidden from SQLite."""
     where = "WHERE name = 'kv_serial_idx'"
@@ -166,6 +180,52 @@ DAMAGES = {
     "no serial of events": _damage(Level.QUICK, kinds.EVENT_SERIAL)(
         lambda s: (s.root / ".event_serial").unlink()
     ),
+    "a version of the state with more behind it": _damage(Level.QUICK, kinds.STATE_VERSION)(
+        lambda s: (s.root / ".serverversion").write_text("42-garbage")
+    ),
+    "a folder in the place of the nodeinfo": _damage(Level.QUICK, kinds.PERMISSIONS, kinds.IDENTITY)(
+        lambda s: _folder(s, ".nodeinfo")
+    ),
+    "a folder in the place of the version": _damage(Level.QUICK, kinds.PERMISSIONS, kinds.STATE_VERSION)(
+        lambda s: _folder(s, ".serverversion")
+    ),
+    "a folder in the place of the events": _damage(Level.QUICK, kinds.PERMISSIONS, kinds.EVENT_SERIAL)(
+        lambda s: _folder(s, ".event_serial")
+    ),
+    "a folder among pieces of files": _damage(Level.QUICK, kinds.TEMPORARY)(
+        lambda s: _folder(s, ".replisync/tmp/folder")
+    ),
+    "a file in the place of the retained folder": _damage(Level.QUICK, kinds.PERMISSIONS)(
+        lambda s: (
+            shutil.rmtree(s.root / ".replisync/retained"),
+            (s.root / ".replisync/retained").write_text("x"),
+        )
+    ),
+    "a folder with something in the place of a file": _damage(
+        Level.FILES, kinds.MISSING_FILE, storage="sqlite"
+    )(lambda s: _folder(s, f"+files/{B}")),
+    "a file in the place of a folder": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(_no_folder),
+    "a link to a folder": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
+        lambda s: (s.root / "+files/u/link").symlink_to(s.root / ".replisync")
+    ),
+    "a file with another size in its row": _damage(Level.FILES, kinds.FILE_SIZE, storage="postgres")(
+        lambda s: s.database.write("UPDATE files SET size = 3 WHERE path = ?", B)
+    ),
+    "a file without a size in the ledger": _damage(Level.FILES, kinds.LEDGER)(
+        lambda s: s.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
+    ),
+    "retained files that are gone": _damage(Level.FILES, kinds.LEDGER)(
+        lambda s: [path.unlink() for path in (s.root / ".replisync/retained").iterdir()]
+    ),
+    "a file that everybody may write to": _damage(Level.FILES, kinds.PERMISSIONS, storage="sqlite")(
+        lambda s: (s.root / "+files" / B).chmod(0o666)
+    ),
+    "a folder that everybody may write to": _damage(Level.FILES, kinds.PERMISSIONS, storage="sqlite")(
+        lambda s: (s.root / "+files" / B).parent.chmod(0o777)
+    ),
+    "a folder of files that its owner may not write to": _damage(
+        Level.FILES, kinds.PERMISSIONS, storage="sqlite"
+    )(lambda s: (s.root / "+files" / B).parent.chmod(0o500)),
     "a database that nobody may write": _damage(Level.QUICK, kinds.PERMISSIONS, storage="sqlite")(
         lambda s: (s.root / ".sqlite").chmod(0o444)
     ),
@@ -201,6 +261,16 @@ DAMAGES = {
     ),
     "a commit whose time is none": _damage(Level.QUICK, kinds.ROW)(
         lambda s: s.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
+    ),
+    "lived time that ends at no time": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO replisync_lived VALUES (1, 5.0, 'soon', NULL, 0.0)")
+    ),
+    "an age of a retained file that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_retained (stored_as, relpath, serial, retained_at, lived_at) "
+            "VALUES ('2-x', ?, 2, '2026-11-22T11:39:23.000Z', 'long')",
+            B,
+        )
     ),
     "a size that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B)
@@ -374,6 +444,9 @@ IN_POSTGRES = (
     "a missing file",
     "an extra file",
     "a file that is to be dropped",
+    "a file with another size in its row",
+    "a file without a size in the ledger",
+    "retained files that are gone",
     "the key of a file that is gone",
     "an emptied entry",
     "an entry missing in the middle",
@@ -614,10 +687,71 @@ def test_a_nodeinfo_that_the_database_contradicts_is_the_primarys_to_judge(one: 
     assert (one.root / ".nodeinfo").read_bytes() == before
 
 
+def test_a_folder_in_the_place_of_a_file_is_kept_with_all_that_is_in_it(one: Standby) -> None:
+    for name in (".nodeinfo", ".replisync/tmp/folder", f"+files/{B}"):
+        _folder(one, name)
+    assert one.repair(Level.FILES).findings == []
+    kept = (one.root / ".replisync" / "aside").glob("*/*/more/kept")
+    assert {path.parent.parent.name for path in kept} == {".nodeinfo", "folder", Path(B).name}
+
+
+def test_a_linked_folder_with_files_in_it_stays_and_is_told(one: Standby) -> None:
+    """They would be gone with the link."""
+    folder = one.root / "+files" / "u"
+    folder.rename(one.root / "elsewhere")
+    folder.symlink_to(one.root / "elsewhere")
+    [finding] = [each for each in one.repair().findings if each.subject == "u"]
+    assert "move the folder" in finding.remedy
+    assert one.read_file(B) == b"b" * 10
+
+
+@pytest.mark.parametrize("level", [Level.FILES, Level.FULL])
+def test_an_emptied_file_whose_size_nobody_knows_is_found_and_brought_again(
+    one: Standby, level: Level
+) -> None:
+    one.write_file(B, b"")
+    one.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
+    assert found(one, level) == {kinds.LEDGER if level == Level.FILES else kinds.FILE_DIGEST}
+    assert one.repair(level).findings == []
+    assert one.read_file(B) == b"b" * 10
+    assert one.database.read("SELECT size FROM replisync_files WHERE relpath = ?", B) == [(10,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+@pytest.mark.parametrize("level", [Level.FILES, Level.FULL])
+def test_what_the_owner_of_the_serverdir_cannot_read_is_given_back(one: Standby, level: Level) -> None:
+    for path in (one.root, *one.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    file, folder = one.root / "+files" / A, (one.root / "+files" / B).parent
+    for path, mode in ((file, 0o640), (folder, 0o755)):
+        os.chown(path, 0, 0)
+        path.chmod(mode)
+    subjects = {A, str(folder.relative_to(one.root / "+files"))}
+    assert {each.subject for each in one.look(level).findings} == subjects
+    assert one.repair(level).findings == []
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (file, folder)} == {(12345, 12345)}
+    os.chown(file, 0, 0)
+    file.chmod(0o644)
+    assert one.look(level).findings == []
+
+
+def test_files_that_everybody_may_write_to_are_as_they_are_made_where_all_are_so(one: Standby) -> None:
+    for path in (one.root / "+files", *(one.root / "+files").rglob("*")):
+        path.chmod(0o777)
+    assert one.look().findings == []
+
+
 def test_a_pipe_in_the_place_of_a_small_file_is_not_waited_for(one: Standby) -> None:
     (one.root / ".serverversion").unlink()
     os.mkfifo(one.root / ".serverversion")
-    assert found(one, Level.QUICK) == {kinds.STATE_VERSION}
+    assert found(one, Level.QUICK) == {kinds.STATE_VERSION, kinds.PERMISSIONS}
+
+
+def test_a_pipe_in_the_place_of_the_nodeinfo_is_not_waited_for(one: Standby) -> None:
+    (one.root / ".nodeinfo").unlink()
+    os.mkfifo(one.root / ".nodeinfo")
+    assert found(one, Level.QUICK) == {kinds.IDENTITY, kinds.PERMISSIONS}
+    assert one.repair(Level.QUICK).findings == []
 
 
 # While others write.

@@ -65,8 +65,10 @@ EDGES = {
     "store.records": set(),
     "store.schema": {"store.tables"},
     "store.undo": {"store", "store.tables"},
+    "store.ageing": {"store", "store.tables", "clock"},
     "store.base": {
         "store",
+        "store.ageing",
         "store.schema",
         "store.tables",
         "store.records",

@@ -1,0 +1,126 @@
+"""Whether the owner of a serverdir can use what is in `+files`, and nobody else can change it.
+
+Modes and owners are looked at, and not what we may do now: the superuser may do everything.
+"""
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from replisync.durable import local_errors
+from replisync.serverdir import Serverdir
+
+_REMEDY = "give it back with chown, as root"
+
+
+class Owner(NamedTuple):
+    """Who a serverdir belongs to.
+
+    groups: all that are the owner's.
+    closed: whether not everybody may write to `+files`; where everybody may, that is how its owner, or its
+        file system, makes all files.
+    """
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    closed: bool
+
+    def lacks(self, mode: int, uid: int, gid: int) -> str | None:
+        """Return what a file or folder should be and is not, by its mode and whose it is; None if it is."""
+        folder = stat.S_ISDIR(mode)
+        needed = stat.S_IRWXU if folder else stat.S_IRUSR
+        if uid == self.uid or uid < 0:
+            usable = mode & needed == needed
+        elif os.geteuid() != 0 or self.uid == 0:
+            usable = True  # which whoever it is finds out by trying
+        else:
+            needed >>= 3 if gid in self.groups else 6
+            usable = mode & needed == needed
+        what = "a folder" if folder else "a file"
+        if not usable:
+            return f"{what} that its owner can {'use' if folder else 'read'}"
+        if self.closed and mode & stat.S_IWOTH:
+            return f"{what} that not everybody may write to"
+        return None
+
+
+def owner_of(serverdir: Serverdir) -> Owner | None:
+    """Return who a serverdir belongs to; None where nobody can tell, or no file lies in it."""
+    try:
+        own, files = serverdir.own.stat(), serverdir.files.stat()
+    except OSError:
+        return None
+    groups = {own.st_gid}
+    with suppress(KeyError, OSError):
+        account = pwd.getpwuid(own.st_uid)
+        groups |= {account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)}
+    return Owner(own.st_uid, own.st_gid, frozenset(groups), not files.st_mode & stat.S_IWOTH)
+
+
+class Folders:
+    """Yields the folders of files that come in the order of their paths, each of them once."""
+
+    def __init__(self) -> None:
+        self._last: list[str] = []
+
+    def new(self, relpath: str) -> Iterator[str]:
+        """Yield those that the files before this one are not in."""
+        parts = relpath.split("/")[:-1]
+        last, self._last = self._last, parts
+        if parts == last:
+            return
+        for count in range(1, len(parts) + 1):
+            if parts[:count] != last[:count]:
+                yield "/".join(parts[:count])
+
+
+def folder_lacks(owner: Owner | None, files: Path, folder: str) -> tuple[str, str] | None:
+    """Return what a folder should be, and its mode and owner as it is; None where nothing is wrong."""
+    if owner is None:
+        return None
+    try:
+        found = os.lstat(f"{files}/{folder}")
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return None
+    lacks = owner.lacks(found.st_mode, found.st_uid, found.st_gid)
+    return None if lacks is None else (lacks, shown(found.st_mode, found.st_uid))
+
+
+def shown(mode: int, uid: int) -> str:
+    """Return a mode, and an owner where it is known, as they are shown."""
+    return stat.filemode(mode) if uid < 0 else f"{stat.filemode(mode)} of the user {uid}"
+
+
+def remedy(owner: Owner | None, uid: int) -> str:
+    """Return what helps where we may not, or must not, do it."""
+    return _REMEDY if owner is not None and uid not in (-1, owner.uid) else ""
+
+
+def give(owner: Owner | None, files: Path, relpath: str) -> None:
+    """Let the owner use a file, or a folder, and the folders that it is in, and nobody else write to them.
+
+    What is a link, or has another name that may be somebody else's, is given to nobody.
+    Raises LocalFailure.
+    """
+    path = files
+    with local_errors(f"setting of the mode of {path / relpath}"), suppress(FileNotFoundError):
+        for part in relpath.split("/"):
+            path = path / part
+            found = path.lstat()
+            folder = stat.S_ISDIR(found.st_mode)
+            if not folder and not stat.S_ISREG(found.st_mode):
+                return  # it may lead anywhere
+            if owner is not None and os.geteuid() == 0 and (folder or found.st_nlink == 1):
+                os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+            mode = found.st_mode | (stat.S_IRWXU if folder else stat.S_IRUSR | stat.S_IWUSR)
+            if owner is not None and owner.closed:
+                mode &= ~stat.S_IWOTH
+            if mode != found.st_mode:
+                path.chmod(stat.S_IMODE(mode))
