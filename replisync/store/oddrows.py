@@ -13,6 +13,7 @@ from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table, t
 
 from replisync.store import tables as t
 from replisync.store.base import Store
+from replisync.store.records import ABSENT, PRESENT, WANTED
 
 _SQLITE = "sqlite"
 
@@ -37,6 +38,12 @@ _TIMES = frozenset(
 )
 
 _TIME = "a time"
+
+# Words that are no text of anybody's.
+_WORDS = {
+    t.files.c.state: (WANTED, PRESENT, ABSENT),
+    t.faults.c.kind: ("held", "mirror", "unfetchable", "skipped"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,9 @@ def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, 
             else "~ '^[0-9]{4}(-[0-9]{2}){2}T'"
         )
         yield f"({name} IS NOT NULL AND NOT {name} {form})", _TIME
+    if column in _WORDS:
+        words = ", ".join(f"'{word}'" for word in _WORDS[column])
+        yield f"{name} NOT IN ({words})", f"one of {words}"
     if name == "serial" and column.table in (t.changelog, t.timeline):
         # As far as a column of PostgreSQL, and devpi-server, go.
         yield f"{name} NOT BETWEEN 0 AND {2**31 - 1}", "a serial from 0 on"
@@ -257,6 +267,8 @@ def _mend(connection: Connection, row: OddRow, now: str) -> None:
 # What is not made anew from the history, and would be missed.
 _NEW_VALUES = {
     ("changelog", "data"): "CAST(data AS BLOB)",  # the same bytes; what they are is judged afterwards
+    # What has arrived has a size; whether it is there is judged afterwards. What has not is asked for.
+    ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
     ("replisync_files", "size"): "-1",  # which no file has, so that it is brought again
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "

@@ -275,6 +275,9 @@ DAMAGES = {
     "a size that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B)
     ),
+    "a state of a file that there is not": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("UPDATE replisync_files SET state = 'lost' WHERE relpath = ?", B)
+    ),
     "a digest in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write("UPDATE replisync_files SET digest = x'ff' WHERE relpath = ?", B)
     ),
