@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from replisync import clock
-from replisync.changelog import parse_stored, same_entry
+from replisync.changelog import ChangelogEntry, parse_stored, same_entry
 from replisync.errors import PrimaryDamaged, PrimaryUnreachable, WrongHistory
 from replisync.filestore.takeover import take_over
 from replisync.keys import hold_problem, index_of
@@ -116,7 +116,7 @@ def copy_dump(
         return replace(done, export_reason=source.seed_reason if dump.own else None)
 
 
-def check_seed(store: Store, primary: Primary) -> None:
+def check_seed(store: Store, primary: Primary, patience: Patience) -> None:
     """Make sure that a dump is of the serial that somebody said: the primary's newest entries up to it tell.
 
     They are compared by the releases that they made or deleted. Where a later entry changed one again, it is
@@ -127,7 +127,7 @@ def check_seed(store: Store, primary: Primary) -> None:
     seen: set[str] = set()
     for at in range(serial, max(serial - _NEWEST, -1), -1):
         try:
-            entry = primary.entry(at)[1]
+            entry = _entry(primary, at, patience)
             changes = parse_stored(at, entry.data).changes if entry is not None else {}
         except (PrimaryDamaged, PrimaryUnreachable):
             # It may be for the sake of this hole that there is a dump.
@@ -149,6 +149,15 @@ def check_seed(store: Store, primary: Primary) -> None:
                     hint="the dump is older than --at-serial says, or of another server; remove the new "
                     "folder, and clone with the serial that the server had when the dump was begun",
                 )
+
+
+def _entry(primary: Primary, serial: int, patience: Patience) -> ChangelogEntry | None:
+    """Return an entry of the primary, which answers errors for one that it cannot read, again and again."""
+    try:
+        return primary.entry(serial)[1]
+    except PrimaryUnreachable:
+        patience.call(primary.hello)
+        return primary.entry(serial)[1]
 
 
 class _Copier:
@@ -186,7 +195,7 @@ class _Copier:
             self._take_over(work)
             copy_files_and_changes(self._store, work, patience, self._context)
             if self._imported.tip is None:
-                check_seed(self._store, primary)
+                check_seed(self._store, primary, patience)
             return
         with self._history(mirrors=True) as history:
             work = self._pipeline(history, nowhere)

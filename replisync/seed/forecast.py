@@ -19,11 +19,11 @@ from replisync.seed.history import LocalHistory
 from replisync.seed.local import FILES, LocalFiles
 from replisync.seed.rebase import EXPORT
 from replisync.seed.survey import Forecast, Survey
-from replisync.seed.target import begun_export, connect, first_contact, known_identity
+from replisync.seed.target import begun_export, connect, current_source, first_contact, known_identity
 from replisync.seed.tools import IMPORT_TOOL, ToolOptions, find_tool
 from replisync.seed.ways import Seed, Sources
 from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings, local_files, open_database
+from replisync.standby import Context, Settings, local_files, open_database, require_same, require_standby
 from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.records import Identity
@@ -58,6 +58,29 @@ def forecast(
     if sources.dump is not None and seed is not Seed.CHANGELOG:
         return work.of_dump(sources.dump, sources.at_serial, options)
     return work.of_changelog(() if sources.dump is None else (sources.dump,))
+
+
+def forecast_rest(serverdir: Serverdir, url: str, settings: Settings, context: Context) -> Forecast:
+    """Return what a complete standby lacks of what its primary has.
+
+    Raises TargetUnusable where it is no complete standby, and what a catchup raises while it reads.
+    """
+    patience = Patience(context.stop, context.log, seconds=settings.patience)
+    require_standby(serverdir)
+    with ExitStack() as stack:
+        store = stack.enter_context(open_database(serverdir))
+        require_same(serverdir, store)
+        store.check_version()
+        source = current_source(store)
+        primary = stack.enter_context(connect(url, store.identity(), settings))
+        hello = patience.call(primary.hello)
+        survey = stack.enter_context(Survey(serverdir, store, settings, context, mirrors=source.based_on < 0))
+        first = survey.go_on_from(primary)
+        survey.read(primary, first, hello.serial, patience)
+        found = Forecast(str(serverdir), source.seed_kind, "replica", history_bytes=survey.size)
+        found.note_serials(first, hello.serial)
+        survey.weigh(found, LocalFiles(settings.search, linked=settings.linked), primary, patience)
+        return found
 
 
 class _Forecaster:

@@ -15,7 +15,7 @@ from replisync.errors import TargetLocked, TargetUnusable, UsageError, Verificat
 from replisync.follow import run_catchup
 from replisync.loop import Patience
 from replisync.pipeline import Tally
-from replisync.seed.forecast import forecast
+from replisync.seed.forecast import forecast, forecast_rest
 from replisync.seed.survey import Forecast
 from replisync.seed.swap import Swap
 from replisync.seed.target import Cloned
@@ -127,6 +127,10 @@ def forecast_reseed(
     _check_primary(sources, source, settings, context)
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
     new = Serverdir(swap.new, storage, password=password)
+    if new.is_ours() and new.role() is not None:
+        # It is complete, and waits for its place.
+        assert sources.primary_url is not None  # noqa: S101 - the present standby has one
+        return forecast_rest(new, sources.primary_url, settings, context)
     return forecast(new, sources, seed, options, settings, context)
 
 

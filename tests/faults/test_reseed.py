@@ -80,6 +80,9 @@ def test_a_standby_is_made_anew_while_it_is_followed(world: World, standby: Stan
         assert last_serial(standby.serverdir.with_name("standby.reseed")) == world.serial
         follower.wait_for(lambda: standby.serial == world.serial, "it still follows")
         follower.stop()
+    assert json.loads(reseed(standby, "--plan", "--json").stdout)["serials"] == 0, (
+        "it only waits for its place"
+    )
     world.proxy.requests.clear()
     before = tree(standby.serverdir)
     said = reseed(standby)
