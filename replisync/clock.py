@@ -24,7 +24,7 @@ class Moment:
 def moment() -> Moment:
     """Return this moment."""
     try:
-        with open(_BOOT_ID, encoding="ascii") as file:
+        with open(_BOOT_ID, encoding="utf-8") as file:
             boot = file.read(64).strip() or None
     except (OSError, ValueError):
         boot = None

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from replisync import clock
+from replisync.errors import LocalFailure
 from replisync.loop import Patience, catch_up, follow
 from replisync.origin import normalized_url
 from replisync.pipeline import Pipeline
@@ -54,7 +55,7 @@ def _connected(
             serverdir, store, primary, settings, context, files=primary, local=local, rewrite=rewrite
         )
         work.recover()
-        _expire(serverdir, store, settings)
+        _expire(serverdir, store, settings, context)
         if url != source.primary_url:
             # Only after the server behind the new URL has shown that it is the same one.
             patience.call(work.check_identity)
@@ -65,9 +66,13 @@ def _connected(
         yield store, work
 
 
-def _expire(serverdir: Serverdir, store: Store, settings: Settings) -> None:
+def _expire(serverdir: Serverdir, store: Store, settings: Settings, context: Context) -> None:
     files = target_files(serverdir, store, settings.threads)
-    expire_retained(store, files, settings.retention_days, clock.moment())
+    try:
+        expire_retained(store, files, settings.retention_days, clock.moment())
+    except LocalFailure as err:
+        # It can wait; what is to be applied cannot, and says whether it can be.
+        context.log.warning("retained files are not removed", error=str(err))
 
 
 def run_catchup(
@@ -130,6 +135,6 @@ def run_follow(
 
         def chores() -> None:
             work.retry_faults(_CHORE_FILES)
-            _expire(serverdir, store, settings)
+            _expire(serverdir, store, settings, context)
 
         follow(work, store.last_serial, patience, on_step=report, chores=chores)

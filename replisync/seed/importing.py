@@ -181,7 +181,7 @@ class Importer:
             if identity == self._identity:
                 tip = self._tip.read_bytes() if self._tip.exists() else None
                 return Imported(self._seed / str(name), serial, tip)
-            if begun:
+            if known is not None:
                 raise TargetUnusable(
                     f"clone into {self._serverdir}",
                     "another dump, another --at-serial or other options were begun with there",

@@ -485,8 +485,12 @@ class Store:
     def retained_beyond(self, now: Moment, seconds: float) -> list[str]:
         """Return the names of what is retained for at least so long, whatever the system clock did meanwhile.
 
-        seconds: of lived time, which is counted up to `now` by this.
+        seconds: of lived time, which is counted up to `now` by this. Where nothing is retained there is
+            nothing to count, and nothing is written.
         """
+        with self._reading() as connection:
+            if connection.execute(select(t.retained.c.stored_as).limit(1)).first() is None:
+                return []
         with self._writing() as connection:
             return ageing.retained_beyond(connection, now, seconds)
 

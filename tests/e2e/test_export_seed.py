@@ -378,7 +378,7 @@ def test_what_another_command_imported_is_not_taken(
         run.kill()
     assert not (tmp_path / "new/.nodeinfo").exists()
     with closing(connect(tmp_path / "new")) as database:
-        [(begun,)] = database.execute("SELECT count(*) FROM changelog").fetchall()
+        [(begun,)] = database.execute("SELECT count(*) FROM replisync_source").fetchall()
     (used / "dataindex.json").write_bytes((dump / "dataindex.json").read_bytes() + b"\n")
     if begun:
         assert "other options" in run_here("clone", *source, code=6).message

@@ -159,9 +159,9 @@ class TestSmallFiles:
         with pytest.raises(TargetUnusable, match=r"nodeinfo"):
             serverdir.role()
 
-    def test_a_nodeinfo_that_cannot_be_read_is_a_local_failure(self, serverdir: Serverdir) -> None:
+    def test_a_nodeinfo_that_is_no_file_makes_the_target_unusable(self, serverdir: Serverdir) -> None:
         (serverdir.root / ".nodeinfo").mkdir()
-        with pytest.raises(LocalFailure, match="nodeinfo"):
+        with pytest.raises(TargetUnusable, match="nodeinfo"):
             serverdir.nodeinfo()
 
     def test_a_reader_sees_the_old_content_or_the_new_and_never_half(self, serverdir: Serverdir) -> None:
