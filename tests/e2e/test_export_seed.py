@@ -17,6 +17,7 @@ from tests.support.operations import Operations
 from tests.support.oracle import assert_equal_exports, assert_fsck, assert_same_export, assert_schema, export
 from tests.support.pgstandby import PostgresStandby, files
 from tests.support.postgres import Postgres
+from tests.support.proxy import Fault, Proxy
 from tests.support.runs import Background, run_here
 from tests.support.standby import Standby, changed, tree
 from tests.support.upstream import Upstream
@@ -368,23 +369,28 @@ def working_below(folder: Path) -> list[str]:
 
 
 def test_what_another_command_imported_is_not_taken(
-    dump: Path, tmp_path: Path, moments: list[Callable[[], object]]
+    populated: Server, dump: Path, tmp_path: Path, secretfile: Path
 ) -> None:
-    """Neither with other options nor of a dump that was replaced; before it was begun it is made anew."""
+    """Neither with other options nor of a dump that was replaced; the command that began it goes on."""
     used = shutil.copytree(dump, tmp_path / "dump")
-    source = ("--serverdir", tmp_path / "new", "--from-export", used)
-    with Background(tmp_path / "log", "clone", *source) as run:
-        wait_until(lambda: run.process.poll() is not None or moments[1](), 60, "the import is complete")
-        run.kill()
-    assert not (tmp_path / "new/.nodeinfo").exists()
-    with closing(connect(tmp_path / "new")) as database:
-        [(begun,)] = database.execute("SELECT count(*) FROM replisync_source").fetchall()
-    (used / "dataindex.json").write_bytes((dump / "dataindex.json").read_bytes() + b"\n")
-    if begun:
-        assert "other options" in run_here("clone", *source, code=6).message
-        return
-    run_here("clone", *source, "--no-events")
-    assert not (tmp_path / "new/.event_serial").exists()
+    index = (used / "dataindex.json").read_bytes()
+    times = os.stat(used / "dataindex.json")
+    serial = populated.serial()
+    with Proxy(populated.url) as proxy:
+        standby = Standby(tmp_path / "new", proxy.url, secretfile)
+        source = ("--from-export", used, "--at-serial", serial, "--patience", 0.1)
+        # What is asked for when the import is complete.
+        fault = proxy.add(Fault(path=rf"/\+changelog/{serial}", status=503))
+        standby.clone(*source, code=3)
+        assert fault.done
+        (used / "dataindex.json").write_bytes(index + b"\n")
+        assert "another dump" in standby.clone(*source, code=6).message
+        (used / "dataindex.json").write_bytes(index)
+        os.utime(used / "dataindex.json", ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert "other options" in standby.clone(*source, "--no-events", code=6).message
+        proxy.clear()
+        standby.clone(*source)
+    assert serial == standby.serial
 
 
 def test_a_clone_from_a_dump_goes_on_wherever_it_was_killed(
