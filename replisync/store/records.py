@@ -40,6 +40,11 @@ class Source:
     seed_reason: str | None = None
 
     @property
+    def is_server(self) -> bool:
+        """Whether it became, or was made, a server of its own, which nobody writes to but devpi-server."""
+        return self.promoted is not None or not self.primary_url
+
+    @property
     def based_on(self) -> int:
         """The last serial whose entry is not the primary's own; -1 where all of them are."""
         return -1 if self.seed_kind not in _REBASED or self.seed_serial is None else self.seed_serial

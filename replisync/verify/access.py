@@ -6,7 +6,6 @@ Modes and owners are looked at, and not what we may do now: the superuser may do
 import os
 import pwd
 import stat
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -63,26 +62,24 @@ def owner_of(serverdir: Serverdir) -> Owner | None:
 
 
 class Folders:
-    """Yields the folders of files that come in the order of their paths, each of them once."""
+    """Tells the folders of files that come in the order of their paths, each of them once."""
 
     def __init__(self) -> None:
-        self._last: list[str] = []
+        self._last = "/"
 
-    def new(self, relpath: str) -> Iterator[str]:
-        """Yield those that the files before this one are not in."""
-        parts = relpath.split("/")[:-1]
-        last, self._last = self._last, parts
-        if parts == last:
-            return
-        for count in range(1, len(parts) + 1):
-            if parts[:count] != last[:count]:
-                yield "/".join(parts[:count])
+    def new(self, relpath: str) -> list[str]:
+        """Return those that the files before this one are not in, innermost first."""
+        folder = relpath.rpartition("/")[0]
+        last, self._last = self._last, f"{folder}/"
+        found = []
+        while folder and not last.startswith(f"{folder}/"):
+            found.append(folder)
+            folder = folder.rpartition("/")[0]
+        return found
 
 
-def folder_lacks(owner: Owner | None, files: Path, folder: str) -> tuple[str, str] | None:
+def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str] | None:
     """Return what a folder should be, and its mode and owner as it is; None where nothing is wrong."""
-    if owner is None:
-        return None
     try:
         found = os.lstat(f"{files}/{folder}")
     except OSError:

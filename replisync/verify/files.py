@@ -56,22 +56,24 @@ def files(subject: Subject, *, digests: bool) -> None:
 
     digests: whether its content is read too.
     """
-    folders = Folders()
+    folders, owner = Folders(), subject.owner
     for file, seen in looked_at(subject, digests=digests):
         subject.checked["files"] += file.state == PRESENT
         if digests:
             subject.checked["bytes"] += seen.size or 0
-        if problem_of(file, seen, subject.owner) is not None:
+        if problem_of(file, seen, owner) is not None:
             subject.findings.suspect(
                 _named(subject, file, seen), _looks_again(subject, file, digests=digests)
             )
-        for folder in folders.new(file.relpath):
-            _look_at_folder(subject, folder)
+        if owner is not None:
+            for folder in folders.new(file.relpath):
+                if access.folder_lacks(owner, subject.serverdir.files, folder) is not None:
+                    _suspect_folder(subject, owner, folder)
 
 
-def _look_at_folder(subject: Subject, folder: str) -> None:
+def _suspect_folder(subject: Subject, owner: Owner, folder: str) -> None:
     def look() -> Finding | None:
-        lacks = access.folder_lacks(subject.owner, subject.serverdir.files, folder)
+        lacks = access.folder_lacks(owner, subject.serverdir.files, folder)
         return None if lacks is None else Finding(PERMISSIONS, folder, None, *lacks)
 
     found = look()
@@ -81,10 +83,13 @@ def _look_at_folder(subject: Subject, folder: str) -> None:
 
 def barred_folders(subject: Subject) -> Iterator[str]:
     """Yield the folders that their owner cannot use, or everybody may write to."""
+    owner = subject.owner
+    if owner is None:
+        return
     folders = Folders()
     for file in _known(subject, absent_too=True):
         for folder in folders.new(file.relpath):
-            if access.folder_lacks(subject.owner, subject.serverdir.files, folder) is not None:
+            if access.folder_lacks(owner, subject.serverdir.files, folder) is not None:
                 yield folder
 
 

@@ -232,7 +232,7 @@ def _event_serial(subject: Subject) -> None:
         text = _text(subject.serverdir.root / ".event_serial")
         last = audit.position(subject.store).last
         # devpi-import leaves it out with --no-events.
-        if text is None and (subject.source.promoted is not None or not subject.source.primary_url):
+        if text is None and subject.source.is_server:
             return None
         if text is not None and re.fullmatch("-?[0-9]{1,18}", text) and int(text) <= last + 1:
             return None

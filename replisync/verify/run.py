@@ -260,8 +260,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
         )
     position = audit.position(store)
     became = f"was promoted at {source.promoted}" if source.primary_url else "was made a server of its own"
-    is_server = source.promoted is not None or not source.primary_url
-    if is_server and position.last > position.committed:
+    if source.is_server and position.last > position.committed:
         raise TargetUnusable(
             attempted,
             f"it {became}, and a devpi-server has written to it since",
@@ -283,8 +282,7 @@ def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
     """Write down what was found, for `status`; not where nobody can or may write."""
-    is_server = source.promoted is not None or not source.primary_url
-    if is_server or not os.access(serverdir.root, os.W_OK):
+    if source.is_server or not os.access(serverdir.root, os.W_OK):
         return
 
     def guard() -> None:
