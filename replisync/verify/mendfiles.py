@@ -16,8 +16,10 @@ from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
 from replisync.verify.access import give
-from replisync.verify.files import barred_folders, is_misstated, looked_at, names_nobody_has, problem_of
+from replisync.verify.files import barred_folders, is_misstated, problem_of
 from replisync.verify.findings import LEDGER, PERMISSIONS
+from replisync.verify.looking import look_at, looked_at
+from replisync.verify.strangers import names_nobody_has
 from replisync.verify.subject import Subject
 
 # Files that are brought, or put aside, before that is remembered.
@@ -94,7 +96,8 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     some: list[LedgerFile] = []
     for folder in barred_folders(subject):
         give(subject.owner, subject.serverdir.files, folder)
-    for file, seen in looked_at(subject, digests=digests):
+    looked = looked_at(subject, digests=digests)
+    for file, seen in (pair for chunk, found in looked for pair in zip(chunk, found.files, strict=True)):
         problem = problem_of(file, seen, subject.owner)
         if problem is None:
             continue
@@ -142,7 +145,7 @@ def _is_right(subject: Subject, file: LedgerFile) -> bool:
     digest = Digest.parse(file.digest)
     if digest is None:
         return False
-    [seen] = subject.survey.digests([(digest.algorithm, file.relpath)])
+    [seen] = look_at(subject, [file], digests=True).files
     return seen.digest == digest.hexdigest
 
 

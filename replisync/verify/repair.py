@@ -35,10 +35,10 @@ from replisync.standby import (
 from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
-from replisync.verify import files
 from replisync.verify import findings as kinds
 from replisync.verify.findings import Finding, Report
 from replisync.verify.healing import Asking
+from replisync.verify.looking import prepare
 from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
@@ -251,7 +251,7 @@ class Mender:
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
             if level >= Level.FULL:
-                files.prepare(subject)
+                prepare(subject)
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
             if kinds.LEDGER in found and level >= Level.FILES:

@@ -21,9 +21,10 @@ from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history, quick, rows, sources, theirs
+from replisync.verify import files, history, quick, rows, sources, strangers, theirs
 from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
+from replisync.verify.looking import prepare
 from replisync.verify.names import Names
 from replisync.verify.retained import look_at_retained
 from replisync.verify.subject import Subject
@@ -194,6 +195,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
             files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
+    prepare(subject)
     if level == Level.FILES:
         with subject.stage("files"):
             files.files(subject, digests=False)
@@ -202,14 +204,13 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
     with Scratch() as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
-        files.prepare(subject)
-        # While digests are computed elsewhere this process has time to read names.
+        # While other processes compute digests this one has time to read names.
         with Names(subject.survey.names()) as names:
             with subject.stage("files"):
                 files.files(subject, digests=True)
                 look_at_retained(subject)
             with subject.stage("files in place"):
-                files.strangers(subject, names)
+                strangers.strangers(subject, names)
         if compare is not None:
             with subject.stage("primary"):
                 compare(subject, serial)
