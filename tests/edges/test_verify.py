@@ -152,7 +152,7 @@ DAMAGES = {
         lambda s: edited(s, 1, lambda changes: changes.__setitem__("u/x", changes.pop(A)))
     ),
     "an entry with renames": _damage(Level.FULL, kinds.DAMAGED_ENTRY)(_no_renames),
-    "an entry missing in the middle": _damage(Level.QUICK, kinds.MISSING_ENTRY, kinds.BACK_SERIAL)(
+    "an entry missing in the middle": _damage(Level.QUICK, kinds.MISSING_ENTRY)(
         lambda s: s.database.write("DELETE FROM changelog WHERE serial = 2")
     ),
     "an entry missing at the end": _damage(Level.QUICK, kinds.POSITION, kinds.KEY, kinds.SEQUENCE)(
