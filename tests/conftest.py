@@ -8,6 +8,7 @@ from typing import TextIO
 
 import pytest
 
+from tests.support import forked
 from tests.support.content import populate_everything
 from tests.support.devpi import Server, copy_serverdir, make_secret
 from tests.support.old_devpi import LAST_WITHOUT_BLOCKS, LAST_WITHOUT_STREAMING, old_release
@@ -22,7 +23,8 @@ _stderr = pytest.StashKey[TextIO]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real stderr, which pytest captures during tests."""
+    """Keep the real stderr, which pytest captures during tests; start programs the quick way."""
+    forked.use()
     config.stash[_stderr] = os.fdopen(os.dup(2), "w")
 
 
