@@ -19,6 +19,22 @@ from tests.support.upstream import Upstream
 HANG_SECONDS = 600
 
 
+# The files that take longest. They come first, so that no job is left alone with one of them at the end.
+LONGEST = (
+    "edges/test_crash_everywhere.py",
+    "e2e/test_seed_ways.py",
+    "e2e/test_postgres.py",
+    "edges/test_verify.py",
+    "e2e/test_export_seed.py",
+    "e2e/test_dumps.py",
+    "edges/test_rewind.py",
+    "e2e/test_old_servers.py",
+    "faults/test_reseed.py",
+    "faults/test_broken_streams.py",
+    "faults/test_files.py",
+    "faults/test_kills.py",
+)
+
 _stderr = pytest.StashKey[TextIO]()
 
 
@@ -31,6 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Close what pytest_configure opened."""
     config.stash[_stderr].close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files first that take longest."""
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(autouse=True)
