@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from replisync.errors import CorruptEntry
 from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
-from replisync.verify.history import History, latest_of, read_entry
+from replisync.verify.entries import read_entry
+from replisync.verify.history import History, latest_of
 from replisync.verify.subject import Subject
 
 # Nobody writes meanwhile, so no row is too new.
-EVER = 2**62
+EVER = 2**63 - 1
 
 
 @dataclass(slots=True)
