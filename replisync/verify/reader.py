@@ -28,6 +28,6 @@ def serve(asked: BinaryIO, answered: BinaryIO) -> None:
 if __name__ == "__main__":
     # Who started it ends it, by closing its pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # In place of this file's own folder, in which names of the standard library may be.
-    sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))]
+    # Where we are installed, behind the standard library: what else is there may have names of its.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     serve(sys.stdin.buffer, sys.stdout.buffer)
