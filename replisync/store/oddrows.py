@@ -269,7 +269,9 @@ _NEW_VALUES = {
     ("changelog", "data"): "CAST(data AS BLOB)",  # the same bytes; what they are is judged afterwards
     # What has arrived has a size; whether it is there is judged afterwards. What has not is asked for.
     ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
-    ("replisync_files", "size"): "-1",  # which no file has, so that it is brought again
+    # Which no file has, so that it is brought again; what is not here has none.
+    ("replisync_files", "size"): "CASE WHEN state = 'present' THEN -1 END",
+    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that it is asked for
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"

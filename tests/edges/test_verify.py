@@ -283,7 +283,7 @@ DAMAGES = {
     ),
     "a path in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write(
-            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
+            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3, NULL)"
         )
     ),
     "a serial of the seed that cannot be": _damage(Level.QUICK, kinds.SOURCE)(
