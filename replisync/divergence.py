@@ -8,7 +8,7 @@ requests that grows with the logarithm of the history. Nothing here writes.
 from collections.abc import Callable, Iterator
 
 from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, same_entry
-from replisync.errors import CorruptEntry, PrimaryUnreachable, WrongHistory
+from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable, WrongHistory
 from replisync.origin import Hello
 
 # One entry can be the same in two histories by chance, such as one that changes nothing, or the refresh of
@@ -54,7 +54,8 @@ class Comparison:
         """Make sure that the primary has what we have up to `serial`, our last one; return who answered.
 
         Our last entry is compared, and a few before it. Raises WrongHistory, which names the last serial up
-        to which the histories agree, where one can be found.
+        to which the histories agree, where one can be found; TargetUnusable where our last entry cannot be
+        read.
         """
         hello, entry = self._theirs(max(serial, 0))
         if serial < 0:
@@ -64,7 +65,14 @@ class Comparison:
             raise self._parted(serial, why, hello.serial + 1)
         if serial < self._first:
             return hello
-        if not same_entry(self._ours(serial) or b"", entry.data):
+        same = self._equals(serial, entry)
+        if same is None:
+            raise TargetUnusable(
+                _ATTEMPTED,
+                f"our own entry at serial {serial} is missing or damaged",
+                hint="mend it with `replisync verify --repair`",
+            )
+        if not same:
             why = "the primary has another entry at our last serial, so its history was rewritten before it"
             raise self._parted(serial, why, serial)
         for witness in self._witnesses(serial):
@@ -84,12 +92,19 @@ class Comparison:
                 yield before
 
     def _same(self, serial: int) -> bool | None:
-        """Tell whether the primary's entry is ours; None where it has one that cannot be read."""
+        """Tell whether the primary's entry is ours; None where one of the two cannot be read."""
         try:
             entry = self._theirs(serial)[1]
         except CorruptEntry:
             return None
-        return entry is not None and same_entry(self._ours(serial) or b"", entry.data)
+        return entry is not None and self._equals(serial, entry)
+
+    def _equals(self, serial: int, theirs: ChangelogEntry) -> bool | None:
+        """Tell whether an entry of the primary's is ours; None where ours is missing or cannot be read."""
+        try:
+            return same_entry(self._ours(serial) or b"", theirs.data)
+        except CorruptEntry:
+            return None
 
     def _parted(self, serial: int, why: str, differing: int) -> WrongHistory:
         """Return the error that says from where on the histories differ.
@@ -137,7 +152,7 @@ class Comparison:
     def _difference(self, serial: int) -> int | None:
         """Return a serial, this one or a little before, at which they differ; None where they agree.
 
-        An entry of the primary that cannot be read is no agreement: too low a fork is as good as the right
+        An entry that cannot be read is no agreement: too low a fork is as good as the right
         one, too high a one would be a wrong history.
         """
         if not self._same(serial):

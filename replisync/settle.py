@@ -5,6 +5,8 @@ transaction which moves it demands; they are done after it, and again after a cr
 """
 
 from replisync import clock
+from replisync.errors import TargetUnusable
+from replisync.keys import path_problem
 from replisync.ports import FileStore
 from replisync.store.base import Store
 from replisync.store.records import Pending
@@ -17,8 +19,12 @@ def settle(store: Store, files: FileStore, *, retain: bool) -> None:
     """Do what committed serials demand, and remember that it is done.
 
     retain: whether what is dropped or replaced is kept in the retained folder.
+    Raises TargetUnusable where a damaged row would lead out of the folders.
     """
     moves = store.pending()
+    for move in moves:
+        _check(move.relpath)
+        _check(move.staged or "none", alone=True)
     for start in range(0, len(moves), _TOGETHER):
         some = moves[start : start + _TOGETHER]
         retained = [row for move in some for row in _move(files, move, retain=retain)]
@@ -53,6 +59,8 @@ def set_apart(store: Store, files: FileStore) -> None:
     """
     names = {row.stored_as: f"{row.retained_at}-{row.stored_as}" for row in store.retained_beyond_last()}
     if names:
+        for name in (*names, *names.values()):
+            _check(name, alone=True)
         files.rename_aside(names)
         store.set_apart(names)
 
@@ -61,5 +69,22 @@ def expire_retained(store: Store, files: FileStore, days: float, now: clock.Mome
     """Remove what is retained for at least so many days, in time that was lived through until `now`."""
     names = store.retained_beyond(now, days * 86400)
     if names:
+        for name in names:
+            _check(name, alone=True)
         files.forget_aside(names)
         store.forget_retained(names)
+
+
+def _check(path: str, *, alone: bool = False) -> None:
+    """Make sure that a path that a row of ours has stays in its folder, whatever befell the row.
+
+    alone: whether it must be a name in that folder.
+    Raises TargetUnusable.
+    """
+    problem = path_problem(path) or ("a path where a name belongs" if alone and "/" in path else "")
+    if problem:
+        raise TargetUnusable(
+            "moving of files",
+            f"a row of the target's database that says which is damaged: {problem}, {path!r}",
+            hint="mend it with `replisync verify --repair`",
+        )

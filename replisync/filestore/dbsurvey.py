@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from replisync.filestore.database import SERVER_DIGESTS, row_blocks
-from replisync.filestore.hashing import Seen
+from replisync.filestore.hashing import Looked, Seen
 from replisync.storage import Storage
 from replisync.store.pgwire import text_array, translated
 
@@ -37,30 +37,22 @@ class DatabaseSurvey:
         with translated(self._storage), self._engine.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(query, values)]
 
-    def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
-        """Return the sizes of files: those of their contents."""
-        rows = self._query(
-            "SELECT path, octet_length(data), size FROM files WHERE path = ANY(%s::text[])",
-            text_array(relpaths),
-        )
-        found = {path: Seen(size, None, 0, _READABLE, said) for path, size, said in rows}
-        return [found.get(relpath, Seen(None)) for relpath in relpaths]
-
-    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
-        """Return sizes and digests of files; pairs of algorithm and relpath."""
+    def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
+        """Return what is found of files, whose sizes are those of their contents; see filestore.survey."""
         found: dict[tuple[str, str], Seen] = {}
         for algorithm in {name for name, _ in files}:
             paths = [path for name, path in files if name == algorithm]
-            expression = SERVER_DIGESTS.get(algorithm, "''")
-            columns = f"path, octet_length(data), size, {expression}"
+            expression = SERVER_DIGESTS.get(algorithm, "NULL")
             rows = self._query(
-                f"SELECT {columns} FROM files WHERE path = ANY(%s::text[])",  # noqa: S608
+                f"SELECT path, octet_length(data), size, {expression} "  # noqa: S608
+                "FROM files WHERE path = ANY(%s::text[])",
                 text_array(paths),
             )
             for path, size, said, digest in rows:
-                known = digest if algorithm in SERVER_DIGESTS else self._digest(path, size, algorithm)
-                found[algorithm, path] = Seen(size, known, 0, _READABLE, said)
-        return [found.get(file, Seen(None)) for file in files]
+                if algorithm and algorithm not in SERVER_DIGESTS:
+                    digest = self._digest(path, size, algorithm)
+                found[algorithm, path] = Seen(size, digest, 0, _READABLE, said)
+        return Looked([found.get(file, Seen(None)) for file in files])
 
     def _digest(self, relpath: str, size: int, algorithm: str) -> str:
         digest = hashlib.new(algorithm)

@@ -1,10 +1,11 @@
-"""Processes that do for many files what would keep our own interpreter busy: digests, and listing."""
+"""Processes that do for many files what would keep our own interpreter busy: looking at them, and listing."""
 
 import os
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -19,7 +20,7 @@ _LISTER = Path(__file__).with_name("lister.py")
 # What is read of a list at a time.
 _PIECE_BYTES = 256 * 1024
 
-_ATTEMPTED = "computing of digests"
+_ATTEMPTED = "reading of files"
 
 
 class Seen(NamedTuple):
@@ -42,16 +43,38 @@ class Seen(NamedTuple):
     gid: int = -1
 
 
-class Hashers:
-    """A number of processes; a thread uses one of them for as long as one call takes."""
+class Kind(NamedTuple):
+    """Mode and owner of a folder."""
 
-    def __init__(self, count: int) -> None:
+    mode: int
+    uid: int
+    gid: int
+
+
+class Looked(NamedTuple):
+    """What a look at some files found.
+
+    files: in the order in which they were asked for.
+    folders: what kinds of folders they are in.
+    """
+
+    files: list[Seen]
+    folders: frozenset[Kind] = frozenset()
+
+
+class Hashers:
+    """A number of processes; a thread uses one of them for as long as one call takes.
+
+    root: the folder that all files lie in.
+    """
+
+    def __init__(self, root: str, count: int) -> None:
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._all: list[subprocess.Popen[bytes]] = []
         with local_errors(f"{_ATTEMPTED}: starting of a process"):
             for _ in range(count):
                 process = subprocess.Popen(  # noqa: S603
-                    _command(_HASHER), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    _command(_HASHER, root), stdin=subprocess.PIPE, stdout=subprocess.PIPE
                 )
                 self._all.append(process)
                 self._idle.put(process)
@@ -71,11 +94,12 @@ class Hashers:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # what was meant for one that had died
+                        pipe.close()
         self._all.clear()
 
-    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
-        """Return size and digest of files; pairs of algorithm and path.
+    def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
+        """Return what is found of files; pairs of algorithm and relpath.
 
         Raises LocalFailure where the process died.
         """
@@ -86,8 +110,8 @@ class Hashers:
             self._idle.put(process)
 
 
-def _ask(process: subprocess.Popen[bytes], files: Sequence[tuple[str, str]]) -> list[Seen]:
-    body = b"".join(os.fsencode(f"{algorithm}\0{path}\0") for algorithm, path in files)
+def _ask(process: subprocess.Popen[bytes], files: Sequence[tuple[str, str]]) -> Looked:
+    body = b"".join(os.fsencode(f"{algorithm}\0{relpath}\0") for algorithm, relpath in files)
     asked, answered = process.stdin, process.stdout
     assert asked is not None  # noqa: S101 - opened as pipes above
     assert answered is not None  # noqa: S101
@@ -97,19 +121,24 @@ def _ask(process: subprocess.Popen[bytes], files: Sequence[tuple[str, str]]) -> 
         head = answered.read(4)
         answer = answered.read(struct.unpack("!I", head)[0]) if len(head) == 4 else b""
     except (OSError, ValueError) as err:
-        raise LocalFailure(_ATTEMPTED, f"a process that computes them ended: {err}") from err
-    found = [seen(field.decode()) for field in answer.split(b"\0")[:-1]]
-    if len(found) != len(files):
-        raise LocalFailure(_ATTEMPTED, "a process that computes them ended")
-    return found
+        raise LocalFailure(_ATTEMPTED, f"a process that reads them ended: {err}") from err
+    fields = answer.decode().split("\0")[:-1]
+    if len(fields) < len(files):
+        raise LocalFailure(_ATTEMPTED, "a process that reads them ended")
+    return looked(fields, len(files))
 
 
-def seen(answer: str) -> Seen:
-    """Return what an answer of filestore.hasher says."""
+def looked(answers: list[str], count: int) -> Looked:
+    """Return what the answers of filestore.hasher say for a number of files."""
+    kinds = (Kind(*map(int, answer.split(" "))) for answer in answers[count:])
+    return Looked([_seen(answer) for answer in answers[:count]], frozenset(kinds))
+
+
+def _seen(answer: str) -> Seen:
     if " " not in answer:
         return Seen(None, problem=int(answer))
     size, mode, uid, gid, digest = answer.split(" ")
-    return Seen(int(size), digest, 0, int(mode), None, int(uid), int(gid))
+    return Seen(int(size), digest or None, 0, int(mode), None, int(uid), int(gid))
 
 
 def _command(program: Path, *arguments: str) -> list[str]:

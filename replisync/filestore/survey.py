@@ -4,14 +4,13 @@ Nothing here writes. Files on disk belong to the storage `sqlite`, rows of the t
 """
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from replisync.durable import local_errors
-from replisync.filestore.hasher import look
-from replisync.filestore.hashing import Hashers, Seen, listed, seen
+from replisync.filestore.hasher import look_at_all
+from replisync.filestore.hashing import Hashers, Looked, listed, looked
 from replisync.filestore.lister import names
 
 
@@ -22,12 +21,11 @@ class Survey(Protocol):
         """Get ready for many files."""
         ...
 
-    def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
-        """Return the sizes of files."""
-        ...
+    def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
+        """Return what is found of files; pairs of algorithm and relpath.
 
-    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
-        """Return sizes and digests of files; pairs of algorithm and relpath."""
+        The algorithm is "" where no digest is wanted. Those of one folder follow each other.
+        """
         ...
 
     def names(self) -> Iterator[bytes]:
@@ -46,7 +44,7 @@ class Survey(Protocol):
 class DiskSurvey:
     """Files below a folder.
 
-    cores: how many processes compute digests.
+    cores: how many processes look at files.
     """
 
     def __init__(self, files: Path, cores: int) -> None:
@@ -55,7 +53,7 @@ class DiskSurvey:
         self._hashers: Hashers | None = None
 
     def close(self) -> None:
-        """End the processes that compute digests."""
+        """End the processes that look at files."""
         if self._hashers is not None:
             self._hashers.close()
             self._hashers = None
@@ -63,28 +61,20 @@ class DiskSurvey:
     def start(self) -> None:
         """Start processes that do the work; without them the thread that asks does it itself."""
         if self._hashers is None:
-            self._hashers = Hashers(self._cores)
+            self._hashers = Hashers(self._root, self._cores)
 
-    def sizes(self, relpaths: Sequence[str]) -> list[Seen]:
-        """Return the sizes of files."""
-        return [self._size(f"{self._root}/{relpath}") for relpath in relpaths]
+    def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
+        """Return what is found of files; pairs of algorithm and relpath.
 
-    @staticmethod
-    def _size(path: str) -> Seen:
-        try:
-            found = os.lstat(path)
-        except OSError as err:
-            return Seen(None, problem=err.errno or 0)
-        if not stat.S_ISREG(found.st_mode):
-            return Seen(None)
-        return Seen(found.st_size, None, 0, found.st_mode, None, found.st_uid, found.st_gid)
-
-    def digests(self, files: Sequence[tuple[str, str]]) -> list[Seen]:
-        """Return sizes and digests of files; pairs of algorithm and relpath."""
-        paths = [(name, f"{self._root}/{relpath}") for name, relpath in files]
-        if self._hashers is None:
-            return [seen(look(os.fsencode(path), name)) for name, path in paths]
-        return self._hashers.digests(paths)
+        The algorithm is "" where no digest is wanted. Those of one folder follow each other.
+        Raises LocalFailure.
+        """
+        # No file has a name with a NUL, and what is behind it would be taken for another one's.
+        files = [(name, "" if "\0" in relpath else relpath) for name, relpath in files]
+        if self._hashers is not None:
+            return self._hashers.look_at(files)
+        named = [(name.encode(), os.fsencode(relpath)) for name, relpath in files]
+        return looked(look_at_all(os.fsencode(self._root), named), len(files))
 
     def names(self) -> Iterator[bytes]:
         """Yield the relpaths of all files as bytes, in their order; safe beside everything else.

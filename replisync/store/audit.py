@@ -179,6 +179,13 @@ def keys_beyond(store: Store, serial: int, limit: int) -> list[Key]:
     return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
 
 
+def key_below(store: Store, serial: int) -> int:
+    """Return the highest serial below another one that a key is said to come from; -1 for none."""
+    query = select(func.max(t.kv.c.serial)).where(t.kv.c.serial < serial)
+    found = store.read(lambda connection: connection.execute(query).scalar())
+    return -1 if found is None else int(found)
+
+
 def rows_at(store: Store, serial: int) -> tuple[dict[str, str | None], dict[str, str]]:
     """Return what the rows say that a serial changed: keynames by key, and digests of files by relpath."""
 

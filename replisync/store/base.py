@@ -104,7 +104,10 @@ class Store:
         """Put the database into the form that devpi-server makes."""
 
     def missing_objects(self) -> list[str]:
-        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        """Return the names of what devpi-server makes in a database and is not there, or is another.
+
+        And of our own tables that are not there, or others.
+        """
         raise NotImplementedError
 
     def foreign_objects(self) -> list[tuple[str, str, str]]:
@@ -335,9 +338,12 @@ class Store:
             self._finish_rows(connection, last)
 
     def restore_schema(self) -> None:
-        """Make what devpi-server makes in a database and is not there."""
+        """Make what devpi-server makes in a database and is not there, and our own tables, without rows."""
         with self._writing() as connection:
             self._make_devpi_tables(connection)
+            # Without its row that of the source is of no use.
+            ours = [table for table in t.metadata.sorted_tables if table is not t.source]
+            t.metadata.create_all(connection, ours)
             self._finish_rows(connection, self._last_serial(connection))
 
     def lose_files(self, faults: Iterable[Fault]) -> None:
@@ -722,8 +728,9 @@ class Store:
         with self._reading() as connection:
             if schema.current_version(connection) is None:
                 return None
-            row = connection.execute(select(t.source.c.uuid, t.source.c.primary_uuid)).first()
-        return None if row is None else Identity(row.uuid, row.primary_uuid)
+            columns = (t.source.c.uuid, t.source.c.primary_uuid, t.source.c.primary_url, t.source.c.seed_kind)
+            row = connection.execute(select(*columns)).first()
+        return None if row is None else Identity(*row)
 
     def put_source(self, source: Source, tip: bytes | None = None) -> None:
         """Remember where the data comes from.

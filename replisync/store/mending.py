@@ -26,6 +26,7 @@ class Mending:
     files, gone_files: rows of the ledger.
     faults: files that could not be had.
     adopt: whether entries behind our last commit become ours.
+    end: the last serial that can have been committed, where the timeline names later ones that never were.
     """
 
     entries: Iterable[tuple[int, bytes]] = ()
@@ -35,6 +36,7 @@ class Mending:
     gone_files: Iterable[str] = ()
     faults: list[Fault] = field(default_factory=list)
     adopt: bool = False
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ def write(connection: Connection, mending: Mending, writers: Writers, now: str) 
         for column in (t.pending.c.relpath, t.faults.c.relpath):
             _delete(connection, column, paths)
         writers.files(connection, files)
+    if mending.end is not None:
+        connection.execute(delete(t.timeline).where(t.timeline.c.serial > mending.end))
     last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
     committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
     if mending.adopt and last is not None and (committed is None or committed < last):

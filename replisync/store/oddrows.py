@@ -5,7 +5,7 @@ are said to be. They are found by questions that read none of their values as su
 at everything else, and set right or removed; what is removed is made anew from the history.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table, t
 
 from replisync.store import tables as t
 from replisync.store.base import Store
-from replisync.store.records import ABSENT, PRESENT, WANTED
+from replisync.store.records import ABSENT, ARRIVE, PRESENT, WANTED
 
 _SQLITE = "sqlite"
 
@@ -38,12 +38,22 @@ _TIMES = frozenset(
 )
 
 _TIME = "a time"
+_A_PATH = "a path below the folder of files"
+_A_NAME = "a name"
 
 # Words that are no text of anybody's.
 _WORDS = {
     t.files.c.state: (WANTED, PRESENT, ABSENT),
     t.faults.c.kind: ("held", "mirror", "unfetchable", "skipped"),
+    t.pending.c.action: ("drop", "replace", ARRIVE),
 }
+
+# Paths of files, and names in folders of ours: what is done with them must stay in these folders.
+_PATHS = (t.files.c.relpath, t.faults.c.relpath, t.pending.c.relpath, t.retained.c.relpath)
+_NAMES = (t.pending.c.staged, t.retained.c.stored_as)
+
+# No row was ever mended so often: each time the first column of it that is wrong is set right.
+_PASSES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,7 @@ class OddRow:
 
     place: where the database has it.
     name: its key, as far as that can be shown.
-    column, expected, found: what is wrong with it.
+    column, expected, found: what is wrong with it; None for nothing in the place of something.
     """
 
     table: str
@@ -60,7 +70,7 @@ class OddRow:
     name: str
     column: str
     expected: str
-    found: str
+    found: str | None
 
 
 def odd_rows(store: Store, *, texts: bool = False, only: OddRow | None = None) -> list[OddRow]:
@@ -101,8 +111,11 @@ def _by_type(connection: Connection, table: Table, place: int | str | None) -> I
     name = next(iter(table.primary_key.columns)).name
     where, shown = ("rowid", "CAST({} AS BLOB)") if sqlite else ("ctid::text", "CAST({} AS TEXT)")
     which = " ".join(f"WHEN {how} THEN {number}" for number, (_, how, _) in enumerate(wrong))
+    # What is empty must not be taken for nothing, as SQLite does with a part of it.
     value = " ".join(
-        f"WHEN {how} THEN substr({shown.format(column.name)}, 1, 60)" for column, how, _ in wrong
+        f"WHEN {column.name} IS NOT NULL AND {how} THEN "
+        f"coalesce(substr({shown.format(column.name)}, 1, 60), '')"
+        for column, how, _ in wrong
     )
     query = (
         f"SELECT {where}, {shown.format(name)}, CASE {which} END, CASE {value} END "  # noqa: S608
@@ -111,7 +124,9 @@ def _by_type(connection: Connection, table: Table, place: int | str | None) -> I
     rows = connection.execute(text(query + _at(place, where)), {} if place is None else {"place": place})
     for at, key, number, found in rows:
         column, _, expected = wrong[number]
-        yield OddRow(table.name, at, _shown(key), column.name, expected, _shown(found))
+        yield OddRow(
+            table.name, at, _shown(key), column.name, expected, None if found is None else _shown(found)
+        )
 
 
 def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, str]]:
@@ -134,6 +149,22 @@ def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, 
     if name == "serial" and column.table in (t.changelog, t.timeline):
         # As far as a column of PostgreSQL, and devpi-server, go.
         yield f"{name} NOT BETWEEN 0 AND {2**31 - 1}", "a serial from 0 on"
+    if column in _PATHS:
+        whole = f"('/' || {name} || '/')"
+        # SQLite tells fastest that no part begins in such a way.
+        maybe = f"{whole} GLOB '*/[./]*' AND " if sqlite else ""
+        yield f"({maybe}{_contains(whole, ('//', '/./', '/../'), sqlite=sqlite)})", _A_PATH
+    elif column in _NAMES:
+        yield f"({name} IN ('', '.', '..') OR {_contains(name, ('/',), sqlite=sqlite)})", _A_NAME
+    elif column.primary_key and _is_of_text(column):
+        yield f"{name} = ''", _A_NAME
+    if sqlite and column in (*_PATHS, *_NAMES):
+        yield f"instr({name}, char(0)) > 0", "text without a NUL"
+
+
+def _contains(text_of: str, parts: Sequence[str], *, sqlite: bool) -> str:
+    function = "instr" if sqlite else "strpos"
+    return f"({' OR '.join(f'''{function}({text_of}, '{part}') > 0''' for part in parts)})"
 
 
 def _kinds(column: Column[object]) -> tuple[str, str]:
@@ -144,6 +175,10 @@ def _kinds(column: Column[object]) -> tuple[str, str]:
     if isinstance(column.type, Integer):
         return "'integer'", "a number"
     return "'text'", "text"
+
+
+def _is_of_text(column: Column[object]) -> bool:
+    return _kinds(column)[1] == "text"
 
 
 def _main(name: str, *, sqlite: bool) -> str:
@@ -165,7 +200,7 @@ def _shown(value: object) -> str:
 
 
 def _by_text(connection: Connection, table: Table, place: int | str | None) -> Iterator[OddRow]:
-    columns = [column.name for column in table.columns if _kinds(column)[1] == "text"]
+    columns = [column.name for column in table.columns if _is_of_text(column)]
     if not columns:
         return
     key = next(iter(table.primary_key.columns)).name
@@ -237,18 +272,23 @@ def _show(connection: Connection) -> None:
 # Setting them right.
 
 
-def mend(store: Store, rows: list[OddRow], now: str) -> None:
-    """Set rows right that can be, and remove the others, in one transaction.
+def mend(store: Store, now: str) -> None:
+    """Set all odd rows right that can be, and remove the others.
 
     now: stands in for a time that nobody knows any more.
     """
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection, rows: list[OddRow]) -> None:
         # In their order: the time of a commit becomes that of the one before, which must be right by then.
         for row in rows:
             _mend(connection, row, now)
 
-    store.write(work)
+    show(store)
+    for _ in range(_PASSES):
+        rows = odd_rows(store, texts=True)
+        if not rows:
+            return
+        store.write(partial(work, rows=rows))
 
 
 def _mend(connection: Connection, row: OddRow, now: str) -> None:
@@ -269,9 +309,9 @@ _NEW_VALUES = {
     ("changelog", "data"): "CAST(data AS BLOB)",  # the same bytes; what they are is judged afterwards
     # What has arrived has a size; whether it is there is judged afterwards. What has not is asked for.
     ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
-    # Which no file has, so that it is brought again; what is not here has none.
+    # No file has such a size, so that one which is said to be here is brought again.
     ("replisync_files", "size"): "CASE WHEN state = 'present' THEN -1 END",
-    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that it is asked for
+    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that the file is asked for
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"

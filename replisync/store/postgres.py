@@ -6,6 +6,7 @@ another one, so that there is one replisync alone, whichever machine it is on.
 """
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 
 from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.storage import Storage
+from replisync.store import tables
 from replisync.store.base import Guard, Store
 from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
 from replisync.store.records import PRESENT, FileRow
@@ -51,6 +53,12 @@ _FILES = """
     ON CONFLICT (relpath) DO UPDATE SET
         serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size,
         reason = EXCLUDED.reason"""
+
+# In their order.
+_COLUMNS = """
+    SELECT known.name, attname FROM unnest(CAST(:names AS text[])) AS known(name)
+    JOIN pg_attribute ON attrelid = to_regclass(known.name)
+    WHERE attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 # Those that somebody else made.
 _TRIGGERS = """
@@ -168,16 +176,18 @@ class PostgresStore(Store):
     def missing_objects(self) -> list[str]:
         """Return the names of what devpi-server makes in a database and is not there, or is another."""
         with self._reading() as connection:
+            names = [*_DEVPI_COLUMNS, *tables.metadata.tables]
+            rows = connection.execute(text(_COLUMNS), {"names": names})
+            found: dict[str, list[str]] = defaultdict(list)
+            for name, column in rows:
+                found[name].append(column)
             missing = [name for name in _DEVPI_SCHEMA if not _exists(connection, name)]
-            for name, columns in _DEVPI_COLUMNS.items():
-                query = text(
-                    "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) "
-                    "AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
-                )
-                found = list(connection.execute(query, {"name": name}).scalars())
-                if name not in missing and found != columns:
-                    missing.append(name)
-            return missing
+            missing += [
+                name
+                for name, columns in _DEVPI_COLUMNS.items()
+                if name not in missing and found[name] != columns
+            ]
+            return missing + tables.missing_of_ours(lambda name: found[name])
 
     def foreign_objects(self) -> list[tuple[str, str, str]]:
         """Return kind, name and SQL of triggers on tables of ours and of devpi-server's: nobody makes any."""

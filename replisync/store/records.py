@@ -58,10 +58,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose a target is: its own UUID, and that of its primary."""
+    """Whose a target is: its own UUID, and that of its primary; and how it began, see tables.source."""
 
     uuid: str
     primary_uuid: str
+    primary_url: str
+    seed_kind: str
 
 
 @dataclass(frozen=True, slots=True)

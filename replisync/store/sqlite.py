@@ -20,6 +20,7 @@ from sqlalchemy.pool import StaticPool
 from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
 from replisync.store.base import Guard, Store
 from replisync.store.records import PRESENT, FileRow
+from replisync.store.tables import missing_of_ours
 
 # As devpi-server's own connections.
 _BUSY_SECONDS = 60
@@ -128,6 +129,13 @@ class SqliteStore(Store):
             raise ForeignWriter("commit to the target's database", str(err.orig)) from err
         except exc.DBAPIError as err:
             raise self._local(err) from err
+        except UnicodeDecodeError as err:
+            # The driver cannot even say what is wrong with a name in the database's schema.
+            raise TargetUnusable(
+                f"use of the target's database {self._path}",
+                "its schema holds what is no text",
+                hint="restore it, or clone anew into an empty serverdir",
+            ) from err
 
     @contextmanager
     def _translated_raw(self) -> Iterator[None]:
@@ -166,15 +174,16 @@ class SqliteStore(Store):
     def missing_objects(self) -> list[str]:
         """Return the names of what devpi-server makes in a database and is not there, or is another."""
         with self._reading() as connection:
-            missing = []
-            for name, columns in _DEVPI_COLUMNS.items():
+
+            def columns_of(name: str) -> list[str]:
                 rows = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (name,))
-                if [row[0] for row in rows] != columns:
-                    missing.append(name)
+                return [row[0] for row in rows]
+
+            missing = [name for name, columns in _DEVPI_COLUMNS.items() if columns_of(name) != columns]
             query = "SELECT 1 FROM sqlite_master WHERE name = 'kv_serial_idx' AND tbl_name = 'kv'"
             if connection.exec_driver_sql(query).first() is None:
                 missing.append("kv_serial_idx")
-            return missing
+            return missing + missing_of_ours(columns_of)
 
     def foreign_objects(self) -> list[tuple[str, str, str]]:
         """Return kind, name and SQL of triggers and views: neither devpi-server nor replisync makes any."""

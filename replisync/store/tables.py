@@ -5,6 +5,8 @@ missing of them when it starts, so they are made here in its own words. The othe
 ignores tables that it does not know. They are made by the migrations, and a test compares both.
 """
 
+from collections.abc import Callable, Iterable
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -198,3 +200,15 @@ lived = Table(
     Column("boot", String(64)),
     Column("boottime", Float, nullable=False),
 )
+
+
+def missing_of_ours(columns_of: Callable[[str], Iterable[str]]) -> list[str]:
+    """Return the names of our tables that are not there, or have other columns.
+
+    columns_of: returns the names of the columns of a table; none where it is not there.
+    """
+    return [
+        table.name
+        for table in metadata.sorted_tables
+        if {column.name for column in table.columns} != set(columns_of(table.name))
+    ]

@@ -6,11 +6,13 @@ Modes and owners are looked at, and not what we may do now: the superuser may do
 import os
 import pwd
 import stat
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from replisync.durable import local_errors
+from replisync.filestore.hashing import Kind
 from replisync.serverdir import Serverdir
 
 _REMEDY = "give it back with chown, as root"
@@ -47,6 +49,10 @@ class Owner(NamedTuple):
             return f"{what} that not everybody may write to"
         return None
 
+    def suits(self, folders: Iterable[Kind]) -> bool:
+        """Tell whether nothing is wrong with any of these kinds of folders."""
+        return all(self.lacks(*kind) is None for kind in folders)
+
 
 def owner_of(serverdir: Serverdir) -> Owner | None:
     """Return who a serverdir belongs to; None where nobody can tell, or no file lies in it."""
@@ -67,15 +73,14 @@ class Folders:
     def __init__(self) -> None:
         self._last = "/"
 
-    def new(self, relpath: str) -> list[str]:
-        """Return those that the files before this one are not in, innermost first."""
-        folder = relpath.rpartition("/")[0]
-        last, self._last = self._last, f"{folder}/"
-        found = []
-        while folder and not last.startswith(f"{folder}/"):
-            found.append(folder)
-            folder = folder.rpartition("/")[0]
-        return found
+    def of(self, relpaths: Iterable[str]) -> Iterator[str]:
+        """Yield those that the files before are not in, innermost first."""
+        for relpath in relpaths:
+            folder = relpath.rpartition("/")[0]
+            last, self._last = self._last, f"{folder}/"
+            while folder and not last.startswith(f"{folder}/"):
+                yield folder
+                folder = folder.rpartition("/")[0]
 
 
 def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str] | None:

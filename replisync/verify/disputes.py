@@ -9,7 +9,7 @@ from replisync.verify.history import History, latest_of, read_entry
 from replisync.verify.subject import Subject
 
 # Nobody writes meanwhile, so no row is too new.
-EVER = 2**62
+EVER = 2**63 - 1
 
 
 @dataclass(slots=True)

@@ -56,6 +56,7 @@ class Healing:
     disputed: those that rows contradict, and nobody knows which of the two is right.
     hopeless: whether so much is missing that nothing is to be touched.
     adopted: whether entries behind our last commit were found to be the primary's.
+    end: our last serial, where the timeline names later ones that were never committed.
     reasons: why others stay as they are, by serial.
     """
 
@@ -63,6 +64,7 @@ class Healing:
     lost: set[int] = field(default_factory=set)
     hopeless: bool = False
     adopted: bool = False
+    end: int | None = None
     replaced: set[int] = field(default_factory=set)
     disputed: set[int] = field(default_factory=set)
     reasons: dict[int, str] = field(default_factory=dict)
@@ -89,10 +91,13 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
         load_ledger(quiet, scratch)
         dispute = find_disputes(subject, scratch, history)
     others = {one.serial for one in report.findings if one.kind == OTHER_ENTRY and one.serial is not None}
+    end = _true_end(subject, asking.one, last, committed)
+    if end is not None:
+        committed = end
     if committed - history.upto > _MOST:
         return Healing(hopeless=True, reasons={committed: _TOO_MANY, history.upto + 1: _TOO_MANY})
     lost = history.unread | set(range(history.upto + 1, committed + 1))
-    healing = Healing(odd=history.odd - lost, lost=lost)
+    healing = Healing(odd=history.odd - lost, lost=lost, end=end, adopted=end is not None)
     others |= _judge(subject, asking, history, dispute, healing)
     bad = lost | history.odd | others
     if len(bad) > _MOST:
@@ -103,6 +108,21 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
     if last > committed:
         _adopt(subject, asking.one, healing, committed, last)
     return healing
+
+
+def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> int | None:
+    """Return our last serial where only the timeline says that we had later ones; None where nobody knows.
+
+    Entries that are lost leave keys that point at them, and the primary has them.
+    """
+    if ask is None or committed <= last:
+        return None
+    end = max(last, audit.key_below(subject.store, committed))
+    try:
+        never = ask(committed) is None and (end == last or ask(end) is not None)
+    except CorruptEntry:
+        return None
+    return end if never else None
 
 
 # Whether entries are the primary's, where rows contradict them.
@@ -127,7 +147,7 @@ def _judge(
     # By itself an entry of a standby that began with an export does not tell enough.
     if len(doubtful) > _ONE_BY_ONE or agreement.first > 0:
         quiet = replace(subject, findings=Findings(lambda: None))
-        asking.all(quiet, history.upto)
+        asking.all(quiet, min(history.upto, audit.position(subject.store).committed))
         quiet.findings.settle()
         if quiet.findings.total > LISTED:
             healing.disputed |= dispute.contradicted
@@ -215,7 +235,7 @@ class _Finder:
             return "the primary has no such entry"
         if decodes and self._agreement.first == 0 and theirs.data == self._subject.store.entry_data(serial):
             return ""
-        if not all((*below, *above)) or not (below or above or serial == 0):
+        if not all((*below, *above)) or not (below or above or run.start == 0):
             return (
                 "the entries around it are not the primary's: see `replisync catchup`, which names the fork"
             )

@@ -1,6 +1,6 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,8 +16,10 @@ from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
 from replisync.verify.access import give
-from replisync.verify.files import barred_folders, is_misstated, looked_at, names_nobody_has, problem_of
+from replisync.verify.files import barred_folders, is_misstated, problem_of
 from replisync.verify.findings import LEDGER, PERMISSIONS
+from replisync.verify.looking import look_at, looked_at
+from replisync.verify.strangers import names_nobody_has
 from replisync.verify.subject import Subject
 
 # Files that are brought, or put aside, before that is remembered.
@@ -41,15 +43,30 @@ class Bringer:
 
     work: judges what it means that one cannot be had.
     asks: whether the primary is asked.
+    known: returns which of some files are known not to be had.
+    give: lets the owner of the serverdir use a file.
     faults: all that could not be had.
+    lost: why those of them could not be had of which that was not known.
     """
 
-    def __init__(self, fetcher: Fetcher, work: Pipeline, tally: Tally, *, asks: bool) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        work: Pipeline,
+        tally: Tally,
+        *,
+        asks: bool,
+        known: Callable[[Iterable[str]], Mapping[str, Fault]],
+        give: Callable[[str], None],
+    ) -> None:
         self._fetcher = fetcher
         self._work = work
         self._tally = tally
+        self._known = known
+        self._give = give
         self.asks = asks
         self.faults: list[Fault] = []
+        self.lost: dict[str, str] = {}
 
     def bring(self, wanted: list[WantedFile]) -> Brought:
         """Bring files into their places, durably."""
@@ -58,6 +75,8 @@ class Bringer:
         for outcome in self._fetcher.fetch(wanted):
             if isinstance(outcome, Fetched):
                 done.present[outcome.file.relpath] = outcome.size
+                # Also one that was right all the time, and only its size was not known.
+                self._give(outcome.file.relpath)
                 self._count(outcome)
             else:
                 refused.append(outcome)
@@ -74,6 +93,9 @@ class Bringer:
                 again = clock.later(_AGAIN_SECONDS)
                 done.refused.append(Fault(one.file.relpath, one.file.serial, kind, one.reason, 1, again))
         self.faults += done.refused
+        known = self._known([fault.relpath for fault in done.refused])
+        new = (fault for fault in done.refused if fault.relpath not in known)
+        self.lost |= {fault.relpath: fault.reason for fault in new}
         return done
 
     def not_skipped(self, wanted: list[WantedFile]) -> list[WantedFile]:
@@ -101,7 +123,8 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     some: list[LedgerFile] = []
     for folder in barred_folders(subject):
         give(subject.owner, subject.serverdir.files, folder)
-    for file, seen in looked_at(subject, digests=digests):
+    looked = looked_at(subject, digests=digests)
+    for file, seen in (pair for chunk, found in looked for pair in zip(chunk, found.files, strict=True)):
         problem = problem_of(file, seen, subject.owner)
         if problem is None:
             continue
@@ -116,7 +139,7 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
         if problem == PERMISSIONS:
             give(subject.owner, subject.serverdir.files, file.relpath)
             continue
-        _clear_way(subject, file.relpath)
+        clear_way(subject, file.relpath)
         some.append(file)
         if len(some) >= _SOME:
             _bring(subject, bringer, files, some, reasons)
@@ -141,7 +164,7 @@ def mend_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[st
             subject.store.leave_files(left_out)
         some = [one for one in page if one.relpath in asked]
         for one in some:
-            _clear_way(subject, one.relpath)
+            clear_way(subject, one.relpath)
         _bring(subject, bringer, files, some, reasons)
     return reasons
 
@@ -172,11 +195,11 @@ def _is_right(subject: Subject, file: LedgerFile) -> bool:
     digest = Digest.parse(file.digest)
     if digest is None:
         return False
-    [seen] = subject.survey.digests([(digest.algorithm, file.relpath)])
+    [seen] = look_at(subject, [file], digests=True).files
     return seen.digest == digest.hexdigest
 
 
-def _clear_way(subject: Subject, relpath: str) -> None:
+def clear_way(subject: Subject, relpath: str) -> None:
     """Set aside a folder that is in a file's place, or what is in the place of a folder that it is in.
 
     Not where files that must be here are in it, nor a file that must be here itself.

@@ -23,7 +23,7 @@ from replisync.verify.disputes import EVER
 from replisync.verify.findings import LISTED, Report
 from replisync.verify.healing import Asking, Healing, find_entries
 from replisync.verify.history import History, latest_of, load_keys, load_ledger, read_entry
-from replisync.verify.mendfiles import Bringer
+from replisync.verify.mendfiles import Bringer, clear_way
 from replisync.verify.subject import Subject
 
 # Files that are brought for the ledger at a time.
@@ -47,7 +47,7 @@ def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Brin
             load_ledger(subject, scratch)
             wrong = Wrong(scratch, history, healing)
             _bring_files(subject, scratch, wrong, bringer)
-            mending = _mending(scratch, kept, wrong, bringer, adopt=healing.adopted)
+            mending = _mending(scratch, kept, wrong, bringer, healing)
             subject.store.mend(mending, clock.now())
             return reasons | wrong.left
 
@@ -181,6 +181,7 @@ def _bring_files(subject: Subject, scratch: Scratch, wrong: Wrong, bringer: Brin
     wanted: list[WantedFile] = []
     for one in wrong.file_rows():
         if one.digest is not None and one.serial is not None:
+            clear_way(subject, one.relpath)
             wanted.append(WantedFile(one.relpath, one.serial, Digest.parse(one.digest)))
         if len(wanted) >= _FILES:
             scratch.note_arrived(_brought(bringer, wanted))
@@ -201,9 +202,18 @@ def _brought(bringer: Bringer, wanted: list[WantedFile]) -> list[FileRow]:
     return rows
 
 
-def _mending(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, *, adopt: bool) -> Mending:
+def _mending(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, healing: Healing) -> Mending:
     """Return what is to be written; it is read from the temporary databases while it is."""
     keys = ((one.key, one.keyname or "", one.serial) for one in wrong.key_rows() if one.serial is not None)
     gone_keys = (one.key for one in wrong.key_rows() if one.serial is None)
     gone_files = (one.relpath for one in wrong.file_rows() if one.digest is None)
-    return Mending(kept.kept_entries(), keys, gone_keys, scratch.arrived(), gone_files, bringer.faults, adopt)
+    return Mending(
+        kept.kept_entries(),
+        keys,
+        gone_keys,
+        scratch.arrived(),
+        gone_files,
+        bringer.faults,
+        healing.adopted,
+        healing.end,
+    )

@@ -67,7 +67,8 @@ def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
 
 
 def _own_folders(serverdir: Serverdir) -> tuple[Path, ...]:
-    return serverdir.tmp, serverdir.retained
+    # The folder of files is made anew with the first file that has its place there.
+    return serverdir.tmp, serverdir.retained, serverdir.files
 
 
 def _other_kind(serverdir: Serverdir, path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from replisync.errors import TargetUnusable
 from replisync.serverdir import plain_url
 from replisync.store import audit
+from replisync.store.base import Store
 from replisync.store.records import ABSENT, WANTED
 from replisync.verify.chain import newest_chain
 from replisync.verify.findings import (
@@ -26,26 +27,33 @@ from replisync.verify.findings import (
 from replisync.verify.modes import wrong_modes
 from replisync.verify.subject import Subject
 
+_HISTORY = frozenset({"changelog", "kv"})
+
 # Findings of one kind that the quick look names.
 _NAMED = 100
 
 
 def quick(subject: Subject) -> bool:
     """Look at what needs no look at every entry or file; tell whether there is more to look at."""
-    for check in (_schema, _identity, _permissions, _temporary):
+    for check in (_schema, _identity, _permissions):
         subject.context.stop.check()
         check(subject)
-    if tables_missing(subject):
+    if tables_missing(subject.store):
         return False
-    for check in (_event_serial, _position, _sequence, _serials, _keys, _newest):
+    for check in (_temporary, _event_serial, _position, _sequence, _serials, _keys, _newest):
         subject.context.stop.check()
         check(subject)
     return True
 
 
-def tables_missing(subject: Subject) -> bool:
-    """Tell whether there is no table to look at."""
-    return not {"changelog", "kv"}.isdisjoint(subject.store.missing_objects())
+def tables_missing(store: Store) -> bool:
+    """Tell whether there is a table of devpi-server's history, or of ours, that cannot be looked at."""
+    names = store.missing_objects()
+    return not _HISTORY.isdisjoint(names) or any(map(_is_ours, names))
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("replisync_")
 
 
 def _suspect(subject: Subject, look: Callable[[], Finding | None]) -> None:
@@ -64,7 +72,8 @@ def _schema(subject: Subject) -> None:
         def look(name: str = name) -> Finding | None:
             if name not in subject.store.missing_objects():
                 return None
-            return Finding(SCHEMA, name, None, "as devpi-server makes it", "missing, or another")
+            maker = "replisync" if _is_ours(name) else "devpi-server"
+            return Finding(SCHEMA, name, None, f"as {maker} makes it", "missing, or another")
 
         _suspect(subject, look)
 

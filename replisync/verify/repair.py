@@ -35,14 +35,15 @@ from replisync.standby import (
 from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
-from replisync.verify import files
 from replisync.verify import findings as kinds
+from replisync.verify.access import give, owner_of
 from replisync.verify.findings import Finding, Report
 from replisync.verify.healing import Asking
+from replisync.verify.looking import prepare
 from replisync.verify.mendfiles import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
-from replisync.verify.quick import temporary
+from replisync.verify.quick import tables_missing, temporary
 from replisync.verify.retained import forget_lost
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
 from replisync.verify.sources import mend_source
@@ -208,16 +209,18 @@ class Mender:
             # First of all: what an index hides, or a trigger does, would be in the way of everything else.
             oddrows.show(self._store)
             self._store.mend_structure()
-            before = _joined(before, self._look(level))
+            if kinds.SCHEMA in before.counts:
+                # Without its tables not everything could be looked at.
+                self._store.restore_schema()
+            after = self._look(level)
+            if tables_missing(self._store):
+                return _both(before, after, {})
+            before = _joined(before, after)
         if kinds.ROW in before.counts:
             # Before anything else is written: what is hidden from a look would be in the way.
             self._mend_rows()
             before = _joined(before, self._look(level))
         with recorded(self._store, "verify", self):
-            if kinds.SCHEMA in before.counts:
-                # Without its tables not everything could be looked at.
-                self._store.restore_schema()
-                before = _joined(before, self._look(level))
             reasons = self._mend(before, level)
             after = self._look(level)
         return _both(before, after, reasons)
@@ -232,8 +235,7 @@ class Mender:
 
     def _mend_rows(self) -> None:
         """Set right what cannot be in a row, or remove the row, which is made anew from the history."""
-        oddrows.show(self._store)
-        oddrows.mend(self._store, oddrows.odd_rows(self._store, texts=True), clock.now())
+        oddrows.mend(self._store, clock.now())
 
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
@@ -246,14 +248,14 @@ class Mender:
             bringer = self._bringer()
             if found & _ROWS:
                 reasons.update(mend_history(subject, report, self._asking(level), bringer))
-                reasons.update({fault.relpath: fault.reason for fault in bringer.faults})
+                reasons.update(bringer.lost)
             if found & (_ROWS | {kinds.SOURCE}):
                 # After the history: what is remembered of its end must be of the end that it has then.
                 reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
             if found & _LEFTOVERS and level >= Level.FULL:
                 put_aside_leftovers(subject, self._files)
             if level >= Level.FULL:
-                files.prepare(subject)
+                prepare(subject)
             if found & _STATES:
                 reasons.update(mend_states(subject, bringer, self._files))
             if found & _FILES and level >= Level.FILES:
@@ -299,7 +301,14 @@ class Mender:
             files=source,
             local=None,
         )
-        return Bringer(fetcher, work, self.tally, asks=self._asks)
+        return Bringer(
+            fetcher,
+            work,
+            self.tally,
+            asks=self._asks,
+            known=self._store.faults_of,
+            give=partial(give, owner_of(self._serverdir), self._serverdir.files),
+        )
 
     def _asking(self, level: Level) -> Asking:
         def ask(serial: int) -> ChangelogEntry | None:

@@ -20,7 +20,8 @@ def look_at_rows(subject: Subject, *, texts: bool) -> None:
 
 def _named(row: OddRow) -> Finding:
     name = f"{row.table} {row.name}"
-    return Finding(ROW, name, None, f"{row.expected} as its {row.column}", repr(row.found))
+    found = "nothing" if row.found is None else repr(row.found)
+    return Finding(ROW, name, None, f"{row.expected} as its {row.column}", found)
 
 
 def _again(subject: Subject, row: OddRow, *, texts: bool) -> Callable[[], Finding | None]:

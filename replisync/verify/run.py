@@ -21,9 +21,10 @@ from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history, quick, rows, sources, states, theirs
+from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
 from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
+from replisync.verify.looking import prepare
 from replisync.verify.names import Names
 from replisync.verify.retained import look_at_retained
 from replisync.verify.subject import Subject
@@ -32,6 +33,8 @@ from replisync.verify.subject import Subject
 _MOMENT_SECONDS = 1.0
 
 _ANEW = "clone anew: `replisync clone --reseed` makes the new standby beside this one"
+
+_SOURCE = "replisync_source"
 
 # A rewind meanwhile makes all that was read worthless; so often it is begun anew.
 _TRIES = 5
@@ -149,7 +152,7 @@ def look(
                     raise
                 texts = True
                 continue
-            if alone or not audit.rewound_since(store, begun):
+            if alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
                 break
         context.log.info("it was rewound meanwhile, looking again")
     return Report(
@@ -186,7 +189,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
     rows.look_at_rows(subject, texts=texts)
     with subject.stage("structure"):
         rows.look_at_structure(subject, pages=level >= Level.FULL)
-    serial = audit.position(subject.store).last if not quick.tables_missing(subject) else -1
+    serial = audit.position(subject.store).last if not quick.tables_missing(subject.store) else -1
     with subject.stage("quick"):
         more = quick.quick(subject)
         if more:
@@ -195,6 +198,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
             files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
+    prepare(subject)
     if level == Level.FILES:
         with subject.stage("files"):
             files.files(subject, digests=False)
@@ -203,17 +207,17 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
     with Scratch() as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
-        files.prepare(subject)
-        # While digests are computed elsewhere this process has time to read names.
+        # While other processes compute digests this one has time to read names.
         with Names(subject.survey.names()) as names:
             with subject.stage("files"):
                 files.files(subject, digests=True)
                 look_at_retained(subject)
             with subject.stage("files in place"):
-                files.strangers(subject, names)
+                strangers.strangers(subject, names)
         if compare is not None:
             with subject.stage("primary"):
-                compare(subject, serial)
+                # What somebody else wrote behind our last commit nobody says to be the primary's.
+                compare(subject, min(serial, audit.position(subject.store).committed))
         subject.findings.settle()
     return serial
 
@@ -254,12 +258,16 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
     Raises TargetUnusable where it is not complete, or is no standby any more.
     """
     attempted = f"verification of {serverdir}"
-    source = store.source()
+    source = None if _SOURCE in store.missing_objects() else store.source()
+    if source is None and sources.is_replica(serverdir):
+        raise TargetUnusable(
+            attempted, "its database does not know any more where the standby comes from", hint=_ANEW
+        )
     if source is None or (source.seed_finished is None and not sources.is_handed_over(serverdir, source)):
         raise TargetUnusable(
             attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
         )
-    position = audit.position(store)
+    position = audit.Position(-1, -1) if quick.tables_missing(store) else audit.position(store)
     became = f"was promoted at {source.promoted}" if source.primary_url else "was made a server of its own"
     if source.is_server and position.last > position.committed:
         raise TargetUnusable(

@@ -43,17 +43,22 @@ def usable(source: Source, last: int) -> Source:
         source.seed_serial is not None and 0 <= source.seed_serial <= last
     ):
         # No entry can be said to be the primary's own then.
-        return replace(source, seed_serial=last)
+        return replace(source, seed_serial=max(last, source.seed_serial or 0))
     return source
 
 
 def is_handed_over(serverdir: Serverdir, source: Source) -> bool:
     """Tell whether a clone was completed, whatever its database says: `.nodeinfo` comes last."""
+    return is_replica(serverdir, source.uuid)
+
+
+def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
+    """Tell whether `.nodeinfo` is that of a replica, which has this UUID."""
     try:
-        info = serverdir.nodeinfo()
+        info = serverdir.nodeinfo() or {}
     except TargetUnusable:
         return False
-    return info is not None and info.get("uuid") == source.uuid and info.get("role") == "replica"
+    return info.get("role") == "replica" and uuid in (None, info.get("uuid"))
 
 
 def look_at_source(subject: Subject) -> None:

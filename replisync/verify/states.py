@@ -34,7 +34,7 @@ def _again(subject: Subject, relpath: str) -> Callable[[], Finding | None]:
 
 
 def _named(subject: Subject, file: LedgerFile) -> Finding:
-    [seen] = subject.survey.sizes([file.relpath])
+    [seen] = subject.survey.look_at([("", file.relpath)]).files
     said = f"it is said to be {file.state}, and nothing says why"
     if seen.size is None:
         return Finding(MISSING_FILE, file.relpath, file.serial, "a file", f"none: {said}")

@@ -148,12 +148,24 @@ def compare(subject: Subject, primary: History, patience: Patience, upto: int) -
                         subject.context.progress.advance(len(group), sum(len(e.data) for e in group))
                         subject.context.stop.check()
                     if differing > _MANY:
-                        check_same_history(subject, primary, upto)
+                        check_same_history(subject, primary, _readable(subject.store, upto))
                         differing = 0
                 if due == begun:
                     raise BrokenStream("reading of the primary's changelog", "the answer had no entries")
 
     patience.call(read, progress=lambda: due)
+
+
+def _readable(store: Store, serial: int) -> int:
+    """Return the last serial, up to this one, whose entry of ours can be read."""
+    while serial > 0:
+        try:
+            parse_stored(serial, store.primary_entry(serial) or b"")
+        except CorruptEntry:
+            serial -= 1
+        else:
+            break
+    return serial
 
 
 def check_same_history(subject: Subject, primary: History, serial: int) -> None:

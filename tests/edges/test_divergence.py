@@ -4,7 +4,7 @@ import pytest
 
 from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, parse_stored
 from replisync.divergence import Comparison
-from replisync.errors import CorruptEntry, PrimaryUnreachable, WrongHistory
+from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable, WrongHistory
 from replisync.origin import Hello
 from tests.support.history import serialize
 
@@ -158,3 +158,14 @@ def test_a_clone_that_is_not_complete_cannot_be_rewound() -> None:
     error = Histories(common(100), common(50), complete=False).parted()
     assert "agree up to serial 49" in str(error)
     assert "clone anew" in error.hint
+
+
+def test_an_entry_of_ours_that_is_damaged_is_not_said_to_be_the_primarys() -> None:
+    histories = Histories(common(10), common(12))
+    histories.ours[7] = b"\xff"
+    histories.check()
+    histories.ours[9] = b"\xff"
+    with pytest.raises(TargetUnusable) as caught:
+        histories.check()
+    assert "our own entry at serial 9" in str(caught.value)
+    assert "verify --repair" in caught.value.hint

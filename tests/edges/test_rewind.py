@@ -107,7 +107,7 @@ def followed(root: Path, kind: type[Standby] = Standby) -> ChainedPrimary:
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
-    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
     "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
     "pending": "SELECT relpath FROM replisync_pending",
     "timeline": "SELECT serial FROM replisync_timeline",

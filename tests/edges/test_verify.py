@@ -13,7 +13,7 @@ import pytest
 from devpi_server import fileutil
 
 from replisync.changelog import EMPTY_RENAMES, parse_stored
-from replisync.errors import CorruptEntry, WrongHistory
+from replisync.errors import CorruptEntry, TargetUnusable, WrongHistory
 from replisync.verify import findings as kinds
 from replisync.verify.history import read_entry
 from replisync.verify.run import Level
@@ -24,6 +24,8 @@ from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
 
 LAST = sum(map(len, HISTORY)) - 1
+# What a file is said to be that was not asked for.
+LEFT = "state = 'wanted', size = NULL, reason = 'it was not asked for'"
 EXTRA = "u/dev/+f/ddd/d/nobody-1.0.zip"
 
 
@@ -214,6 +216,29 @@ DAMAGES = {
     "a file without a size in the ledger": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: s.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
     ),
+    "a file that is said to be wanted": _damage(Level.QUICK, kinds.LEDGER)(
+        lambda s: s.database.write("UPDATE replisync_files SET state = 'wanted' WHERE relpath = ?", B)
+    ),
+    "a file that is said to be what nobody can have": _damage(Level.QUICK, kinds.LEDGER)(
+        lambda s: s.database.write(
+            "UPDATE replisync_files SET state = 'absent', size = NULL WHERE relpath = ?", B
+        )
+    ),
+    "a missing file that is said to be wanted": _damage(Level.QUICK, kinds.MISSING_FILE)(
+        lambda s: (
+            s.remove_file(B),
+            s.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B),
+        )
+    ),
+    "a missing file that is said to be what nobody can have": _damage(Level.QUICK, kinds.MISSING_FILE)(
+        lambda s: (
+            s.remove_file(B),
+            s.database.write("UPDATE replisync_files SET state = 'absent' WHERE relpath = ?", B),
+        )
+    ),
+    "a reason that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET reason = x'ff' WHERE relpath = ?", B)
+    ),
     "retained files that are gone": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: [path.unlink() for path in (s.root / ".replisync/retained").iterdir()]
     ),
@@ -285,6 +310,87 @@ DAMAGES = {
         lambda s: s.database.write(
             "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3, NULL)"
         )
+    ),
+    "a row with more than one thing wrong": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "UPDATE replisync_files SET state = 'lost', size = 'abc' WHERE relpath = ?", B
+        )
+    ),
+    "a row of the list of retained files with more than one thing wrong": _damage(
+        Level.QUICK, kinds.ROW, storage="sqlite"
+    )(lambda s: s.database.write("UPDATE replisync_retained SET retained_at = 'once', lived_at = 'long'")),
+    "a time that is an empty text": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("UPDATE replisync_retained SET retained_at = ''")
+    ),
+    "a size of a file that is not here and that is no number": _damage(
+        Level.QUICK, kinds.ROW, storage="sqlite"
+    )(lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE state = 'wanted'")),
+    "a key without a name": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO kv VALUES ('', 'PLUGIN', 3)")
+    ),
+    "a file without a name": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("INSERT INTO replisync_files VALUES ('', 3, '', 'present', 3, NULL)")
+    ),
+    "a path in the ledger with a NUL": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write(
+            "UPDATE replisync_files SET relpath = 'u' || char(0) || 'v' WHERE relpath = ?", B
+        )
+    ),
+    "a path of a move that leads out of the folder": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_pending (relpath, serial, action) VALUES ('../.sqlite', 5, 'drop')"
+        )
+    ),
+    "a staged file in another folder": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_pending VALUES ('u/x', 5, 'replace', '../../.sqlite')"
+        )
+    ),
+    "a move of a kind that there is not": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write(
+            "INSERT INTO replisync_pending (relpath, serial, action) VALUES (?, 5, 'burn')", B
+        )
+    ),
+    "a retained file in another folder": _damage(Level.QUICK, kinds.ROW)(
+        lambda s: s.database.write("UPDATE replisync_retained SET stored_as = '../../.sqlite'")
+    ),
+    "a key at the highest of all serials": _damage(Level.QUICK, kinds.KEY, storage="sqlite")(
+        lambda s: s.database.write("UPDATE kv SET serial = ? WHERE key = 'u/.config'", 2**63 - 1)
+    ),
+    "a commit that never was": _damage(Level.QUICK, kinds.POSITION)(
+        lambda s: s.database.write("UPDATE replisync_timeline SET serial = ? WHERE serial = ?", 2**30, LAST)
+    ),
+    "a commit that never was, and no last entry": _damage(Level.QUICK, kinds.POSITION)(
+        lambda s: (
+            s.database.write("UPDATE replisync_timeline SET serial = 99 WHERE serial = ?", LAST),
+            s.database.write("DELETE FROM changelog WHERE serial = ?", LAST),
+        )
+    ),
+    "no ledger": _damage(Level.QUICK, kinds.SCHEMA)(lambda s: s.database.write("DROP TABLE replisync_files")),
+    "no list of runs": _damage(Level.QUICK, kinds.SCHEMA)(
+        lambda s: s.database.write("DROP TABLE replisync_runs")
+    ),
+    "no changelog": _damage(Level.QUICK, kinds.SCHEMA)(lambda s: s.database.write("DROP TABLE changelog")),
+    "a file in the place of the folder of all files": _damage(
+        Level.QUICK, kinds.PERMISSIONS, storage="sqlite"
+    )(lambda s: (shutil.rmtree(s.root / "+files"), (s.root / "+files").write_text("x"))),
+    "a file in the place of an index, and a wrong row": _damage(Level.QUICK, kinds.LEDGER, storage="sqlite")(
+        lambda s: (
+            shutil.rmtree(s.root / "+files/u/pypi"),
+            (s.root / "+files/u/pypi").write_text("x"),
+            s.database.write("UPDATE replisync_files SET serial = 3 WHERE relpath = ?", NOMD5),
+        )
+    ),
+    "a file that everybody may write to, and whose size is no number": _damage(
+        Level.QUICK, kinds.ROW, storage="sqlite"
+    )(
+        lambda s: (
+            (s.root / "+files" / B).chmod(0o666),
+            s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B),
+        )
+    ),
+    "no row of a file that is known not to be had": _damage(Level.FULL, kinds.LEDGER)(
+        lambda s: s.database.write("DELETE FROM replisync_files WHERE state = 'wanted'")
     ),
     "a serial of the seed that cannot be": _damage(Level.QUICK, kinds.SOURCE)(
         lambda s: s.database.write("UPDATE replisync_source SET seed_serial = -4")
@@ -370,7 +476,7 @@ def contents(standby: Standby) -> dict[str, object]:
         )
         for name, query in _QUERIES.items()
     }
-    live = [relpath for relpath, _, _, state, _ in rows["files"] if state == "present"]
+    live = [relpath for relpath, _, _, state, _, _ in rows["files"] if state == "present"]
     names = (".nodeinfo", ".serverversion", ".event_serial")
     small = {name: (standby.root / name).read_bytes() for name in names}
     on_disk = sorted(
@@ -389,7 +495,7 @@ def _plain(value: object) -> object:
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
-    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
     "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
     "pending": "SELECT relpath, serial, action FROM replisync_pending",
     "timeline": "SELECT serial FROM replisync_timeline",
@@ -449,6 +555,9 @@ IN_POSTGRES = (
     "a file that is to be dropped",
     "a file with another size in its row",
     "a file without a size in the ledger",
+    "a file that is said to be wanted",
+    "a missing file that is said to be what nobody can have",
+    "a time that is an empty text",
     "retained files that are gone",
     "the key of a file that is gone",
     "an emptied entry",
@@ -463,6 +572,11 @@ IN_POSTGRES = (
     "a commit whose time is none",
     "a serial of the seed that cannot be",
     "a trigger of somebody's in PostgreSQL",
+    "a path of a move that leads out of the folder",
+    "a staged file in another folder",
+    "a commit that never was",
+    "no ledger",
+    "no changelog",
 )
 
 
@@ -672,7 +786,7 @@ def test_a_damaged_file_that_the_primary_does_not_give_is_served_to_nobody(one: 
 
 
 def test_another_content_in_the_place_of_a_file_that_is_missing_is_found(one: Standby) -> None:
-    one.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B)
+    one.database.write(f"UPDATE replisync_files SET {LEFT} WHERE relpath = ?", B)  # noqa: S608
     assert one.look().findings == []
     DAMAGES["a flipped byte in a file"].do(one)
     [finding] = one.look().findings
@@ -757,6 +871,32 @@ def test_a_pipe_in_the_place_of_the_nodeinfo_is_not_waited_for(one: Standby) -> 
     assert one.repair(Level.QUICK).findings == []
 
 
+def test_a_schema_that_cannot_even_be_told_is_no_bug_of_ours(one: Standby) -> None:
+    with closing(sqlite3.connect(one.root / ".sqlite", isolation_level=None)) as database:
+        database.execute("PRAGMA writable_schema = 1")
+        sql = b"CREATE TABLE replisync_lived (id INTEGER \xff"
+        database.execute(
+            "UPDATE sqlite_master SET sql = CAST(? AS TEXT) WHERE name = 'replisync_lived'", (sql,)
+        )
+    for verb in (one.look, one.repair):
+        with pytest.raises(TargetUnusable):
+            verb()
+
+
+def test_a_table_of_ours_with_other_columns_stays_a_finding(one: Standby) -> None:
+    one.database.write("ALTER TABLE replisync_files RENAME COLUMN digest TO digast")
+    assert found(one, Level.FULL) == {kinds.SCHEMA}
+    assert [finding.subject for finding in one.repair().findings] == ["replisync_files"]
+
+
+def test_a_standby_that_lost_its_source_is_not_said_to_be_an_incomplete_clone(one: Standby) -> None:
+    for statement in ("DELETE FROM replisync_source", "DROP TABLE replisync_source"):
+        one.database.write(statement)
+        with pytest.raises(TargetUnusable) as caught:
+            one.look()
+        assert "--reseed" in caught.value.hint
+
+
 # While others write.
 
 
@@ -821,6 +961,14 @@ def test_a_file_that_must_be_here_is_not_dropped_whatever_is_noted(one: Standby)
     assert one.read_file(B) == b"b" * 10
     one.remove_file(B)
     assert found(one, Level.FILES) == {kinds.PENDING_MOVE, kinds.MISSING_FILE}
+
+
+def test_a_damaged_row_leads_no_run_out_of_the_folder_of_files(one: Standby) -> None:
+    DAMAGES["a path of a move that leads out of the folder"].do(one)
+    with pytest.raises(TargetUnusable) as caught:
+        one.follow()
+    assert "verify --repair" in caught.value.hint
+    assert (one.root / ".sqlite").is_file()
 
 
 def test_moves_that_a_commit_demands_are_no_findings(one: Standby) -> None:

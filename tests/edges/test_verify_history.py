@@ -123,3 +123,29 @@ def test_a_serial_of_another_world_is_no_endless_history(one: Standby) -> None:
     one.database.write("INSERT INTO changelog VALUES (2000000000, x'00')")
     assert {finding.kind for finding in one.look().findings} >= {kinds.POSITION, kinds.MISSING_ENTRY}
     assert {finding.kind for finding in one.repair().findings} >= {kinds.POSITION, kinds.MISSING_ENTRY}
+
+
+def test_an_entry_far_behind_our_last_commit_is_not_asked_for(one: Standby) -> None:
+    """It is somebody else's, or one of ours whose serial is damaged: the primary is not said to be behind."""
+    one.database.write("UPDATE changelog SET serial = 99 WHERE serial = 9")
+    kinds_found = {finding.kind for finding in one.look(Level.PRIMARY).findings}
+    assert kinds_found >= {kinds.POSITION, kinds.MISSING_ENTRY}
+    assert kinds.OTHER_ENTRY not in kinds_found
+    assert kinds.POSITION in {finding.kind for finding in one.repair(Level.PRIMARY).findings}
+
+
+def test_without_the_primary_a_commit_that_never_was_stays_and_is_told(one: Standby) -> None:
+    one.database.write("UPDATE replisync_timeline SET serial = 99 WHERE serial = 3")
+    [finding] = one.repair(asks=False).findings
+    assert finding.kind == kinds.POSITION
+    assert "--replica-keyfile" in finding.remedy
+
+
+def test_many_altered_entries_before_one_that_cannot_be_read_are_no_damage_of_the_primary(
+    long: Standby,
+) -> None:
+    for serial in range(LAST + 1, LAST + GAP):
+        alter(long, serial)
+    long.database.write("UPDATE changelog SET data = x'ff' WHERE serial = ?", LONG)
+    found = {finding.kind for finding in long.look(Level.PRIMARY).findings}
+    assert found == {kinds.OTHER_ENTRY, kinds.DAMAGED_ENTRY}

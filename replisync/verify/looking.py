@@ -1,0 +1,96 @@
+"""Looking at all files that the ledger has, some at a time, by as many workers as there are cores."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from replisync.filestore.hashing import Looked
+from replisync.keys import Digest
+from replisync.store import audit
+from replisync.store.audit import LedgerFile
+from replisync.store.records import PRESENT
+from replisync.verify.subject import Subject
+
+# Rows of the ledger that are read at a time.
+_PAGE = 5000
+
+# Files that one worker looks at at a time: in number, and for their digests also in bytes.
+_SIZES = 1000
+_DIGESTS = 64
+_DIGEST_BYTES = 16 * 1024 * 1024
+
+# From so many files on, processes of their own are worth their start.
+_MANY = 256
+
+
+def prepare(subject: Subject) -> None:
+    """Get ready to look at all files."""
+    if audit.count_of_present(subject.store) > _MANY:
+        subject.survey.start()
+
+
+def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[list[LedgerFile], Looked]]:
+    """Yield every file that is said to be here, some at a time, with what is found of them.
+
+    With digests those too that are said not to be here: what is in their places must not be another content.
+    """
+    subject.context.progress.stage("files", audit.count_of_present(subject.store), "files")
+    chunks = _cut(known_files(subject, absent_too=digests), digests=digests)
+    for chunk, looked in _ahead(subject, chunks, digests=digests):
+        yield chunk, looked
+        size = sum(seen.size or 0 for seen in looked.files) if digests else 0
+        subject.context.progress.advance(len(chunk), size)
+
+
+def known_files(subject: Subject, *, absent_too: bool) -> Iterator[LedgerFile]:
+    """Yield the files of the ledger, in the order of their paths' bytes.
+
+    absent_too: whether those too that are said not to be here.
+    """
+    after = ""
+    while page := audit.ledger(subject.store, after, _PAGE):
+        after = page[-1].relpath
+        yield from (file for file in page if absent_too or file.state == PRESENT)
+
+
+def _cut(files: Iterable[LedgerFile], *, digests: bool) -> Iterator[list[LedgerFile]]:
+    chunk: list[LedgerFile] = []
+    size = 0
+    for file in files:
+        chunk.append(file)
+        size += file.size or 0
+        if len(chunk) >= (_DIGESTS if digests else _SIZES) or (digests and size >= _DIGEST_BYTES):
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _ahead(
+    subject: Subject, chunks: Iterable[list[LedgerFile]], *, digests: bool
+) -> Iterator[tuple[list[LedgerFile], Looked]]:
+    """Yield chunks with what is found of them, in order, while workers look at the next ones."""
+    with ThreadPoolExecutor(subject.cores, thread_name_prefix="verify") as pool:
+        going: deque[tuple[list[LedgerFile], Future[Looked]]] = deque()
+        try:
+            for chunk in chunks:
+                going.append((chunk, pool.submit(look_at, subject, chunk, digests=digests)))
+                if len(going) > 3 * subject.cores:
+                    first, result = going.popleft()
+                    yield first, result.result()
+                    subject.context.stop.check()
+            while going:
+                first, result = going.popleft()
+                yield first, result.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def look_at(subject: Subject, files: list[LedgerFile], *, digests: bool) -> Looked:
+    """Return what is found of some files."""
+    return subject.survey.look_at([(_algorithm(file) if digests else "", file.relpath) for file in files])
+
+
+def _algorithm(file: LedgerFile) -> str:
+    digest = Digest.parse(file.digest)
+    return digest.algorithm if digest is not None else "sha256"
