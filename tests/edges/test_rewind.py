@@ -409,7 +409,7 @@ def test_a_target_that_died_on_the_way_back_can_go_on_forwards_instead(folder: P
         with closing(Standby(root, server, Trap(), entries=1)) as target:
             assert all(
                 target.serverdir.files.joinpath(relpath).is_file()
-                for relpath, _, _, present, _ in state(root)["files"]  # type: ignore[attr-defined]
+                for relpath, _, _, present, _, _ in state(root)["files"]  # type: ignore[attr-defined]
                 if present == "present"
             ), f"a file is missing after a crash in call {at}, {call}"
             target.begin()
