@@ -133,6 +133,17 @@ def _doubled(table: str, rowid: int, *values: object) -> Callable[[Standby], Non
     return do
 
 
+def _unready(standby: Standby, index: str, *rows: tuple[str, str, int]) -> None:
+    """Replace rows of the keys while PostgreSQL does not keep one of its indexes up to date."""
+    where = f"WHERE indexrelid = '{index}'::regclass"
+    standby.database.administer(f"UPDATE pg_index SET indisready = false {where}")  # noqa: S608
+    for row in rows:
+        if index == "kv_serial_idx":
+            standby.database.write("DELETE FROM kv WHERE key = ?", row[0])
+        standby.database.write("INSERT INTO kv VALUES (?, ?, ?)", *row)
+    standby.database.administer(f"UPDATE pg_index SET indisready = true {where}")  # noqa: S608
+
+
 # Serial 2 brings B and a tox result, 3 that result again, 5 drops A, 6 brings it again.
 DAMAGES = {
     "a flipped byte in a file": _damage(Level.FULL, kinds.FILE_DIGEST)(_flip),
@@ -450,6 +461,17 @@ DAMAGES = {
             "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
         )
     ),
+    "an index of PostgreSQL that lacks a row": _damage(Level.FULL, kinds.DATABASE, storage="postgres")(
+        lambda s: _unready(s, "kv_serial_idx", (A, "STAGEFILE", 6))
+    ),
+    "an index of PostgreSQL that let a key in twice": _damage(Level.FULL, kinds.DATABASE, storage="postgres")(
+        lambda s: _unready(s, "kv_pkey", (A, "PROJECT", 2), ("nobody's", "USER", 2), ("nobody's", "USER", 3))
+    ),
+    "an index of PostgreSQL in another order": _damage(Level.FULL, kinds.DATABASE, storage="postgres")(
+        lambda s: s.database.administer(
+            "UPDATE pg_index SET indoption = '3' WHERE indexrelid = 'kv_serial_idx'::regclass"
+        )
+    ),
     "an index that lacks a row": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(_unindexed),
     "no index of devpi-server's": _damage(Level.QUICK, kinds.SCHEMA)(
         lambda s: s.database.write("DROP INDEX kv_serial_idx")
@@ -611,6 +633,9 @@ IN_POSTGRES = (
     "a commit that never was",
     "no ledger",
     "no changelog",
+    "an index of PostgreSQL that lacks a row",
+    "an index of PostgreSQL that let a key in twice",
+    "an index of PostgreSQL in another order",
 )
 
 
