@@ -210,6 +210,7 @@ class Mender:
             if kinds.SCHEMA in before.counts:
                 # Without its tables not everything could be looked at.
                 self._store.restore_schema()
+            self._source = judged_source(self._serverdir, self._store)
             after = self._look(level)
             if tables_missing(self._store):
                 return _both(before, after, {})
@@ -265,6 +266,9 @@ class Mender:
                 with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
                     path.unlink()
         reasons.update(self._mend_small_files(found))
+        # What was made anew belongs to whoever mends, which need not be who uses it.
+        for finding in list(wrong_modes(self._serverdir)):
+            grant(self._serverdir, finding)
         if kinds.SEQUENCE in found:
             self._store.restore_schema()
         return reasons

@@ -825,6 +825,25 @@ def test_what_the_owner_of_the_serverdir_cannot_read_is_given_back(one: Standby,
     assert one.look(level).findings == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+def test_what_the_superuser_makes_anew_is_its_owners(one: Standby) -> None:
+    for path in (one.root, *one.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    small = [one.root / name for name in (".nodeinfo", ".serverversion", ".event_serial")]
+    for path in small:
+        path.unlink()
+    folders = [one.root / ".replisync/tmp", one.root / ".replisync/retained"]
+    for path in folders:
+        os.chown(path, 0, 0)
+    shutil.rmtree(one.root / "+files/u/pypi")
+    names = {path.relative_to(one.root).as_posix() for path in folders}
+    quick = one.look(Level.QUICK).findings
+    assert {each.subject for each in quick if each.kind == kinds.PERMISSIONS} == names
+    assert one.repair().findings == []
+    made = [*small, *folders, *(one.root / "+files/u").rglob("*")]
+    assert {path.stat().st_uid for path in made} == {12345}
+
+
 def test_files_that_everybody_may_write_to_are_as_they_are_made_where_all_are_so(one: Standby) -> None:
     for path in (one.root / "+files", *(one.root / "+files").rglob("*")):
         path.chmod(0o777)
