@@ -314,7 +314,7 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
     agreement = Agreement(subject.store, subject.source)
     tip, _, _ = audit.tip_now(subject.store)
     if agreement.first > 0 and (tip is None or tip[0] != last):
-        # What a devpi-server stored has the primary's back serials. Our last entry has the primary's beside it.
+        # What a devpi-server stored has the primary's back serials; beside our own are the primary's bytes.
         healing.reasons[committed] = "a devpi-server wrote to it: clone anew into an empty serverdir"
         return
     first = max(committed + 1, agreement.first)

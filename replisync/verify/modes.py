@@ -55,7 +55,8 @@ def grant(serverdir: Serverdir, finding: Finding) -> bool:
 def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
     """Yield the paths, and the bits of their modes."""
     read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
-    folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained, serverdir.aside]
+    folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
+    folders += [serverdir.aside] if serverdir.aside.is_dir() else []
     names = [*_SMALL]
     if serverdir.storage().name == SQLITE:
         folders.append(serverdir.files)

@@ -22,6 +22,7 @@ from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
+from tests.support.runs import run_here
 
 LAST = sum(map(len, HISTORY)) - 1
 EXTRA = "u/dev/+f/ddd/d/nobody-1.0.zip"
@@ -207,6 +208,15 @@ DAMAGES = {
     "a file in the place of a folder": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(_no_folder),
     "a link to a folder": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
         lambda s: (s.root / "+files/u/link").symlink_to(s.root / ".replisync")
+    ),
+    "a link in the place of a file": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(
+        lambda s: (
+            (s.root / "+files" / B).rename(s.root / "moved"),
+            (s.root / "+files" / B).symlink_to(s.root / "moved"),
+        )
+    ),
+    "a file whose name is no text": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
+        lambda s: (s.root / "+files/u/\udcff").write_text("x")
     ),
     "a file with another size in its row": _damage(Level.FILES, kinds.FILE_SIZE, storage="postgres")(
         lambda s: s.database.write("UPDATE files SET size = 3 WHERE path = ?", B)
@@ -595,6 +605,13 @@ def test_what_nobody_names_is_put_aside_and_not_lost(one: Standby) -> None:
     )
     assert (one.root / ".replisync" / "retained" / name).read_bytes() == b"extra"
     assert serial == -1
+
+
+def test_what_is_found_obeys_no_terminal(one: Standby) -> None:
+    one.write_file("u/dev/+f/\x1b[31m", b"x")
+    said = run_here("verify", "--serverdir", one.root, "--level", "full", code=8).stdout
+    assert "\\x1b[31m" in said
+    assert "\x1b" not in said
 
 
 def test_leftovers_of_one_name_are_all_kept(one: Standby) -> None:
