@@ -86,6 +86,10 @@ class Origin:
         transport: httpx.BaseTransport | None,
     ) -> None:
         self.url = normalized_url(url)
+        self._root = httpx.URL(self.url)
+        if context is None and self._root.scheme == "http":
+            # Nothing is asked for by TLS then, and the usual CAs take longer to load than most answers.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.uuid = uuid
         self.expected = expected
         self.last_seen = -1  # the server's serial by its last answer
@@ -107,7 +111,6 @@ class Origin:
             transport=self._transport,
             trust_env=False,
         )
-        self._root = httpx.URL(self.url)
         self._files = self._transport  # files are many and small: there the cost of a request counts
         if transport is None and self._root.scheme == "http":
             self._files = PlainTransport(self._transport)

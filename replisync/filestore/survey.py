@@ -10,8 +10,9 @@ from typing import Protocol
 
 from replisync.durable import local_errors
 from replisync.filestore.hasher import look_at_all
-from replisync.filestore.hashing import Hashers, Looked, listed, looked
+from replisync.filestore.hashing import Looked, ask, hashers, listed, looked
 from replisync.filestore.lister import names
+from replisync.workers import Workers
 
 
 class Survey(Protocol):
@@ -50,7 +51,7 @@ class DiskSurvey:
     def __init__(self, files: Path, cores: int) -> None:
         self._root = os.fspath(files.absolute())
         self._cores = cores
-        self._hashers: Hashers | None = None
+        self._hashers: Workers | None = None
 
     def close(self) -> None:
         """End the processes that look at files."""
@@ -61,7 +62,7 @@ class DiskSurvey:
     def start(self) -> None:
         """Start processes that do the work; without them the thread that asks does it itself."""
         if self._hashers is None:
-            self._hashers = Hashers(self._root, self._cores)
+            self._hashers = hashers(self._root, self._cores)
 
     def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
         """Return what is found of files; pairs of algorithm and relpath.
@@ -72,7 +73,7 @@ class DiskSurvey:
         # No file has a name with a NUL, and what is behind it would be taken for another one's.
         files = [(name, "" if "\0" in relpath else relpath) for name, relpath in files]
         if self._hashers is not None:
-            return self._hashers.look_at(files)
+            return ask(self._hashers, files)
         named = [(name.encode(), os.fsencode(relpath)) for name, relpath in files]
         return looked(look_at_all(os.fsencode(self._root), named), len(files))
 

@@ -17,6 +17,7 @@ from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.storage import Storage
 from replisync.store import tables
 from replisync.store.base import Guard, Store
+from replisync.store.pgindexes import make_anew, wrong_indexes
 from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
 from replisync.store.records import PRESENT
 from replisync.store.schema import VERSION_TABLE
@@ -193,13 +194,22 @@ class PostgresStore(Store):
         with self._reading() as connection:
             return _foreign_objects(connection)
 
+    def damages(self) -> list[str]:
+        """Return which indexes do not fit to their tables; it reads all of both."""
+        with self._reading() as connection:
+            # One snapshot for all that is compared.
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            return [wrong.why for wrong in wrong_indexes(connection)]
+
     def mend_structure(self) -> None:
-        """Remove triggers on tables of ours and of devpi-server's."""
+        """Remove triggers on tables of ours and of devpi-server's; make indexes anew that do not fit."""
         with self._writing() as connection:
             rows = connection.exec_driver_sql(_TRIGGERS.format(what="tgname, c.relname")).all()
             for name, table in rows:
                 quoted = name.replace('"', '""')
                 connection.exec_driver_sql(f'DROP TRIGGER "{quoted}" ON {table}')
+        with self._writing() as connection:
+            make_anew(connection)
 
     def next_serial(self) -> tuple[int, int] | None:
         """Return the serial that the sequence would give next, and the one that it should be.

@@ -65,22 +65,23 @@ class Scratch:
 
     def serials_of(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the last serial of some keys so far; those without any are left out."""
-        return {key: serial for key, _, serial, _ in self._latest(list(keys))}
+        found: dict[str, int] = {}
+        wanted = list(keys)
+        with translated():
+            for start in range(0, len(wanted), _CHUNK):
+                some = wanted[start : start + _CHUNK]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, serial FROM latest WHERE key IN ({marks})"  # noqa: S608
+                found.update(self._database.execute(query, some))
+        return found
 
     def latest(self, key: str) -> Latest | None:
         """Return what the history says last of a key so far."""
-        return next(self._latest([key]), None)
+        rows = self._rows("SELECT key, keyname, serial, file FROM latest WHERE key = ?", key)
+        return next(map(Latest._make, rows), None)
 
-    def _latest(self, keys: list[str]) -> Iterator[Latest]:
-        with translated():
-            for start in range(0, len(keys), _CHUNK):
-                some = keys[start : start + _CHUNK]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, keyname, serial, file FROM latest WHERE key IN ({marks})"  # noqa: S608
-                yield from (Latest(*row) for row in self._database.execute(query, some))
-
-    def note(self, found: Iterable[Latest]) -> None:
-        """Take in what entries say of keys, in their order."""
+    def note(self, found: Iterable[Sequence[Any]]) -> None:
+        """Take in what entries say of keys, in their order: as Latest, or tuples of the same."""
         self._many("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", found)
 
     # What the target has.

@@ -24,6 +24,8 @@ def newest_chain(subject: Subject, *, count: bool = True) -> Iterator[Finding]:
     rows = audit.newest(subject.store, _NEWEST)
     changes: list[tuple[int, dict[str, KeyChange]]] = []
     for serial, data in rows:
+        if changes and serial != changes[-1][0] - 1:
+            break  # as behind a damaged one: what is missing may be what those above it lead to
         try:
             changes.append((serial, dict(parse_stored(serial, data, kinds=_NO_KINDS).changes)))
         except CorruptEntry as err:

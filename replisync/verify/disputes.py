@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from replisync.errors import CorruptEntry
 from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
-from replisync.verify.history import History, latest_of, read_entry
+from replisync.verify.entries import read_entry
+from replisync.verify.history import History, latest_of
 from replisync.verify.subject import Subject
 
 # Nobody writes meanwhile, so no row is too new.

@@ -4,23 +4,36 @@ The history is read in its order, page by page; what it says of each key goes in
 is compared there. An entry that cannot be read hides what it says: what leads to it is not judged.
 """
 
-from collections.abc import Callable
+import marshal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
-from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, parse_stored
+from replisync.changelog import EMPTY_ENTRY, ChangelogEntry
 from replisync.errors import CorruptEntry
-from replisync.keys import FILE_KEYNAMES
-from replisync.plan import check_paths, wanted_file
 from replisync.store import audit
 from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
+from replisync.verify.ahead import ahead
 from replisync.verify.chain import wrong_back_serial
+from replisync.verify.entries import Read, changes_of, read_all, read_entry
 from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
 from replisync.verify.quick import missing_entry
 from replisync.verify.subject import Subject
+from replisync.workers import Workers
 
 # Entries, and rows, that are read at a time.
 _ENTRIES = 500
 _ROWS = 5000
+
+_READER = Path(__file__).with_name("reader.py")
+
+# From so many entries on, processes of their own are worth their start.
+_MANY = 2000
+
+# What is held of pages that are read ahead.
+_HELD_BYTES = 16 * 1024 * 1024
 
 # So many entries in a row are not missing: what is behind them is another's, or its serial is damaged.
 _CHASM = 100_000
@@ -42,97 +55,113 @@ class History:
     named: set[int] = field(default_factory=set)
 
 
-def read_entry(serial: int, data: bytes) -> ChangelogEntry:
-    """Return the entry that stored bytes hold, as devpi-server can use it: all of its values are built.
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Some entries that follow each other.
 
-    Raises CorruptEntry.
+    due: the serial that the first of them should have.
+    end: the serial behind the last one, or behind the history where none is left.
     """
-    entry = parse_stored(serial, data)
-    if entry.data != data:
-        raise CorruptEntry("reading of an entry", "it has a list of renames, which are the primary's own")
-    check_paths(entry)
-    return entry
+
+    due: int
+    end: int
+    entries: list[tuple[int, bytes]]
+
+    @property
+    def size(self) -> int:
+        """What they have together, in bytes."""
+        return sum(len(data) for _, data in self.entries)
 
 
 def latest_of(entry: ChangelogEntry) -> list[Latest]:
     """Return what an entry says of each of its keys."""
-    found = []
-    for relpath, change in entry.changes.items():
-        file = None
-        if change.keyname in FILE_KEYNAMES:
-            wanted = wanted_file(relpath, entry.serial, change.value)
-            file = None if wanted is None else str(wanted.digest or "")
-        found.append(Latest(relpath, change.keyname, entry.serial, file))
-    return found
+    return [Latest(key, keyname, entry.serial, file) for key, keyname, _, file in changes_of(entry)]
 
 
 def read_history(subject: Subject, scratch: Scratch) -> History:
     """Read all entries, and look whether each leads to the one before."""
-    store = subject.store
-    history = History(audit.position(store).last)
+    history = History(audit.position(subject.store).last)
     subject.context.progress.stage("history", history.upto + 1, "serials")
-    due = 0
-    while due <= history.upto:
-        subject.context.stop.check()
-        page = _up_to_a_chasm(subject, history, due, audit.entries(store, due, history.upto, _ENTRIES))
-        for missing in range(due, page[0][0] if page else history.upto + 1):
-            _miss(subject, history, missing)
-        _read_page(subject, scratch, history, page)
-        before, due = due, page[-1][0] + 1 if page else history.upto + 1
-        subject.context.progress.advance(due - before, sum(len(data) for _, data in page))
+    with ExitStack() as stack:
+        read, threads = _read_here, 1
+        if subject.cores > 1 and history.upto > _MANY:
+            threads = subject.cores
+            workers = stack.enter_context(Workers("reading of the history", _READER, (), threads))
+            read = partial(_read_by, workers)
+        pages = ahead(
+            _pages(subject, history), read, threads, weight=lambda page: page.size, most=_HELD_BYTES
+        )
+        for page, found in stack.enter_context(closing(pages)):
+            subject.context.stop.check()
+            _take(subject, scratch, history, page, found)
+            subject.context.progress.advance(page.end - page.due, page.size)
     return history
 
 
-def _up_to_a_chasm(
-    subject: Subject, history: History, due: int, page: list[tuple[int, bytes]]
-) -> list[tuple[int, bytes]]:
-    """Return a page as far as its entries follow each other; the history ends where too many are missing."""
-    before = due - 1
-    for number, (serial, _) in enumerate(page):
-        if serial - before > _CHASM:
-            history.upto = before
-            subject.findings.suspect(*missing_entry(subject, before + 1, serial - 1))
-            return page[:number]
-        before = serial
-    return page
+def _read_here(page: _Page) -> list[Read]:
+    return read_all(page.entries)
 
 
-def _miss(subject: Subject, history: History, serial: int) -> None:
-    history.unread.add(serial)
-    subject.findings.suspect(*missing_entry(subject, serial))
+def _read_by(workers: Workers, page: _Page) -> list[Read]:
+    """Let a process of its own read, which makes of each entry what `read_all` does."""
+    found: list[Read] = marshal.loads(workers.ask(marshal.dumps(page.entries)))  # noqa: S302 - our own
+    return found
 
 
-def _read_page(subject: Subject, scratch: Scratch, history: History, page: list[tuple[int, bytes]]) -> None:
-    read: list[ChangelogEntry] = []
-    due = page[0][0] if page else 0
-    for serial, data in page:
-        for missing in range(due, serial):
-            _miss(subject, history, missing)
+def _pages(subject: Subject, history: History) -> Iterator[_Page]:
+    """Yield all entries as far as they follow each other; the history ends where too many are missing."""
+    due = 0
+    while due <= history.upto:
+        before = due - 1
+        page = audit.entries(subject.store, due, history.upto, _ENTRIES)
+        for number, (serial, _) in enumerate(page):
+            if serial - before > _CHASM:
+                history.upto = before
+                subject.findings.suspect(*missing_entry(subject, before + 1, serial - 1))
+                page = page[:number]
+                break
+            before = serial
+        end = page[-1][0] + 1 if page else history.upto + 1
+        yield _Page(due, end, page)
+        due = end
+
+
+def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, found: list[Read]) -> None:
+    """Look whether entries follow each other, and note what they say."""
+    due = page.due
+    for serial, why, _ in found:
+        _miss(subject, history, due, serial)
         due = serial + 1
         subject.checked["entries"] += 1
-        try:
-            read.append(read_entry(serial, data))
-        except CorruptEntry as err:
+        if why is not None:
             history.unread.add(serial)
-            finding = damaged_entry(serial, err)
-            subject.findings.suspect(finding, _damaged_again(subject, serial))
-    known = scratch.serials_of({key for entry in read for key in entry.changes})
-    for entry in read:
-        for key, change in entry.changes.items():
+            subject.findings.suspect(damaged_entry(serial, why), _damaged_again(subject, serial))
+    _miss(subject, history, due, page.end)
+    known = scratch.serials_of({change[0] for _, _, changes in found for change in changes})
+    for serial, _, changes in found:
+        subject.checked["changes"] += len(changes)
+        for key, _, named, _ in changes:
             before = known.get(key, -1)
-            if change.back_serial != before and not _explained(subject, history, change.back_serial, before):
-                history.odd.add(entry.serial)
-                history.named |= {change.back_serial, before}
-                finding = wrong_back_serial(key, entry.serial, before, change.back_serial)
-                subject.findings.suspect(finding, _back_serial_again(subject, key, entry.serial, before))
-            known[key] = entry.serial
-    scratch.note(row for entry in read for row in latest_of(entry))
-    subject.checked["changes"] += sum(len(entry.changes) for entry in read)
+            if named != before and not _explained(subject, history, named, before):
+                history.odd.add(serial)
+                history.named |= {named, before}
+                finding = wrong_back_serial(key, serial, before, named)
+                subject.findings.suspect(finding, _back_serial_again(subject, key, serial, before))
+            known[key] = serial
+    scratch.note(
+        (key, keyname, serial, file) for serial, _, changes in found for key, keyname, _, file in changes
+    )
 
 
-def damaged_entry(serial: int, err: CorruptEntry) -> Finding:
+def _miss(subject: Subject, history: History, first: int, end: int) -> None:
+    for serial in range(first, end):
+        history.unread.add(serial)
+        subject.findings.suspect(*missing_entry(subject, serial))
+
+
+def damaged_entry(serial: int, why: str) -> Finding:
     """Return the finding of an entry that cannot be used."""
-    return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", err.why)
+    return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", why)
 
 
 def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
@@ -154,7 +183,7 @@ def _damaged_again(subject: Subject, serial: int) -> Callable[[], Finding | None
         try:
             read_entry(serial, data)
         except CorruptEntry as err:
-            return damaged_entry(serial, err)
+            return damaged_entry(serial, err.why)
         return None
 
     return look

@@ -1,14 +1,13 @@
 """Looking at all files that the ledger has, some at a time, by as many workers as there are cores."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from replisync.filestore.hashing import Looked
 from replisync.keys import Digest
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import PRESENT
+from replisync.verify.ahead import ahead
 from replisync.verify.subject import Subject
 
 # Rows of the ledger that are read at a time.
@@ -36,7 +35,12 @@ def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[list[LedgerF
     """
     subject.context.progress.stage("files", audit.count_of_present(subject.store), "files")
     chunks = _cut(known_files(subject, absent_too=digests), digests=digests)
-    for chunk, looked in _ahead(subject, chunks, digests=digests):
+
+    def look(chunk: list[LedgerFile]) -> Looked:
+        return look_at(subject, chunk, digests=digests)
+
+    for chunk, looked in ahead(chunks, look, subject.cores):
+        subject.context.stop.check()
         yield chunk, looked
         size = sum(seen.size or 0 for seen in looked.files) if digests else 0
         subject.context.progress.advance(len(chunk), size)
@@ -64,26 +68,6 @@ def _cut(files: Iterable[LedgerFile], *, digests: bool) -> Iterator[list[LedgerF
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _ahead(
-    subject: Subject, chunks: Iterable[list[LedgerFile]], *, digests: bool
-) -> Iterator[tuple[list[LedgerFile], Looked]]:
-    """Yield chunks with what is found of them, in order, while workers look at the next ones."""
-    with ThreadPoolExecutor(subject.cores, thread_name_prefix="verify") as pool:
-        going: deque[tuple[list[LedgerFile], Future[Looked]]] = deque()
-        try:
-            for chunk in chunks:
-                going.append((chunk, pool.submit(look_at, subject, chunk, digests=digests)))
-                if len(going) > 3 * subject.cores:
-                    first, result = going.popleft()
-                    yield first, result.result()
-                    subject.context.stop.check()
-            while going:
-                first, result = going.popleft()
-                yield first, result.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def look_at(subject: Subject, files: list[LedgerFile], *, digests: bool) -> Looked:

@@ -20,9 +20,10 @@ from replisync.store.mending import FileRow, Mending
 from replisync.store.records import ABSENT, PRESENT, WANTED
 from replisync.store.scratch import FileDifference, KeyDifference, Scratch
 from replisync.verify.disputes import EVER
+from replisync.verify.entries import read_entry
 from replisync.verify.findings import LISTED, Report
 from replisync.verify.healing import Asking, Healing, find_entries
-from replisync.verify.history import History, latest_of, load_keys, load_ledger, read_entry
+from replisync.verify.history import History, latest_of, load_keys, load_ledger
 from replisync.verify.mendfiles import Bringer, clear_way
 from replisync.verify.subject import Subject
 

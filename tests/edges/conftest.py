@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pg8000.dbapi
 import pytest
+import trustme
 
 from replisync.changelog import ChangelogEntry, KeyChange
 from replisync.plan import Batch
@@ -68,6 +69,11 @@ class PostgresDatabase:
     def __init__(self, database: support.Database) -> None:
         self.storage = Storage.parse(database.spec)
         self._options = database.options
+        self._database = database
+
+    def administer(self, statement: str) -> None:
+        """Run a statement as the superuser, who sees what the owner sees."""
+        self._database.query(f"SET search_path TO {self._database.user}; {statement}")
 
     def open(self, *, guard: Guard | None = None) -> PostgresStore:
         """Return a store that writes."""
@@ -87,6 +93,20 @@ class PostgresDatabase:
         with closing(pg8000.dbapi.connect(**self._options)) as connection:
             connection.cursor().execute(statement.replace("?", "%s"), values)
             connection.commit()
+
+
+@pytest.fixture(scope="session")
+def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEM file with a single CA, whom nobody knows."""
+    path = tmp_path_factory.mktemp("authorities") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _few_authorities(few_authorities: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine trust few CAs: all of them are loaded for each connection to a PostgreSQL."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(few_authorities))
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ def test_a_process_that_ends_is_an_error_and_no_missing_file(root: Path) -> None
     survey = DiskSurvey(root, 1)
     survey.start()
     assert survey.look_at([("", "a/b/one")]).files == [seen(b"one", None)]
-    hashers = survey._hashers
-    assert hashers is not None
-    hashers._all[0].kill()
-    hashers._all[0].wait()
-    with pytest.raises(LocalFailure, match="a process that reads them ended"):
+    workers = survey._hashers
+    assert workers is not None
+    workers._all[0].kill()
+    workers._all[0].wait()
+    with pytest.raises(LocalFailure, match="a process that does it ended"):
         survey.look_at([("", "a/b/one")])
     survey.close()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -107,6 +108,41 @@ def _unindexed(standby: Standby) -> None:
         database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (sql,))  # noqa: S608
 
 
+def _doubled(table: str, rowid: int, *values: object) -> Callable[[Standby], None]:
+    """Put a second row with the same key into a table while its unique index is hidden from SQLite."""
+
+    def do(standby: Standby) -> None:
+        index = f"sqlite_autoindex_{table}_1"
+        with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+            [(sql,)] = database.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+            [hidden] = database.execute("SELECT * FROM sqlite_master WHERE name = ?", (index,))
+            database.execute("PRAGMA writable_schema = 1")
+            database.execute("DELETE FROM sqlite_master WHERE name = ?", (index,))
+            keyless = re.sub(r",?\s*PRIMARY KEY( \(\w+\))?", "", sql)
+            database.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (keyless, table))
+        with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")][: len(values)]
+            marks = ", ".join("?" * (len(values) + 1))
+            statement = f"INSERT INTO {table} (rowid, {', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+            database.execute(statement, (rowid, *values))
+            database.execute("PRAGMA writable_schema = 1")
+            database.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, table))
+            database.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", hidden)
+
+    return do
+
+
+def _unready(standby: Standby, index: str, *rows: tuple[str, str, int]) -> None:
+    """Replace rows of the keys while PostgreSQL does not keep one of its indexes up to date."""
+    where = f"WHERE indexrelid = '{index}'::regclass"
+    standby.database.administer(f"UPDATE pg_index SET indisready = false {where}")  # noqa: S608
+    for row in rows:
+        if index == "kv_serial_idx":
+            standby.database.write("DELETE FROM kv WHERE key = ?", row[0])
+        standby.database.write("INSERT INTO kv VALUES (?, ?, ?)", *row)
+    standby.database.administer(f"UPDATE pg_index SET indisready = true {where}")  # noqa: S608
+
+
 # Serial 2 brings B and a tox result, 3 that result again, 5 drops A, 6 brings it again.
 DAMAGES = {
     "a flipped byte in a file": _damage(Level.FULL, kinds.FILE_DIGEST)(_flip),
@@ -153,7 +189,7 @@ DAMAGES = {
         lambda s: edited(s, 1, lambda changes: changes.__setitem__("u/x", changes.pop(A)))
     ),
     "an entry with renames": _damage(Level.FULL, kinds.DAMAGED_ENTRY)(_no_renames),
-    "an entry missing in the middle": _damage(Level.QUICK, kinds.MISSING_ENTRY, kinds.BACK_SERIAL)(
+    "an entry missing in the middle": _damage(Level.QUICK, kinds.MISSING_ENTRY)(
         lambda s: s.database.write("DELETE FROM changelog WHERE serial = 2")
     ),
     "an entry missing at the end": _damage(Level.QUICK, kinds.POSITION, kinds.KEY, kinds.SEQUENCE)(
@@ -374,6 +410,15 @@ DAMAGES = {
             s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B),
         )
     ),
+    "an index that let a key in twice": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(
+        _doubled("kv", 5000, A, "STAGEFILE", 2)
+    ),
+    "a key twice that its index never had": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(
+        lambda s: [_doubled("kv", rowid, "nobody's", "PROJECT", 2)(s) for rowid in (5000, -5)]
+    ),
+    "an index that let a file in twice": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(
+        _doubled("replisync_files", 5000, B, 1, "", "absent")
+    ),
     "no row of a file that is known not to be had": _damage(Level.FULL, kinds.LEDGER)(
         lambda s: s.database.write("DELETE FROM replisync_files WHERE state = 'wanted'")
     ),
@@ -399,6 +444,17 @@ DAMAGES = {
         lambda s: s.database.write(
             "CREATE TRIGGER x BEFORE UPDATE ON kv FOR EACH ROW "
             "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+        )
+    ),
+    "an index of PostgreSQL that lacks a row": _damage(Level.FULL, kinds.DATABASE, storage="postgres")(
+        lambda s: _unready(s, "kv_serial_idx", (A, "STAGEFILE", 6))
+    ),
+    "an index of PostgreSQL that let a key in twice": _damage(Level.FULL, kinds.DATABASE, storage="postgres")(
+        lambda s: _unready(s, "kv_pkey", (A, "PROJECT", 2), ("nobody's", "USER", 2), ("nobody's", "USER", 3))
+    ),
+    "an index of PostgreSQL in another order": _damage(Level.FULL, kinds.DATABASE, storage="postgres")(
+        lambda s: s.database.administer(
+            "UPDATE pg_index SET indoption = '3' WHERE indexrelid = 'kv_serial_idx'::regclass"
         )
     ),
     "an index that lacks a row": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(_unindexed),
@@ -560,6 +616,9 @@ IN_POSTGRES = (
     "a commit that never was",
     "no ledger",
     "no changelog",
+    "an index of PostgreSQL that lacks a row",
+    "an index of PostgreSQL that let a key in twice",
+    "an index of PostgreSQL in another order",
 )
 
 

@@ -125,6 +125,32 @@ def test_a_serial_of_another_world_is_no_endless_history(one: Standby) -> None:
     assert {finding.kind for finding in one.repair().findings} >= {kinds.POSITION, kinds.MISSING_ENTRY}
 
 
+def test_a_history_that_processes_read_is_judged_like_a_short_one(one: Standby) -> None:
+    while one.server.serial < LAST + 2100:
+        one.server.commit({f"u/dev/{one.server.serial % 100}": ("PLUGIN", -1, one.server.serial)})
+    one.follow(entries=3000)
+    before = contents(one)
+    assert one.look(Level.FULL).findings == []
+    damaged, missing = LAST + 600, LAST + 1900
+    one.database.write("UPDATE changelog SET data = ? WHERE serial = ?", b"nothing", damaged)
+    one.database.write("DELETE FROM changelog WHERE serial = ?", missing)
+    findings = {(found.kind, found.serial) for found in one.look(Level.FULL).findings}
+    assert findings == {(kinds.DAMAGED_ENTRY, damaged), (kinds.MISSING_ENTRY, missing)}
+    assert one.repair().findings == []
+    assert contents(one) == before
+
+
+def test_a_missing_entry_makes_no_false_finding_of_those_that_lead_to_it(long: Standby) -> None:
+    for key in (LAST + 60, LAST + 70):
+        long.server.commit({f"u/dev/{key}": ("PLUGIN", -1, "again")})
+    long.follow()
+    long.database.write("DELETE FROM changelog WHERE serial = ?", LAST + 61)
+    for level in (Level.QUICK, Level.FULL):
+        assert [(one.kind, one.serial) for one in long.look(level).findings] == [
+            (kinds.MISSING_ENTRY, LAST + 61)
+        ]
+
+
 def test_an_entry_far_behind_our_last_commit_is_not_asked_for(one: Standby) -> None:
     """It is somebody else's, or one of ours whose serial is damaged: the primary is not said to be behind."""
     one.database.write("UPDATE changelog SET serial = 99 WHERE serial = 9")

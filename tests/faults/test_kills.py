@@ -33,6 +33,8 @@ from tests.support.waiting import wait_until
 SEED = 20_261_122
 CHANGES = r"/\+changelog/\d+-"
 MOST_DELAY_SECONDS = 0.08
+# A command that gets one file after the other does not end before it is killed.
+ONE_BY_ONE = ("--file-replication-threads", 1)
 
 Condition = Callable[[], object]
 
@@ -78,7 +80,7 @@ def test_a_clone_that_is_killed(world: World) -> None:
     world.proxy.add(Fault(path="/[a-z]+/[a-z]+/", delay_seconds=0.1, bytes_per_second=300_000))
     reached = -1
     for condition in conditions:
-        with Background(log, "clone", *world.new(target)) as clone:
+        with Background(log, "clone", *world.new(target), *ONE_BY_ONE) as clone:
             kill(clone, condition, moment)
         serial = assert_good_half(target, world.primary.serverdir)
         assert serial >= reached, "what was committed is gone"
@@ -229,7 +231,7 @@ def test_a_standby_in_postgresql_that_is_killed(
     asked = world.proxy.count
     for count in sorted(moment.sample(range(1, 20), 2)):
         due = asked("/alice") + count
-        with Background(log, "clone", *standby.new) as clone:
+        with Background(log, "clone", *standby.new, *ONE_BY_ONE) as clone:
             kill(clone, lambda due=due: asked("/alice") >= due, moment)  # type: ignore[misc]
         assert not (standby.serverdir / ".nodeinfo").exists()
         judge.check(standby, whole=False)
@@ -237,8 +239,9 @@ def test_a_standby_in_postgresql_that_is_killed(
     reached = judge.check(standby)
     with going_on(changes):
         for command in ["catchup", "follow"] * 2:
+            server.wait_for_serial(standby.serial + 12)
             due = asked("/alice") + moment.randrange(1, 4)
-            with Background(log, command, *standby.with_secret) as running:
+            with Background(log, command, *standby.with_secret, *ONE_BY_ONE) as running:
                 kill(running, lambda due=due: asked("/alice") >= due, moment)  # type: ignore[misc]
             now = judge.check(standby)
             assert now >= reached, "what was committed is gone"

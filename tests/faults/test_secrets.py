@@ -47,7 +47,8 @@ def test_runs_that_succeed(world: World) -> None:
     ):
         done = run_here(command, *options, before=DEBUG)
         said.append(done.stdout + str(done.logs))
-    with Background(world.folder / "follow.log", "follow", *world.options(new), before=DEBUG) as follower:
+    log, options = world.folder / "follow.log", world.options(new)
+    with Background(log, "follow", *options, before=DEBUG, from_scratch=True) as follower:
         follower.wait_for_log("following")
         follower.wait_for(lambda: f"/+changelog/{world.serial + 1}" in world.proxy.paths(), "it polls")
         cmdline = Path(f"/proc/{follower.pid}/cmdline").read_bytes()
@@ -59,7 +60,7 @@ def test_runs_that_succeed(world: World) -> None:
     for folder in (new, standby):
         assert (folder / ".replisync").is_dir()
         assert_nothing_stored(secrets, folder)
-    assert_unseen(secrets, (world.folder / "follow.log").read_bytes(), "the log")
+    assert_unseen(secrets, log.read_bytes(), "the log")
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,12 @@
 import subprocess
 from pathlib import Path
 
-from tests.support.runs import END_SECONDS, REPLISYNC, Background, arguments
+from tests.support.runs import REPLISYNC, Background, arguments, finished
 
 
 def replisync(command: str, *args: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
     """Run a command and check its exit code; None accepts any."""
-    done = subprocess.run(
-        [*REPLISYNC, *arguments(command, *args)],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=END_SECONDS,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    done = finished([*REPLISYNC, *arguments(command, *args)])
     if check is not None:
         said = f"{done.stdout}{done.stderr}"
         assert done.returncode == check, f"{command} ended with {done.returncode}, not {check}:\n{said}"

@@ -16,9 +16,9 @@ from contextlib import closing
 from email.message import Message
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import IO
 from urllib.parse import quote
 
+from tests.support import forked
 from tests.support.ports import free_port, is_free
 from tests.support.releases import FAST_ARGON2, Release, current_release, run_tool
 from tests.support.waiting import wait_until
@@ -26,6 +26,7 @@ from tests.support.waiting import wait_until
 __all__ = ["FAST_ARGON2", "Server", "copy_serverdir", "make_secret", "run_tool"]
 
 LAUNCHER = Path(__file__).with_name("devpi_launcher.py")
+LAUNCHER_MODULE = "tests.support.devpi_launcher"
 START_SECONDS = 60
 STOP_SECONDS = 20
 ANSWER_SECONDS = 20
@@ -70,7 +71,7 @@ class Server:
         self.port = port or free_port()
         self.clock_shift = clock_shift
         self.log_path = serverdir.with_name(serverdir.name + ".log")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | forked.Forked | None = None
         _servers.add(self)
 
     def __enter__(self) -> "Server":
@@ -129,17 +130,28 @@ class Server:
         assert not self.running, "the server runs already"
         # Otherwise the answer that we wait for could come from somebody else.
         assert is_free(self.port), f"port {self.port}: Address already in use"
-        mode = "--lean" if self.release.has_web and not self.web else "--full"
-        shift = [f"--clock-shift={self.clock_shift}"] if self.clock_shift else []
-        command = [str(self.release.python), str(LAUNCHER), *shift, mode, *self._arguments()]
-        with self.log_path.open("ab") as log:
-            self._process = _spawn(command, log)
+        self._process = self._forked() if self._may_be_forked() else self._spawned()
         try:
             wait_until(self._answers, START_SECONDS, f"devpi-server at {self.url} answers")
         except BaseException:
             self.kill()
             raise
         return self
+
+    def _may_be_forked(self) -> bool:
+        return forked.wanted() and self.release == current_release() and not self.clock_shift
+
+    def _forked(self) -> forked.Forked:
+        program = "run_full" if self.web else "run_lean"
+        arguments = ["devpi-server", *self._arguments()]
+        return forked.Forked(f"{LAUNCHER_MODULE}:{program}", arguments, self.log_path, ends_with_us=True)
+
+    def _spawned(self) -> subprocess.Popen[bytes]:
+        mode = "--lean" if self.release.has_web and not self.web else "--full"
+        shift = [f"--clock-shift={self.clock_shift}"] if self.clock_shift else []
+        command = [str(self.release.python), str(LAUNCHER), *shift, mode, *self._arguments()]
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
 
     def stop(self) -> None:
         """End the process politely, by force after a deadline; a stopped server stays as it is."""
@@ -233,7 +245,7 @@ class Server:
     def _reap(self) -> None:
         assert self._process is not None
         self._process.wait()
-        if self._process.stdin is not None:
+        if isinstance(self._process, subprocess.Popen) and self._process.stdin is not None:
             self._process.stdin.close()
 
     def _arguments(self) -> list[str]:
@@ -285,10 +297,6 @@ def copy_sqlite(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as writable,
     ):
         readable.backup(writable)
-
-
-def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
 
 
 @atexit.register

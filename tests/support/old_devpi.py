@@ -44,8 +44,10 @@ def cache_dir() -> Path:
 
 def _install(version: str, home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
-    venv.create(home, with_pip=True, symlinks=True)
-    command = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
+    # Our own pip installs into it: a second one would take longer than what it is for.
+    venv.create(home, with_pip=False, symlinks=True)
+    command = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python")]
+    command += ["install", "--quiet", "--no-input"]
     pins = PINS if parse_version(version) >= (5, 5) else PINS_BEFORE_5_5
     command += ["--disable-pip-version-check", f"devpi-server=={version}", *pins]
     done = subprocess.run(

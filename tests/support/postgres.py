@@ -87,6 +87,11 @@ class Postgres:
         return self.folder / "data"
 
     @property
+    def address(self) -> dict[str, Any]:
+        """What pg8000 finds the server by; without TLS, whose CAs take longer to load than a query."""
+        return {"host": "127.0.0.1", "port": self.port, "ssl_context": False}
+
+    @property
     def pid(self) -> int:
         """The process id of the postmaster."""
         assert self._process is not None
@@ -184,7 +189,7 @@ class Postgres:
     def connected(self, database: str = "postgres") -> Iterator[pg8000.native.Connection]:
         """Connect as the superuser."""
         connection = pg8000.native.Connection(
-            "admin", host="127.0.0.1", port=self.port, database=database, password=self.password, timeout=30
+            "admin", database=database, password=self.password, timeout=30, **self.address
         )
         try:
             yield connection
@@ -243,8 +248,12 @@ class Database:
     @property
     def options(self) -> dict[str, Any]:
         """What pg8000 connects with as the owner."""
-        address = {"host": "127.0.0.1", "port": self.server.port}
-        return {**address, "user": self.user, "database": self.name, "password": self.password}
+        return {
+            **self.server.address,
+            "user": self.user,
+            "database": self.name,
+            "password": self.password,
+        }
 
     def query(self, statement: str, **values: Any) -> list[list[Any]]:
         """Run one statement as the superuser."""

@@ -6,6 +6,16 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from tests.support import forked
+
+# devpi-server's own commands that the tests run often, and the functions that they are.
+TOOLS = {
+    "devpi-init": "init:init",
+    "devpi-export": "importexport:export",
+    "devpi-import": "importexport:import_",
+    "devpi-fsck": "fsck:fsck",
+}
+
 FAST_ARGON2 = ("--argon2-memory-cost", "64", "--argon2-parallelism", "1", "--argon2-time-cost", "1")
 
 
@@ -66,19 +76,24 @@ def run_tool(
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run one of devpi's commands and fail with its output if it fails."""
-    command = [str((release or current_release()).bin_dir / name), *map(str, args)]
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        encoding="utf-8",
-        errors="replace",
-        timeout=timeout_seconds,
-        cwd=cwd,
-        env=env,
-        check=False,
-    )
+    current = current_release()
+    command = [str((release or current).bin_dir / name), *map(str, args)]
+    if forked.wanted() and release in (None, current) and name in TOOLS and cwd is None and env is None:
+        program = f"devpi_server.{TOOLS[name]}"
+        done = forked.run(program, command, timeout_seconds, together=True)
+    else:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_seconds,
+            cwd=cwd,
+            env=env,
+            check=False,
+        )
     if check and done.returncode != 0:
         raise AssertionError(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout}")
     return done

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replisync.cli.app import run
+from tests.support import forked
 from tests.support.releases import FAST_ARGON2
 from tests.support.waiting import wait_until
 
@@ -20,6 +21,7 @@ WITH_SECRET = frozenset({"clone", "catchup", "follow", "rewind", "verify", "deri
 END_SECONDS = 40
 
 REPLISYNC = (sys.executable, "-m", "replisync")
+PROGRAM = "replisync.cli:main"
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,22 @@ def run_apart(command: str, *args: object, code: int = 0, program: Sequence[obje
 
     program: what starts replisync, where that is not simply the interpreter.
     """
-    done = subprocess.run(
-        [*map(str, program), *arguments(command, *args)],
+    done = finished([*map(str, program), *arguments(command, *args)])
+    return outcome(done.returncode, done.stdout, done.stderr, code)
+
+
+def finished(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program, mostly replisync, to its end."""
+    if forked.wanted() and tuple(command[: len(REPLISYNC)]) == REPLISYNC:
+        return forked.run(PROGRAM, command[len(REPLISYNC) - 1 :], END_SECONDS)
+    return subprocess.run(
+        command,
         capture_output=True,
         encoding="utf-8",
         timeout=END_SECONDS,
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    return outcome(done.returncode, done.stdout, done.stderr, code)
 
 
 def outcome(code: int, stdout: str, stderr: str, expected: int) -> Outcome:
@@ -91,16 +100,24 @@ class Background:
         *args: object,
         before: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        from_scratch: bool = False,
     ) -> None:
         """Start the command; what it says is appended to `log`.
 
         environment: variables beside those of the tests.
+        from_scratch: whether the start of the interpreter matters, too; it does for its variables.
         """
         self.log = log
         self._seen = log.stat().st_size if log.exists() else 0
+        words = [*before, *arguments(command, *args)]
+        self.process: subprocess.Popen[bytes] | forked.Forked
+        if forked.wanted() and environment is None and not from_scratch:
+            log.touch()
+            self.process = forked.Forked(PROGRAM, ["replisync", *words], log)
+            return
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*REPLISYNC, *before, *arguments(command, *args)],
+                [*REPLISYNC, *words],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

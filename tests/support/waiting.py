@@ -6,7 +6,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.25
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
 
 
 def wait_until(condition: Callable[[], T], deadline_seconds: float, what: str) -> T:

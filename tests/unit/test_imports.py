@@ -12,7 +12,7 @@ import replisync
 PACKAGE = Path(replisync.__file__).parent
 
 # No I/O in here, and nothing that does some: time and chunks are handed in.
-CORE = {"errors", "wire", "auth", "changelog", "keys", "plan", "ports"}
+CORE = {"errors", "wire", "auth", "changelog", "keys", "plan", "ports", "verify.entries"}
 # Libraries that do no I/O by being used as the core uses them.
 HARMLESS = {
     *("__future__", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools", "hashlib"),
@@ -34,7 +34,7 @@ HOMES = {
     "itsdangerous": {"auth"},
     "fcntl": {"serverdir"},
     # The processes beside ours are ended by who started them, not by a signal to all.
-    "signal": {"stop", "filestore.hasher", "filestore.lister"},
+    "signal": {"stop", "filestore.hasher", "filestore.lister", "verify.reader"},
     # The schema silences Alembic, the wire to PostgreSQL its driver; the plugin logs as devpi-server does.
     "logging": {"logs", "store.schema", "store.pgwire", "plugin"},
     "devpi_server": {"plugin"},
@@ -54,8 +54,15 @@ EDGES = {
     "filestore.takeover": {"durable"},
     "filestore.hasher": set(),
     "filestore.lister": set(),
-    "filestore.hashing": {"durable"},
-    "filestore.survey": {"durable", "filestore.hasher", "filestore.hashing", "filestore.lister"},
+    "filestore.hashing": {"durable", "workers"},
+    "filestore.survey": {
+        "durable",
+        "filestore.hasher",
+        "filestore.hashing",
+        "filestore.lister",
+        "workers",
+    },
+    "workers": {"durable"},
     "seed.local": {"durable"},
     "storage": set(),
     "serverdir": {"durable", "storage"},
