@@ -64,6 +64,7 @@ _ROWS = frozenset(
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
+_OUT_OF_REACH = "the database does not let it be set right: clone anew into an empty serverdir"
 _NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
 
 
@@ -216,9 +217,14 @@ class Mender:
                 return _both(before, after, {})
             before = _joined(before, after)
         if kinds.ROW in before.counts:
-            # Before anything else is written: what is hidden from a look would be in the way.
-            self._mend_rows()
-            before = _joined(before, self._look(level))
+            # Before anything else is written: what is hidden from a look would be in the way. What is removed
+            # is made anew from the history.
+            oddrows.mend(self._store, clock.now())
+            after = self._look(level)
+            if kinds.ROW in after.counts:
+                left = [one.subject for one in after.findings if one.kind == kinds.ROW]
+                return _both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
+            before = _joined(before, after)
         with recorded(self._store, "verify", self):
             reasons = self._mend(before, level)
             after = self._look(level)
@@ -231,10 +237,6 @@ class Mender:
         return look(
             self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
         )
-
-    def _mend_rows(self) -> None:
-        """Set right what cannot be in a row, or remove the row, which is made anew from the history."""
-        oddrows.mend(self._store, clock.now())
 
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
