@@ -216,12 +216,12 @@ class Mender:
             if tables_missing(self._store):
                 return _both(before, after, {})
             before = _joined(before, after)
-        if kinds.ROW in before.counts:
+        if {kinds.DATABASE, kinds.ROW} & set(before.counts):
             # Before anything else is written: what is hidden from a look would be in the way. What is removed
             # is made anew from the history.
-            oddrows.mend(self._store, clock.now())
+            done = oddrows.mend(self._store, clock.now())
             after = self._look(level)
-            if kinds.ROW in after.counts:
+            if not done:
                 left = [one.subject for one in after.findings if one.kind == kinds.ROW]
                 return _both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
             before = _joined(before, after)
