@@ -8,15 +8,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, delete, func, insert, select
 
 from replisync.store import tables as t
-from replisync.store.records import Fault
+from replisync.store.records import Fault, FileRow
 
 _T = TypeVar("_T")
 
 # Rows that are in hand at a time.
 _ROWS = 500
 _ENTRIES = 50
-
-FileRow = tuple[str, int, str, str, int | None]
 
 
 @dataclass(slots=True)

@@ -313,6 +313,7 @@ _NEW_VALUES = {
     ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
     # No file has such a size, so that one which is said to be here is brought again.
     ("replisync_files", "size"): "CASE WHEN state = 'present' THEN -1 END",
+    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that the file is asked for
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"

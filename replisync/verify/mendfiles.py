@@ -98,6 +98,13 @@ class Bringer:
         self.lost |= {fault.relpath: fault.reason for fault in new}
         return done
 
+    def not_skipped(self, wanted: list[WantedFile]) -> list[WantedFile]:
+        """Return those that are not of an index whose files are left out."""
+        # Where an entry is damaged it cannot be told what kind of index a file is of.
+        with suppress(CorruptEntry):
+            return self._work.not_skipped(wanted)
+        return wanted
+
     def _count(self, outcome: Fetched) -> None:
         if outcome.origin == "primary":
             self._tally.files += 1
@@ -142,6 +149,30 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     return reasons
 
 
+def mend_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[str, str]:
+    """Bring the files that are said not to be here without a reason; return as `mend_files` does.
+
+    Those of indexes whose files are to be left out get that as their reason.
+    """
+    reasons: dict[str, str] = {}
+    after = ""
+    while page := audit.unexplained(subject.store, after, _SOME):
+        after = page[-1].relpath
+        asked = {file.relpath for file in bringer.not_skipped([_wanted(one) for one in page])}
+        left_out = [one.relpath for one in page if one.relpath not in asked]
+        if left_out:
+            subject.store.leave_files(left_out)
+        some = [one for one in page if one.relpath in asked]
+        for one in some:
+            clear_way(subject, one.relpath)
+        _bring(subject, bringer, files, some, reasons)
+    return reasons
+
+
+def _wanted(file: LedgerFile) -> WantedFile:
+    return WantedFile(file.relpath, file.serial, Digest.parse(file.digest))
+
+
 def _bring(
     subject: Subject,
     bringer: Bringer,
@@ -149,8 +180,7 @@ def _bring(
     some: list[LedgerFile],
     reasons: dict[str, str],
 ) -> None:
-    wanted = [WantedFile(one.relpath, one.serial, Digest.parse(one.digest)) for one in some]
-    done = bringer.bring(wanted)
+    done = bringer.bring([_wanted(one) for one in some])
     subject.store.files_arrived(done.present, done.absent)
     if bringer.asks:
         # It is not here, and a promotion must not believe that it is; nor must a server serve what is.

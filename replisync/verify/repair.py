@@ -40,7 +40,7 @@ from replisync.verify.access import give, owner_of
 from replisync.verify.findings import Finding, Report
 from replisync.verify.healing import Asking
 from replisync.verify.looking import prepare
-from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
+from replisync.verify.mendfiles import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import tables_missing, temporary
@@ -62,6 +62,8 @@ _ROWS = frozenset(
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
+# What a state of a file that nothing explains is found as, at every level.
+_STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
 _OUT_OF_REACH = "the database does not let it be set right: clone anew into an empty serverdir"
@@ -257,6 +259,8 @@ class Mender:
                 put_aside_leftovers(subject, self._files)
             if level >= Level.FULL:
                 prepare(subject)
+            if found & _STATES:
+                reasons.update(mend_states(subject, bringer, self._files))
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
             if kinds.LEDGER in found and level >= Level.FILES:

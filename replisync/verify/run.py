@@ -21,7 +21,7 @@ from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history, quick, rows, sources, strangers, theirs
+from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
 from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.looking import prepare
@@ -195,6 +195,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
         more = quick.quick(subject)
         if more:
             sources.look_at_source(subject)
+            states.look_at_states(subject)
             files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial

@@ -26,6 +26,8 @@ from tests.fakes import Died, Trap
 from tests.support.runs import run_here
 
 LAST = sum(map(len, HISTORY)) - 1
+# What a file is said to be that was not asked for.
+LEFT = "state = 'wanted', size = NULL, reason = 'it was not asked for'"
 EXTRA = "u/dev/+f/ddd/d/nobody-1.0.zip"
 
 
@@ -260,6 +262,29 @@ DAMAGES = {
     "a file without a size in the ledger": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: s.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
     ),
+    "a file that is said to be wanted": _damage(Level.QUICK, kinds.LEDGER)(
+        lambda s: s.database.write("UPDATE replisync_files SET state = 'wanted' WHERE relpath = ?", B)
+    ),
+    "a file that is said to be what nobody can have": _damage(Level.QUICK, kinds.LEDGER)(
+        lambda s: s.database.write(
+            "UPDATE replisync_files SET state = 'absent', size = NULL WHERE relpath = ?", B
+        )
+    ),
+    "a missing file that is said to be wanted": _damage(Level.QUICK, kinds.MISSING_FILE)(
+        lambda s: (
+            s.remove_file(B),
+            s.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B),
+        )
+    ),
+    "a missing file that is said to be what nobody can have": _damage(Level.QUICK, kinds.MISSING_FILE)(
+        lambda s: (
+            s.remove_file(B),
+            s.database.write("UPDATE replisync_files SET state = 'absent' WHERE relpath = ?", B),
+        )
+    ),
+    "a reason that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET reason = x'ff' WHERE relpath = ?", B)
+    ),
     "retained files that are gone": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: [path.unlink() for path in (s.root / ".replisync/retained").iterdir()]
     ),
@@ -329,7 +354,7 @@ DAMAGES = {
     ),
     "a path in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write(
-            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
+            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3, NULL)"
         )
     ),
     "a row with more than one thing wrong": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
@@ -350,7 +375,7 @@ DAMAGES = {
         lambda s: s.database.write("INSERT INTO kv VALUES ('', 'PLUGIN', 3)")
     ),
     "a file without a name": _damage(Level.QUICK, kinds.ROW)(
-        lambda s: s.database.write("INSERT INTO replisync_files VALUES ('', 3, '', 'present', 3)")
+        lambda s: s.database.write("INSERT INTO replisync_files VALUES ('', 3, '', 'present', 3, NULL)")
     ),
     "a path in the ledger with a NUL": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write(
@@ -517,7 +542,7 @@ def contents(standby: Standby) -> dict[str, object]:
         )
         for name, query in _QUERIES.items()
     }
-    live = [relpath for relpath, _, _, state, _ in rows["files"] if state == "present"]
+    live = [relpath for relpath, _, _, state, _, _ in rows["files"] if state == "present"]
     names = (".nodeinfo", ".serverversion", ".event_serial")
     small = {name: (standby.root / name).read_bytes() for name in names}
     on_disk = sorted(
@@ -536,7 +561,7 @@ def _plain(value: object) -> object:
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
-    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
     "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
     "pending": "SELECT relpath, serial, action FROM replisync_pending",
     "timeline": "SELECT serial FROM replisync_timeline",
@@ -596,6 +621,8 @@ IN_POSTGRES = (
     "a file that is to be dropped",
     "a file with another size in its row",
     "a file without a size in the ledger",
+    "a file that is said to be wanted",
+    "a missing file that is said to be what nobody can have",
     "a time that is an empty text",
     "retained files that are gone",
     "the key of a file that is gone",
@@ -835,7 +862,7 @@ def test_a_damaged_file_that_the_primary_does_not_give_is_served_to_nobody(one: 
 
 
 def test_another_content_in_the_place_of_a_file_that_is_missing_is_found(one: Standby) -> None:
-    one.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B)
+    one.database.write(f"UPDATE replisync_files SET {LEFT} WHERE relpath = ?", B)  # noqa: S608
     assert one.look().findings == []
     DAMAGES["a flipped byte in a file"].do(one)
     [finding] = one.look().findings
