@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, or_, select, update
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from replisync.changelog import parse_stored
 from replisync.clock import Moment
@@ -342,8 +343,11 @@ class Store:
         with self._writing() as connection:
             self._make_devpi_tables(connection)
             # Without its row that of the source is of no use.
-            ours = [table for table in t.metadata.sorted_tables if table is not t.source]
-            t.metadata.create_all(connection, ours)
+            for table in t.metadata.sorted_tables:
+                if table is not t.source:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in table.indexes:
+                        connection.execute(CreateIndex(index, if_not_exists=True))
             self._finish_rows(connection, self._last_serial(connection))
 
     def lose_files(self, faults: Iterable[Fault]) -> None:

@@ -272,10 +272,11 @@ def _show(connection: Connection) -> None:
 # Setting them right.
 
 
-def mend(store: Store, now: str) -> None:
+def mend(store: Store, now: str) -> bool:
     """Set all odd rows right that can be, and remove the others.
 
     now: stands in for a time that nobody knows any more.
+    Returns whether none is left, as one may be in a damaged page.
     """
 
     def work(connection: Connection, rows: list[OddRow]) -> None:
@@ -287,8 +288,9 @@ def mend(store: Store, now: str) -> None:
     for _ in range(_PASSES):
         rows = odd_rows(store, texts=True)
         if not rows:
-            return
+            return True
         store.write(partial(work, rows=rows))
+    return False
 
 
 def _mend(connection: Connection, row: OddRow, now: str) -> None:

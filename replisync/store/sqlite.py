@@ -176,8 +176,10 @@ class SqliteStore(Store):
         with self._reading() as connection:
 
             def columns_of(name: str) -> list[str]:
-                rows = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (name,))
-                return [row[0] for row in rows]
+                # As bytes: what is no text is the name of no column.
+                query = "SELECT CAST(name AS BLOB) FROM pragma_table_info(?)"
+                rows = connection.exec_driver_sql(query, (name,))
+                return [bytes(row[0]).decode(errors="replace") for row in rows]
 
             missing = [name for name, columns in _DEVPI_COLUMNS.items() if columns_of(name) != columns]
             query = "SELECT 1 FROM sqlite_master WHERE name = 'kv_serial_idx' AND tbl_name = 'kv'"

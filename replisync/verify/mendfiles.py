@@ -1,6 +1,6 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -139,7 +139,7 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
         if problem == PERMISSIONS:
             give(subject.owner, subject.serverdir.files, file.relpath)
             continue
-        clear_way(subject, file.relpath)
+        clear_way(subject, file.relpath, links=bringer.asks)
         some.append(file)
         if len(some) >= _SOME:
             _bring(subject, bringer, files, some, reasons)
@@ -199,10 +199,11 @@ def _is_right(subject: Subject, file: LedgerFile) -> bool:
     return seen.digest == digest.hexdigest
 
 
-def clear_way(subject: Subject, relpath: str) -> None:
+def clear_way(subject: Subject, relpath: str, *, links: bool = False) -> None:
     """Set aside a folder that is in a file's place, or what is in the place of a folder that it is in.
 
     Not where files that must be here are in it, nor a file that must be here itself.
+    links: whether a link in a file's place, which may lead anywhere, is set aside too.
     """
     if subject.storage_is_database():
         return
@@ -215,7 +216,11 @@ def clear_way(subject: Subject, relpath: str) -> None:
                 subject.serverdir.set_aside(path)
             return
     path = path / name
-    if path.is_symlink() or not path.is_dir() or audit.has_files_below(subject.store, relpath):
+    linked = path.is_symlink()
+    if not (links if linked else path.is_dir()) or audit.has_files_below(subject.store, relpath):
+        return
+    if linked:
+        subject.serverdir.set_aside(path)
         return
     try:
         path.rmdir()
@@ -229,7 +234,11 @@ def clear_way(subject: Subject, relpath: str) -> None:
 def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
     """Move the files that no key names to the retained folder."""
     some: list[str] = []
-    for relpath in _encodable(names_nobody_has(subject)):
+    for relpath in names_nobody_has(subject):
+        if not _is_text(relpath):
+            # No row can have such a name.
+            subject.serverdir.set_aside(subject.serverdir.files / relpath)
+            continue
         some.append(relpath)
         if len(some) >= _SOME:
             _put_aside(subject, files, some)
@@ -238,11 +247,12 @@ def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
         _put_aside(subject, files, some)
 
 
-def _encodable(relpaths: Iterable[str]) -> Iterator[str]:
-    for relpath in relpaths:
-        with suppress(UnicodeEncodeError):
-            relpath.encode()
-            yield relpath
+def _is_text(relpath: str) -> bool:
+    try:
+        relpath.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _put_aside(subject: Subject, files: FileStore, relpaths: list[str]) -> None:

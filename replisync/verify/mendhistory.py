@@ -49,6 +49,7 @@ def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Brin
             wrong = Wrong(scratch, history, healing)
             _bring_files(subject, scratch, wrong, bringer)
             mending = _mending(scratch, kept, wrong, bringer, healing)
+            mending.seed = subject.source.based_on
             subject.store.mend(mending, clock.now())
             return reasons | wrong.left
 

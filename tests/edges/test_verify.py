@@ -23,6 +23,7 @@ from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
+from tests.support.runs import run_here
 
 LAST = sum(map(len, HISTORY)) - 1
 # What a file is said to be that was not asked for.
@@ -245,6 +246,15 @@ DAMAGES = {
     "a file in the place of a folder": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(_no_folder),
     "a link to a folder": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
         lambda s: (s.root / "+files/u/link").symlink_to(s.root / ".replisync")
+    ),
+    "a link in the place of a file": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(
+        lambda s: (
+            (s.root / "+files" / B).rename(s.root / "moved"),
+            (s.root / "+files" / B).symlink_to(s.root / "moved"),
+        )
+    ),
+    "a file whose name is no text": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
+        lambda s: (s.root / "+files/u/\udcff").write_text("x")
     ),
     "a file with another size in its row": _damage(Level.FILES, kinds.FILE_SIZE, storage="postgres")(
         lambda s: s.database.write("UPDATE files SET size = 3 WHERE path = ?", B)
@@ -683,6 +693,13 @@ def test_what_nobody_names_is_put_aside_and_not_lost(one: Standby) -> None:
     assert serial == -1
 
 
+def test_what_is_found_obeys_no_terminal(one: Standby) -> None:
+    one.write_file("u/dev/+f/\x1b[31m", b"x")
+    said = run_here("verify", "--serverdir", one.root, "--level", "full", code=8).stdout
+    assert "\\x1b[31m" in said
+    assert "\x1b" not in said
+
+
 def test_leftovers_of_one_name_are_all_kept(one: Standby) -> None:
     for content in (b"first", b"second"):
         one.write_file(EXTRA, content)
@@ -909,6 +926,25 @@ def test_what_the_owner_of_the_serverdir_cannot_read_is_given_back(one: Standby,
     os.chown(file, 0, 0)
     file.chmod(0o644)
     assert one.look(level).findings == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+def test_what_the_superuser_makes_anew_is_its_owners(one: Standby) -> None:
+    for path in (one.root, *one.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    small = [one.root / name for name in (".nodeinfo", ".serverversion", ".event_serial")]
+    for path in small:
+        path.unlink()
+    folders = [one.root / ".replisync/tmp", one.root / ".replisync/retained"]
+    for path in folders:
+        os.chown(path, 0, 0)
+    shutil.rmtree(one.root / "+files/u/pypi")
+    names = {path.relative_to(one.root).as_posix() for path in folders}
+    quick = one.look(Level.QUICK).findings
+    assert {each.subject for each in quick if each.kind == kinds.PERMISSIONS} == names
+    assert one.repair().findings == []
+    made = [*small, *folders, *(one.root / "+files/u").rglob("*")]
+    assert {path.stat().st_uid for path in made} == {12345}
 
 
 def test_files_that_everybody_may_write_to_are_as_they_are_made_where_all_are_so(one: Standby) -> None:
