@@ -947,6 +947,12 @@ def test_what_the_superuser_makes_anew_is_its_owners(one: Standby) -> None:
     assert {path.stat().st_uid for path in made} == {12345}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+def test_the_superuser_may_work_in_somebody_elses_folder(one: Standby) -> None:
+    os.chown(one.root, 12345, 12345)
+    assert one.look(Level.QUICK).findings == []
+
+
 def test_files_that_everybody_may_write_to_are_as_they_are_made_where_all_are_so(one: Standby) -> None:
     for path in (one.root / "+files", *(one.root / "+files").rglob("*")):
         path.chmod(0o777)
