@@ -19,8 +19,16 @@ from contextlib import suppress
 from multiprocessing.process import parent_process
 from pathlib import Path
 
-# What imports nearly everything that the programs need. One that is not installed is left out.
-PRELOADED = ("devpi_server.main", "devpi_web.main", "replisync.cli.app", __name__)
+# What imports nearly everything that the programs need, also what they import when they need it only.
+PRELOADED = (
+    *("devpi_server.main", "devpi_server.auth_basic", "devpi_server.auth_devpi", "devpi_server.fsck"),
+    *("devpi_server.genconfig", "devpi_server.importexport", "devpi_server.init", "devpi_server.mirror"),
+    *("devpi_server.keyfs_sqlite_fs", "devpi_server.replica", "devpi_server.view_auth"),
+    *("devpi_postgresql.main", "devpi_web.main", "devpi_web.whoosh_index"),
+    *("platformdirs.unix", "pyramid.config", "strictyaml", "waitress.server"),
+    *("replisync.cli.app", "replisync.plugin", "replisync.store.postgres", "replisync.filestore.database"),
+    *("alembic.command", "sqlalchemy.dialects.sqlite", __name__),
+)
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
