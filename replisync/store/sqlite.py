@@ -20,7 +20,7 @@ from sqlalchemy.pool import StaticPool
 from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
 from replisync.store.base import Guard, Store
 from replisync.store.records import PRESENT
-from replisync.store.tables import missing_of_ours
+from replisync.store.tables import metadata, missing_of_ours
 
 # As devpi-server's own connections.
 _BUSY_SECONDS = 60
@@ -197,12 +197,13 @@ class SqliteStore(Store):
         return [] if rows == ["ok"] else rows
 
     def mend_structure(self) -> None:
-        """Remove triggers and views, and make all indexes anew."""
+        """Remove triggers and views, and rows that share a unique key; and make all indexes anew."""
         with self._writing() as connection:
             for kind, name, _ in _foreign_objects(connection):
                 quoted = name.replace('"', '""')
                 connection.exec_driver_sql(f'DROP {kind} main."{quoted}"')
         with self._writing() as connection:
+            _remove_doubles(connection)
             connection.exec_driver_sql("REINDEX")
 
     def _write_rows(self, connection: Connection, rows: list[tuple[int, bytes]]) -> None:
@@ -248,6 +249,32 @@ class SqliteStore(Store):
 def _foreign_objects(connection: Connection) -> list[tuple[str, str, str]]:
     query = "SELECT type, name, sql FROM main.sqlite_master WHERE type IN ('trigger', 'view') ORDER BY name"
     return [(row[0], row[1], row[2]) for row in connection.exec_driver_sql(query)]
+
+
+def _remove_doubles(connection: Connection) -> None:
+    """Remove all rows but the newest of each unique key; what it should say is judged afterwards.
+
+    A damaged index lets them in, and no index can be made anew over them.
+    """
+    doubled = []
+    indexes = 'SELECT name FROM pragma_index_list(?) WHERE "unique"'
+    for table in (*_DEVPI_COLUMNS, *metadata.tables):
+        for index in connection.exec_driver_sql(indexes, (table,)).scalars().all():
+            columns = connection.exec_driver_sql("SELECT name FROM pragma_index_info(?)", (index,)).scalars()
+            ranks = f"row_number() OVER (PARTITION BY {', '.join(columns)} ORDER BY rowid DESC) AS rank"
+            query = (
+                f"SELECT at FROM (SELECT rowid AS at, {ranks} FROM main.{table} NOT INDEXED) WHERE rank > 1"  # noqa: S608
+            )
+            doubled += [(table, at) for at in connection.exec_driver_sql(query).scalars()]
+    if not doubled:
+        return
+    # Else SQLite refuses to delete a row that an index does not have.
+    connection.exec_driver_sql("PRAGMA writable_schema = 1")
+    try:
+        for table, at in doubled:
+            connection.exec_driver_sql(f"DELETE FROM main.{table} WHERE rowid = ?", (at,))  # noqa: S608
+    finally:
+        connection.exec_driver_sql("PRAGMA writable_schema = 0")
 
 
 def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -104,6 +105,30 @@ def _unindexed(standby: Standby) -> None:
         database.execute("INSERT INTO kv VALUES (?, 'STAGEFILE', 6)", (A,))
         database.execute("PRAGMA writable_schema = 1")
         database.execute(f"UPDATE sqlite_master SET sql = ? {where}", (sql,))  # noqa: S608
+
+
+def _doubled(table: str, rowid: int, *values: object) -> Callable[[Standby], None]:
+    """Put a second row with the same key into a table while its unique index is hidden from SQLite."""
+
+    def do(standby: Standby) -> None:
+        index = f"sqlite_autoindex_{table}_1"
+        with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+            [(sql,)] = database.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+            [hidden] = database.execute("SELECT * FROM sqlite_master WHERE name = ?", (index,))
+            database.execute("PRAGMA writable_schema = 1")
+            database.execute("DELETE FROM sqlite_master WHERE name = ?", (index,))
+            keyless = re.sub(r",?\s*PRIMARY KEY( \(\w+\))?", "", sql)
+            database.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (keyless, table))
+        with closing(sqlite3.connect(standby.root / ".sqlite", isolation_level=None)) as database:
+            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")][: len(values)]
+            marks = ", ".join("?" * (len(values) + 1))
+            statement = f"INSERT INTO {table} (rowid, {', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+            database.execute(statement, (rowid, *values))
+            database.execute("PRAGMA writable_schema = 1")
+            database.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, table))
+            database.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", hidden)
+
+    return do
 
 
 # Serial 2 brings B and a tox result, 3 that result again, 5 drops A, 6 brings it again.
@@ -363,6 +388,15 @@ DAMAGES = {
             (s.root / "+files" / B).chmod(0o666),
             s.database.write("UPDATE replisync_files SET size = 'abc' WHERE relpath = ?", B),
         )
+    ),
+    "an index that let a key in twice": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(
+        _doubled("kv", 5000, A, "STAGEFILE", 2)
+    ),
+    "a key twice that its index never had": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(
+        lambda s: [_doubled("kv", rowid, "nobody's", "PROJECT", 2)(s) for rowid in (5000, -5)]
+    ),
+    "an index that let a file in twice": _damage(Level.FULL, kinds.DATABASE, storage="sqlite")(
+        _doubled("replisync_files", 5000, B, 1, "", "absent")
     ),
     "no row of a file that is known not to be had": _damage(Level.FULL, kinds.LEDGER)(
         lambda s: s.database.write("DELETE FROM replisync_files WHERE state = 'wanted'")
