@@ -278,10 +278,11 @@ def _show(connection: Connection) -> None:
 # Setting them right.
 
 
-def mend(store: Store, now: str) -> None:
+def mend(store: Store, now: str) -> bool:
     """Set all odd rows right that can be, and remove the others.
 
     now: stands in for a time that nobody knows any more.
+    Returns whether none is left, as one may be in a damaged page.
     """
 
     def work(connection: Connection, rows: list[OddRow]) -> None:
@@ -293,8 +294,9 @@ def mend(store: Store, now: str) -> None:
     for _ in range(_PASSES):
         rows = odd_rows(store, texts=True)
         if not rows:
-            return
+            return True
         store.write(partial(work, rows=rows))
+    return False
 
 
 def _mend(connection: Connection, row: OddRow, now: str) -> None:
@@ -317,6 +319,7 @@ _NEW_VALUES = {
     ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
     # No file has such a size, so that one which is said to be here is brought again.
     ("replisync_files", "size"): "CASE WHEN state = 'present' THEN -1 END",
+    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that the file is asked for
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"

@@ -17,8 +17,9 @@ from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.storage import Storage
 from replisync.store import tables
 from replisync.store.base import Guard, Store
+from replisync.store.pgindexes import make_anew, wrong_indexes
 from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
-from replisync.store.records import PRESENT
+from replisync.store.records import PRESENT, FileRow
 from replisync.store.schema import VERSION_TABLE
 
 # devpi_postgresql's own: `Connection._lock`.
@@ -48,10 +49,11 @@ _KEYS = """
     ON CONFLICT (key) DO UPDATE SET keyname = EXCLUDED.keyname, serial = EXCLUDED.serial"""
 
 _FILES = """
-    INSERT INTO replisync_files (relpath, serial, digest, state, size)
-    SELECT * FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[], %s::bigint[])
+    INSERT INTO replisync_files (relpath, serial, digest, state, size, reason)
+    SELECT * FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::text[])
     ON CONFLICT (relpath) DO UPDATE SET
-        serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size"""
+        serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size,
+        reason = EXCLUDED.reason"""
 
 # In their order.
 _COLUMNS = """
@@ -67,7 +69,7 @@ _TRIGGERS = """
     ORDER BY tgname"""
 
 _PRESENT = """
-    UPDATE replisync_files SET state = %s, size = here.size
+    UPDATE replisync_files SET state = %s, size = here.size, reason = NULL
     FROM unnest(%s::text[], %s::bigint[]) AS here(relpath, size)
     WHERE replisync_files.relpath = here.relpath"""
 
@@ -193,13 +195,22 @@ class PostgresStore(Store):
         with self._reading() as connection:
             return _foreign_objects(connection)
 
+    def damages(self) -> list[str]:
+        """Return which indexes do not fit to their tables; it reads all of both."""
+        with self._reading() as connection:
+            # One snapshot for all that is compared.
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            return [wrong.why for wrong in wrong_indexes(connection)]
+
     def mend_structure(self) -> None:
-        """Remove triggers on tables of ours and of devpi-server's."""
+        """Remove triggers on tables of ours and of devpi-server's; make indexes anew that do not fit."""
         with self._writing() as connection:
             rows = connection.exec_driver_sql(_TRIGGERS.format(what="tgname, c.relname")).all()
             for name, table in rows:
                 quoted = name.replace('"', '""')
                 connection.exec_driver_sql(f'DROP TRIGGER "{quoted}" ON {table}')
+        with self._writing() as connection:
+            make_anew(connection)
 
     def next_serial(self) -> tuple[int, int] | None:
         """Return the serial that the sequence would give next, and the one that it should be.
@@ -231,18 +242,17 @@ class PostgresStore(Store):
             names, kinds, serials = zip(*rows, strict=True)
             connection.exec_driver_sql(_KEYS, (text_array(names), text_array(kinds), int_array(serials)))
 
-    def _write_files(
-        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
-    ) -> None:
+    def _write_files(self, connection: Connection, rows: Iterable[FileRow]) -> None:
         found = list(rows)
         if found:
-            paths, serials, digests, states, sizes = zip(*found, strict=True)
+            paths, serials, digests, states, sizes, reasons = zip(*found, strict=True)
             values = (
                 text_array(paths),
                 int_array(serials),
                 text_array(digests),
                 text_array(states),
                 int_array(sizes),
+                text_array(reasons),
             )
             connection.exec_driver_sql(_FILES, values)
 

@@ -69,6 +69,11 @@ class PostgresDatabase:
     def __init__(self, database: support.Database) -> None:
         self.storage = Storage.parse(database.spec)
         self._options = database.options
+        self._database = database
+
+    def administer(self, statement: str) -> None:
+        """Run a statement as the superuser, who sees what the owner sees."""
+        self._database.query(f"SET search_path TO {self._database.user}; {statement}")
 
     def open(self, *, guard: Guard | None = None) -> PostgresStore:
         """Return a store that writes."""
