@@ -7,7 +7,7 @@ at everything else, and set right or removed; what is removed is made anew from 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table, text
 
@@ -105,7 +105,7 @@ def _is_sqlite(connection: Connection) -> bool:
 
 def _by_type(connection: Connection, table: Table, place: int | str | None) -> Iterator[OddRow]:
     sqlite = _is_sqlite(connection)
-    wrong = [(column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite)]
+    wrong = _wrongs(table, sqlite=sqlite)
     if not wrong:
         return
     name = next(iter(table.primary_key.columns)).name
@@ -127,6 +127,12 @@ def _by_type(connection: Connection, table: Table, place: int | str | None) -> I
         yield OddRow(
             table.name, at, _shown(key), column.name, expected, None if found is None else _shown(found)
         )
+
+
+@cache
+def _wrongs(table: Table, *, sqlite: bool) -> tuple[tuple[Column[object], str, str], ...]:
+    """Return what must not be true of a table's columns: the column, how that is asked, what is expected."""
+    return tuple((column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite))
 
 
 def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, str]]:

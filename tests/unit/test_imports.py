@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -110,8 +111,13 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the full names that a module imports anywhere, but for what only the type checker sees."""
+@cache
+def imported(tree: ast.Module) -> tuple[str, ...]:
+    """Return the full names that a module imports anywhere, but for what only the type checker sees."""
+    return tuple(_imported(tree))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
     skipped = {
         id(inner)
         for node in ast.walk(tree)
