@@ -19,6 +19,7 @@ from replisync.cli.options import (
     watched,
 )
 from replisync.errors import VerificationFailed
+from replisync.logs import printable
 from replisync.verify.findings import LISTED, Finding, Report
 from replisync.verify.repair import repair as run_repair
 from replisync.verify.run import Level
@@ -102,7 +103,8 @@ def _lines(serverdir: Path, report: Report) -> list[str]:
 def _line(one: Finding) -> str:
     at = "" if one.serial is None else f" at serial {one.serial}"
     remedy = f" ({one.remedy})" if one.remedy else ""
-    return f"{one.kind}  {one.subject}{at}: {one.expected} expected, found {one.found}{remedy}"
+    # Names, and what is in rows, come from outside.
+    return printable(f"{one.kind}  {one.subject}{at}: {one.expected} expected, found {one.found}{remedy}")
 
 
 ALL = (verify,)

@@ -23,6 +23,7 @@ from replisync.seed.local import FILES, LocalFiles
 from replisync.seed.target import (
     Cloned,
     begin,
+    check_begun,
     connect,
     copy_files_and_changes,
     current_source,
@@ -96,6 +97,7 @@ def copy(
     origin = Origin(root)
     check_apart(serverdir, root, "--from-serverdir")
     known = known_identity(serverdir)
+    check_begun(serverdir, known, KIND, followed=primary_url is not None)
     local_files(serverdir, settings)
     local = LocalFiles(settings.search, own=root / FILES, link=settings.hard_links, linked=settings.linked)
     patience = Patience(context.stop, context.log, seconds=settings.patience)

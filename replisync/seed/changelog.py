@@ -12,6 +12,7 @@ from replisync.pipeline import Pipeline
 from replisync.seed.target import (
     Cloned,
     begin,
+    check_begun,
     connect,
     copy_files_and_changes,
     current_source,
@@ -35,6 +36,7 @@ def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: C
     primary or the disk may do; then the same call resumes.
     """
     known = known_identity(serverdir)
+    check_begun(serverdir, known, KIND, followed=True)
     local = local_files(serverdir, settings)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with connect(primary_url, known, settings) as primary:

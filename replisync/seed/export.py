@@ -27,6 +27,7 @@ from replisync.seed.rebase import EXPORT, RebasedImport, Rewriter
 from replisync.seed.target import (
     Cloned,
     begin,
+    check_begun,
     connect,
     copy_files_and_changes,
     current_source,
@@ -77,6 +78,8 @@ def copy_dump(
     if ready is not None:
         import_command(serverdir, ready.path, dump, options, settings, followed=primary_url is not None)
     known = known_identity(serverdir)
+    # Of the kind another one sees to it: what leads to where the history cannot be used is begun anew.
+    check_begun(serverdir, known, known.seed_kind if known else EXPORT, followed=primary_url is not None)
     local_files(serverdir, settings)
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     with ExitStack() as stack:

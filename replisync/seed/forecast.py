@@ -19,7 +19,15 @@ from replisync.seed.history import LocalHistory
 from replisync.seed.local import FILES, LocalFiles
 from replisync.seed.rebase import EXPORT
 from replisync.seed.survey import Forecast, Survey
-from replisync.seed.target import begun_export, connect, current_source, first_contact, known_identity
+from replisync.seed.target import (
+    begun_export,
+    check_begun,
+    connect,
+    current_source,
+    first_contact,
+    found_unusable,
+    known_identity,
+)
 from replisync.seed.tools import IMPORT_TOOL, ToolOptions, find_tool
 from replisync.seed.ways import Seed, Sources
 from replisync.serverdir import Serverdir
@@ -48,13 +56,13 @@ def forecast(
     if sources.serverdir is not None:
         mirrored = options.include_mirrored_files is True
         if seed is Seed.EXPORT or (seed is Seed.AUTO and begun_export(serverdir) is not None):
-            return work.of_export(sources.serverdir, mirrored=mirrored)
+            return work.of_export(sources.serverdir, mirrored=mirrored, instead=False)
         try:
             return work.of_copy(sources.serverdir)
         except PrimaryDamaged:
             if seed is Seed.CHANGELOG:
                 raise
-            return work.of_export(sources.serverdir, mirrored=mirrored)
+            return work.of_export(sources.serverdir, mirrored=mirrored, instead=True)
     if sources.dump is not None and seed is not Seed.CHANGELOG:
         return work.of_dump(sources.dump, sources.at_serial, options)
     return work.of_changelog(() if sources.dump is None else (sources.dump,))
@@ -103,7 +111,7 @@ class _Forecaster:
         """
         local_files(self._serverdir, self._settings)
         local = LocalFiles((*self._settings.search, *more), linked=self._settings.linked)
-        with self._opened() as (survey, primary, hello):
+        with self._opened(changelog.KIND) as (survey, primary, hello):
             assert primary is not None and hello is not None  # noqa: S101, PT018 - there is no other source
             first = survey.go_on_from(primary)
             survey.read(primary, first, hello.serial, self._patience)
@@ -119,7 +127,7 @@ class _Forecaster:
         local_files(self._serverdir, self._settings)
         local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
         found = Forecast(str(self._serverdir), basecopy.KIND, self._role)
-        with self._opened(origin.uuid) as (survey, primary, hello):
+        with self._opened(basecopy.KIND, origin.uuid) as (survey, primary, hello):
             with _snapshot(origin, self._context) as rows:
                 history = LocalHistory(rows, origin.uuid)
                 first = survey.go_on_from(history)
@@ -128,14 +136,18 @@ class _Forecaster:
             survey.weigh(found, local, primary, self._patience)
         return found
 
-    def of_export(self, root: Path, *, mirrored: bool) -> Forecast:
-        """Look at what an export of a serverdir needs."""
+    def of_export(self, root: Path, *, mirrored: bool, instead: bool) -> Forecast:
+        """Look at what an export of a serverdir needs.
+
+        instead: whether it is made because the history cannot be used; then a copy may have been begun.
+        """
         origin = basecopy.Origin(root)
         OwnDump(origin).check(self._serverdir)
         local_files(self._serverdir, self._settings)
         local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
         found = Forecast(str(self._serverdir), EXPORT, self._role)
-        with self._opened(origin.uuid, mirrors=mirrored) as (survey, primary, hello):
+        kind = None if instead else EXPORT
+        with self._opened(kind, origin.uuid, mirrors=mirrored) as (survey, primary, hello):
             first, last = 0, survey.seeded
             if last is None:
                 with _snapshot(origin, self._context) as rows:
@@ -156,7 +168,7 @@ class _Forecaster:
         found = Forecast(str(self._serverdir), EXPORT, self._role)
         left_out = set(options.skip_import_type) | ({"mirror"} if self._url else set())
         left_out |= {"root/pypi"} if options.no_root_pypi else set()
-        with self._opened(mirrors=self._url is None) as (survey, primary, hello):
+        with self._opened(EXPORT, mirrors=self._url is None) as (survey, primary, hello):
             if hello is not None and hello.serial < (serial or 0):
                 raise dump.too_new(hello.serial)
             first, last = 0, survey.seeded
@@ -173,15 +185,17 @@ class _Forecaster:
 
     @contextmanager
     def _opened(
-        self, uuid: str = "", *, mirrors: bool = True
+        self, kind: str | None, uuid: str = "", *, mirrors: bool = True
     ) -> Iterator[tuple[Survey, Primary | None, Hello | None]]:
         """Hold what a clone begins with: what an interrupted one left, and the primary.
 
+        kind: of the clone, as in tables.source; None where one of another kind may have been begun.
         uuid: of the primary, where it is known.
         mirrors: whether files of mirrors are carried.
         """
         with ExitStack() as stack:
             store, known = stack.enter_context(_begun(self._serverdir))
+            self._check_begun(store, known, kind)
             primary = hello = None
             if self._url is not None:
                 primary = stack.enter_context(connect(self._url, known, self._settings))
@@ -190,6 +204,14 @@ class _Forecaster:
                 hello = first_contact(primary, self._patience, self._context, damaged=not mirrors)
             survey = Survey(self._serverdir, store, self._settings, self._context, mirrors=mirrors)
             yield stack.enter_context(survey), primary, hello
+
+    def _check_begun(self, store: Store | None, known: Identity | None, kind: str | None) -> None:
+        if known is None or store is None:
+            return
+        if kind is None or (kind == EXPORT and found_unusable(store)):
+            # What leads to where the history cannot be used is begun anew as an export.
+            kind = known.seed_kind
+        check_begun(self._serverdir, known, kind, followed=self._url is not None)
 
     def _add_changes(
         self,

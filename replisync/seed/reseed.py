@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replisync import clock
-from replisync.durable import local_errors
 from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
 from replisync.follow import run_catchup
 from replisync.loop import Patience
@@ -225,8 +224,6 @@ def _take_place(
             store.put_source(replace(its, seed_reason=reason))
         # A database that is open would look for its journal under the name that it had.
         context.log.info("taking the place", serial=serial, serverdir=str(present))
-        with local_errors(f"setting of the mode of {new}"):
-            os.chmod(new.root, present.root.stat().st_mode & 0o7777)
         # Once more, since a devpi-server that is started as primary does not ask for our lock.
         require_standby(present)
         moment = clock.now().replace("-", "").replace(":", "").partition(".")[0] + "Z"

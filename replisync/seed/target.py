@@ -64,6 +64,38 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
         return store.identity()
 
 
+def check_begun(serverdir: Serverdir, known: Identity | Source | None, kind: str, *, followed: bool) -> None:
+    """Make sure that a clone goes on as it was begun.
+
+    known: what an interrupted one remembers; None where there was none.
+    kind: as in tables.source.
+    followed: whether a primary is to be followed.
+    Raises TargetUnusable.
+    """
+    if known is None:
+        return
+    attempted = f"clone into {serverdir}"
+    if EXPORT in (known.seed_kind, kind) and known.seed_kind != kind:
+        raise TargetUnusable(
+            attempted,
+            f"another kind of clone was begun there ({known.seed_kind})",
+            hint="go on with it in the way that it was begun, or remove the folder",
+        )
+    if known.primary_url and not followed:
+        raise TargetUnusable(
+            attempted,
+            "it was begun as a standby, with --primary-url, and would become a server of its own",
+            hint="run the same command as before, with --primary-url, or remove the folder",
+        )
+    if kind == EXPORT and followed and not known.primary_url:
+        # What was imported for a server of its own has mirrors in it, and serials of its own.
+        raise TargetUnusable(
+            attempted,
+            "it was begun as a server of its own, without --primary-url, and cannot become a standby",
+            hint="run the same command as before, without --primary-url, or remove the folder",
+        )
+
+
 def begun_export(serverdir: Serverdir) -> str | None:
     """Return why an interrupted clone was begun by way of an export; None where it was not.
 
@@ -172,17 +204,12 @@ def _start_over(serverdir: Serverdir, store: Store) -> None:
 def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
     """Remember where the data comes from, unless an interrupted clone did; return what is remembered.
 
-    Raises WrongHistory where that one was of another server.
+    Raises TargetUnusable where that one was of another kind, WrongHistory where it was of another server.
     """
     # Once more: somebody may have begun to use the database before we were alone in it.
     _check_ours(serverdir, store)
     known = store.source() or source
-    if EXPORT in (known.seed_kind, source.seed_kind) and known.seed_kind != source.seed_kind:
-        raise TargetUnusable(
-            f"clone into {serverdir}",
-            f"another kind of clone was begun there ({known.seed_kind})",
-            hint="go on with it in the way that it was begun, or remove the folder",
-        )
+    check_begun(serverdir, known, source.seed_kind, followed=bool(source.primary_url))
     if known.primary_uuid != source.primary_uuid:
         raise WrongHistory(
             f"clone into {serverdir}", "another clone, of another server, was begun there meanwhile"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, func, or_, select
 
+from replisync.store import ledger as states
 from replisync.store import tables as t
 from replisync.store.base import Store, chunks
 from replisync.store.records import Pending, Retained
@@ -258,6 +259,27 @@ def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | N
         return (None if row is None else LedgerFile(*row)), (None if move is None else Pending(*move))
 
     return store.read(read)
+
+
+def unexplained(store: Store, after: str, limit: int) -> list[LedgerFile]:
+    """Return up to `limit` files behind `after` that are said not to be here, and nothing says why."""
+    query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath > after)
+    query = query.order_by(t.files.c.relpath).limit(limit)
+    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
+
+
+def unexplained_now(store: Store, relpath: str) -> LedgerFile | None:
+    """Return what the ledger says of a file, where that is that it is not here, and nothing says why."""
+    query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath == relpath)
+    row = store.read(lambda connection: connection.execute(query).first())
+    return None if row is None else LedgerFile._make(row)
+
+
+def explained(store: Store) -> dict[str, int]:
+    """Count the files that are not here, and of which something says why, by their states."""
+    query = select(t.files.c.state, func.count()).where(states.is_open(), ~states.is_unexplained())
+    query = query.group_by(t.files.c.state)
+    return store.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
 
 
 def false_drops(store: Store, limit: int) -> list[Pending]:

@@ -9,24 +9,27 @@ from dataclasses import asdict
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, or_, select, update
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from replisync.changelog import parse_stored
 from replisync.clock import Moment
 from replisync.errors import ForeignWriter, TargetUnusable, UnreadableText
 from replisync.keys import READ_KEYNAMES, Digest, index_of, index_type, user_key
 from replisync.plan import WantedFile
-from replisync.store import ageing, mending, schema, undo
+from replisync.store import ageing, ledger, mending, schema, undo
 from replisync.store import tables as t
 from replisync.store.records import (
     ABSENT,
     ARRIVE,
     PRESENT,
+    UNASKED,
     WANTED,
     Commit,
     Contact,
     Divergence,
     Fault,
     FileCounts,
+    FileRow,
     Identity,
     Pending,
     Retained,
@@ -89,9 +92,7 @@ class Store:
     def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
         raise NotImplementedError
 
-    def _write_files(
-        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
-    ) -> None:
+    def _write_files(self, connection: Connection, rows: Iterable[FileRow]) -> None:
         raise NotImplementedError
 
     def _finish_rows(self, connection: Connection, last: int) -> None:
@@ -342,8 +343,11 @@ class Store:
         with self._writing() as connection:
             self._make_devpi_tables(connection)
             # Without its row that of the source is of no use.
-            ours = [table for table in t.metadata.sorted_tables if table is not t.source]
-            t.metadata.create_all(connection, ours)
+            for table in t.metadata.sorted_tables:
+                if table is not t.source:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in table.indexes:
+                        connection.execute(CreateIndex(index, if_not_exists=True))
             self._finish_rows(connection, self._last_serial(connection))
 
     def lose_files(self, faults: Iterable[Fault]) -> None:
@@ -409,11 +413,14 @@ class Store:
         return bool(moves)
 
     @staticmethod
-    def _ledger_row(commit: Commit) -> Callable[[WantedFile], tuple[str, int, str, str, int | None]]:
-        def row(file: WantedFile) -> tuple[str, int, str, str, int | None]:
-            size = commit.present.get(file.relpath)
-            state = PRESENT if size is not None else ABSENT if file.relpath in commit.absent else WANTED
-            return file.relpath, file.serial, str(file.digest or ""), state, size
+    def _ledger_row(commit: Commit) -> Callable[[WantedFile], FileRow]:
+        def row(file: WantedFile) -> FileRow:
+            size, digest = commit.present.get(file.relpath), str(file.digest or "")
+            if size is not None:
+                return file.relpath, file.serial, digest, PRESENT, size, None
+            reason = commit.absent.get(file.relpath)
+            state = WANTED if reason is None else ABSENT
+            return file.relpath, file.serial, digest, state, None, reason or UNASKED
 
         return row
 
@@ -568,11 +575,11 @@ class Store:
 
     def wanted_files(self, index: str, after: str, limit: int) -> list[WantedFile]:
         """Return up to `limit` files of an index that are not here yet, by relpath, after `after`."""
-        ledger = t.files.c
+        files = t.files.c
         query = (
-            select(ledger.relpath, ledger.serial, ledger.digest)
-            .where(ledger.state == WANTED, ledger.relpath > after, self._inside(index))
-            .order_by(ledger.relpath)
+            select(files.relpath, files.serial, files.digest)
+            .where(files.state == WANTED, files.relpath > after, self._inside(index))
+            .order_by(files.relpath)
             .limit(limit)
         )
         with self._reading() as connection:
@@ -581,23 +588,23 @@ class Store:
 
     def wanted_file(self, relpath: str) -> WantedFile | None:
         """Return a file of the ledger that is not here yet; None where it is, or is no longer demanded."""
-        ledger = t.files.c
-        query = select(ledger.serial, ledger.digest).where(ledger.relpath == relpath, ledger.state == WANTED)
+        files = t.files.c
+        query = select(files.serial, files.digest).where(files.relpath == relpath, files.state == WANTED)
         with self._reading() as connection:
             row = connection.execute(query).first()
         return None if row is None else WantedFile(relpath, row.serial, Digest.parse(row.digest))
 
     def forgotten_files(self, after: str, limit: int) -> list[WantedFile]:
         """Return up to `limit` files behind `after` that are neither here nor among the faults."""
-        ledger = t.files.c
+        files = t.files.c
         query = (
-            select(ledger.relpath, ledger.serial, ledger.digest)
+            select(files.relpath, files.serial, files.digest)
             .where(
-                ledger.state == WANTED,
-                ledger.relpath > after,
-                ledger.relpath.not_in(select(t.faults.c.relpath)),
+                files.state == WANTED,
+                files.relpath > after,
+                files.relpath.not_in(select(t.faults.c.relpath)),
             )
-            .order_by(ledger.relpath)
+            .order_by(files.relpath)
             .limit(limit)
         )
         with self._reading() as connection:
@@ -605,18 +612,29 @@ class Store:
         return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
 
     def files_arrived(
-        self, present: dict[str, int], absent: Iterable[str] = (), faults: tuple[Fault, ...] = ()
+        self,
+        present: Mapping[str, int],
+        absent: Mapping[str, str] | None = None,
+        faults: tuple[Fault, ...] = (),
     ) -> None:
-        """Record what became of wanted files: in place (with sizes), absent in order, or failed."""
-        ledger = t.files.c
+        """Record what became of wanted files: in place (with sizes), absent in order (and why), or failed."""
+        absent = absent or {}
         with self._writing() as connection:
             self._mark_present(connection, present)
-            for paths in chunks(absent):
-                connection.execute(update(t.files).where(ledger.relpath.in_(paths)).values(state=ABSENT))
+            for relpath, reason in absent.items():
+                here = update(t.files).where(t.files.c.relpath == relpath)
+                connection.execute(here.values(state=ABSENT, size=None, reason=reason))
             for paths in chunks([*present, *absent]):
                 connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
             if faults:
                 self._put_faults(connection, faults)
+
+    def leave_files(self, relpaths: Iterable[str]) -> None:
+        """Remember that files are not here because nobody asked for them."""
+        with self._writing() as connection:
+            for paths in chunks(relpaths):
+                here = update(t.files).where(t.files.c.relpath.in_(paths))
+                connection.execute(here.values(state=WANTED, size=None, reason=UNASKED))
 
     def file_counts(self) -> FileCounts:
         """Count the files of the live keys."""
@@ -664,6 +682,7 @@ class Store:
 
     def _put_faults(self, connection: Connection, faults: Iterable[Fault]) -> None:
         for fault in faults:
+            ledger.fault_tells(connection, fault.relpath)
             known = select(t.faults.c.tries).where(t.faults.c.relpath == fault.relpath)
             tries = connection.execute(known).scalar() or 0
             connection.execute(t.faults.delete().where(t.faults.c.relpath == fault.relpath))
@@ -684,10 +703,10 @@ class Store:
             return connection.execute(update(t.faults).values(**values)).rowcount
 
     def clear_faults(self, relpaths: Iterable[str]) -> None:
-        """Forget faults."""
+        """Forget faults; what is still missing is to be asked for."""
         with self._writing() as connection:
             for paths in chunks(relpaths):
-                connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+                ledger.forget_faults(connection, t.faults.c.relpath.in_(paths))
 
     # Where from, when, how far.
 
@@ -713,8 +732,9 @@ class Store:
         with self._reading() as connection:
             if schema.current_version(connection) is None:
                 return None
-            row = connection.execute(select(t.source.c.uuid, t.source.c.primary_uuid)).first()
-        return None if row is None else Identity(row.uuid, row.primary_uuid)
+            columns = (t.source.c.uuid, t.source.c.primary_uuid, t.source.c.primary_url, t.source.c.seed_kind)
+            row = connection.execute(select(*columns)).first()
+        return None if row is None else Identity(*row)
 
     def put_source(self, source: Source, tip: bytes | None = None) -> None:
         """Remember where the data comes from.

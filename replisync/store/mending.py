@@ -8,15 +8,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, delete, func, insert, select
 
 from replisync.store import tables as t
-from replisync.store.records import Fault
+from replisync.store.records import Fault, FileRow
 
 _T = TypeVar("_T")
 
 # Rows that are in hand at a time.
 _ROWS = 500
 _ENTRIES = 50
-
-FileRow = tuple[str, int, str, str, int | None]
 
 
 @dataclass(slots=True)
@@ -29,6 +27,7 @@ class Mending:
     faults: files that could not be had.
     adopt: whether entries behind our last commit become ours.
     end: the last serial that can have been committed, where the timeline names later ones that never were.
+    seed: the last serial of an export that the history began with, at which a commit ended; -1 for none.
     """
 
     entries: Iterable[tuple[int, bytes]] = ()
@@ -39,6 +38,7 @@ class Mending:
     faults: list[Fault] = field(default_factory=list)
     adopt: bool = False
     end: int | None = None
+    seed: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,9 @@ def write(connection: Connection, mending: Mending, writers: Writers, now: str) 
     last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
     committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
     if mending.adopt and last is not None and (committed is None or committed < last):
-        connection.execute(insert(t.timeline).values(serial=last, committed_at=now))
+        known = -1 if committed is None else committed
+        for serial in {last, *(() if mending.seed <= known else (min(mending.seed, last),))}:
+            connection.execute(insert(t.timeline).values(serial=serial, committed_at=now))
     return -1 if last is None else int(last)
 
 

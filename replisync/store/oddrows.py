@@ -7,7 +7,7 @@ at everything else, and set right or removed; what is removed is made anew from 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table, text
 
@@ -105,7 +105,7 @@ def _is_sqlite(connection: Connection) -> bool:
 
 def _by_type(connection: Connection, table: Table, place: int | str | None) -> Iterator[OddRow]:
     sqlite = _is_sqlite(connection)
-    wrong = [(column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite)]
+    wrong = _wrongs(table, sqlite=sqlite)
     if not wrong:
         return
     name = next(iter(table.primary_key.columns)).name
@@ -127,6 +127,12 @@ def _by_type(connection: Connection, table: Table, place: int | str | None) -> I
         yield OddRow(
             table.name, at, _shown(key), column.name, expected, None if found is None else _shown(found)
         )
+
+
+@cache
+def _wrongs(table: Table, *, sqlite: bool) -> tuple[tuple[Column[object], str, str], ...]:
+    """Return what must not be true of a table's columns: the column, how that is asked, what is expected."""
+    return tuple((column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite))
 
 
 def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, str]]:
@@ -272,10 +278,11 @@ def _show(connection: Connection) -> None:
 # Setting them right.
 
 
-def mend(store: Store, now: str) -> None:
+def mend(store: Store, now: str) -> bool:
     """Set all odd rows right that can be, and remove the others.
 
     now: stands in for a time that nobody knows any more.
+    Returns whether none is left, as one may be in a damaged page.
     """
 
     def work(connection: Connection, rows: list[OddRow]) -> None:
@@ -287,8 +294,9 @@ def mend(store: Store, now: str) -> None:
     for _ in range(_PASSES):
         rows = odd_rows(store, texts=True)
         if not rows:
-            return
+            return True
         store.write(partial(work, rows=rows))
+    return False
 
 
 def _mend(connection: Connection, row: OddRow, now: str) -> None:
@@ -311,6 +319,7 @@ _NEW_VALUES = {
     ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
     # No file has such a size, so that one which is said to be here is brought again.
     ("replisync_files", "size"): "CASE WHEN state = 'present' THEN -1 END",
+    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that the file is asked for
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"

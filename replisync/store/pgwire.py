@@ -232,9 +232,9 @@ def literal(value: str) -> str:
     return str(pg8000.native.literal(value))
 
 
-def text_array(values: Iterable[str]) -> str:
+def text_array(values: Iterable[str | None]) -> str:
     """Return the text of an array of texts."""
-    return "{" + ",".join(f'"{_escaped(value)}"' for value in values) + "}"
+    return "{" + ",".join("NULL" if value is None else f'"{_escaped(value)}"' for value in values) + "}"
 
 
 def int_array(values: Iterable[int | None]) -> str:

@@ -19,7 +19,7 @@ from replisync.store import tables
 from replisync.store.base import Guard, Store
 from replisync.store.pgindexes import make_anew, wrong_indexes
 from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
-from replisync.store.records import PRESENT
+from replisync.store.records import PRESENT, FileRow
 from replisync.store.schema import VERSION_TABLE
 
 # devpi_postgresql's own: `Connection._lock`.
@@ -49,10 +49,11 @@ _KEYS = """
     ON CONFLICT (key) DO UPDATE SET keyname = EXCLUDED.keyname, serial = EXCLUDED.serial"""
 
 _FILES = """
-    INSERT INTO replisync_files (relpath, serial, digest, state, size)
-    SELECT * FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[], %s::bigint[])
+    INSERT INTO replisync_files (relpath, serial, digest, state, size, reason)
+    SELECT * FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[], %s::bigint[], %s::text[])
     ON CONFLICT (relpath) DO UPDATE SET
-        serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size"""
+        serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size,
+        reason = EXCLUDED.reason"""
 
 # In their order.
 _COLUMNS = """
@@ -68,7 +69,7 @@ _TRIGGERS = """
     ORDER BY tgname"""
 
 _PRESENT = """
-    UPDATE replisync_files SET state = %s, size = here.size
+    UPDATE replisync_files SET state = %s, size = here.size, reason = NULL
     FROM unnest(%s::text[], %s::bigint[]) AS here(relpath, size)
     WHERE replisync_files.relpath = here.relpath"""
 
@@ -241,18 +242,17 @@ class PostgresStore(Store):
             names, kinds, serials = zip(*rows, strict=True)
             connection.exec_driver_sql(_KEYS, (text_array(names), text_array(kinds), int_array(serials)))
 
-    def _write_files(
-        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
-    ) -> None:
+    def _write_files(self, connection: Connection, rows: Iterable[FileRow]) -> None:
         found = list(rows)
         if found:
-            paths, serials, digests, states, sizes = zip(*found, strict=True)
+            paths, serials, digests, states, sizes, reasons = zip(*found, strict=True)
             values = (
                 text_array(paths),
                 int_array(serials),
                 text_array(digests),
                 text_array(states),
                 int_array(sizes),
+                text_array(reasons),
             )
             connection.exec_driver_sql(_FILES, values)
 

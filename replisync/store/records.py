@@ -10,6 +10,12 @@ WANTED = "wanted"
 PRESENT = "present"
 ABSENT = "absent"
 
+# Why a file is wanted that is no fault: its index is left out, or it was left to a later run.
+UNASKED = "it was not asked for"
+
+# A row of the ledger of files: relpath, serial, digest, state, size, reason.
+FileRow = tuple[str, int, str, str, int | None, str | None]
+
 # A note on a file whose serial is not committed; see tables.pending.
 ARRIVE = "arrive"
 
@@ -52,10 +58,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose a target is: its own UUID, and that of its primary."""
+    """Whose a target is: its own UUID, and that of its primary; and how it began, see tables.source."""
 
     uuid: str
     primary_uuid: str
+    primary_url: str
+    seed_kind: str
 
 
 @dataclass(frozen=True, slots=True)

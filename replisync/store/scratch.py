@@ -16,7 +16,8 @@ _TABLES = (
     "CREATE TABLE kv (key TEXT PRIMARY KEY, keyname TEXT, serial INTEGER) WITHOUT ROWID",
     "CREATE TABLE ledger (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID",
     "CREATE TABLE entry (serial INTEGER PRIMARY KEY, data BLOB)",
-    "CREATE TABLE arrived (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT, state TEXT, size INTEGER)",
+    "CREATE TABLE arrived (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT, state TEXT, size INTEGER, "
+    "reason TEXT)",
 )
 
 
@@ -154,10 +155,10 @@ class Scratch:
     # Files that were brought for what the ledger lacks.
 
     def note_arrived(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take in rows that the ledger is to have: relpath, serial, digest, state, size."""
-        self._many("INSERT OR REPLACE INTO arrived VALUES (?, ?, ?, ?, ?)", rows)
+        """Take in rows that the ledger is to have: relpath, serial, digest, state, size, reason."""
+        self._many("INSERT OR REPLACE INTO arrived VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def arrived(self) -> Iterator[tuple[str, int, str, str, int | None]]:
+    def arrived(self) -> Iterator[tuple[str, int, str, str, int | None, str | None]]:
         """Yield the rows that the ledger is to have."""
         yield from self._rows("SELECT * FROM arrived")
 

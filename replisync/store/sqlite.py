@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
 from replisync.store.base import Guard, Store
-from replisync.store.records import PRESENT
+from replisync.store.records import PRESENT, FileRow
 from replisync.store.tables import metadata, missing_of_ours
 
 # As devpi-server's own connections.
@@ -44,7 +44,7 @@ _DEVPI_SCHEMA = {
 _DEVPI_COLUMNS = {"changelog": ["serial", "data"], "kv": ["key", "keyname", "serial"]}
 
 # Few enough for SQLite's bound of 999 parameters in one statement, which old builds have.
-_ROWS_PER_CALL = 180
+_ROWS_PER_CALL = 160
 
 # An UPDATE with a FROM would do as well, since SQLite 3.33.
 _PRESENT = """
@@ -176,8 +176,10 @@ class SqliteStore(Store):
         with self._reading() as connection:
 
             def columns_of(name: str) -> list[str]:
-                rows = connection.exec_driver_sql("SELECT name FROM pragma_table_info(?)", (name,))
-                return [row[0] for row in rows]
+                # As bytes: what is no text is the name of no column.
+                query = "SELECT CAST(name AS BLOB) FROM pragma_table_info(?)"
+                rows = connection.exec_driver_sql(query, (name,))
+                return [bytes(row[0]).decode(errors="replace") for row in rows]
 
             missing = [name for name, columns in _DEVPI_COLUMNS.items() if columns_of(name) != columns]
             query = "SELECT 1 FROM sqlite_master WHERE name = 'kv_serial_idx' AND tbl_name = 'kv'"
@@ -212,10 +214,8 @@ class SqliteStore(Store):
     def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
         _insert(connection, "INSERT OR REPLACE INTO kv (key, keyname, serial)", list(keys))
 
-    def _write_files(
-        self, connection: Connection, rows: Iterable[tuple[str, int, str, str, int | None]]
-    ) -> None:
-        columns = "(relpath, serial, digest, state, size)"
+    def _write_files(self, connection: Connection, rows: Iterable[FileRow]) -> None:
+        columns = "(relpath, serial, digest, state, size, reason)"
         _insert(connection, f"INSERT OR REPLACE INTO replisync_files {columns}", list(rows))
 
     def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:

@@ -132,7 +132,7 @@ timeline = Table(
 )
 
 # Each file that the live keys demand. state: wanted (not here yet), present, absent (nobody can have it,
-# and that is in order).
+# and that is in order). reason: why it is not here, in one clause; NULL where it is, or a fault says it.
 files = Table(
     "replisync_files",
     metadata,
@@ -141,6 +141,7 @@ files = Table(
     Column("digest", Text, nullable=False),
     Column("state", String(8), nullable=False),
     Column("size", BigInteger),
+    Column("reason", Text),
     Index(
         "replisync_files_open_idx",
         "state",

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from replisync.changelog import parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable
 from replisync.store import tables as t
+from replisync.store.ledger import forget_faults
 
 # Entries that are in hand at a time.
 _ENTRIES = 100
@@ -100,5 +101,6 @@ def cut(connection: Connection, serial: int) -> None:
     # The last commit is at the last serial, and this one was true when the batch that it lay in was.
     connection.execute(insert(t.timeline).values(serial=serial, committed_at=committed_at))
     connection.execute(delete(t.changelog).where(t.changelog.c.serial > serial))
-    connection.execute(delete(t.faults).where(t.faults.c.serial > serial))
+    # Such a fault may be of a file that an older serial wants too, and that waited for a later content.
+    forget_faults(connection, t.faults.c.serial > serial)
     connection.execute(delete(t.divergence).where(t.divergence.c.fork_serial >= serial))

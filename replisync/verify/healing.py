@@ -312,7 +312,16 @@ def _says_the_same(subject: Subject, serial: int, theirs: bytes) -> bool:
 def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, last: int) -> None:
     """Look whether what somebody else wrote behind our last commit is what the primary has there."""
     agreement = Agreement(subject.store, subject.source)
-    for serial in range(committed + 1, min(last, committed + _MOST) + 1):
+    tip, _, _ = audit.tip_now(subject.store)
+    if agreement.first > 0 and (tip is None or tip[0] != last):
+        # What a devpi-server stored has the primary's back serials; beside our own are the primary's bytes.
+        healing.reasons[committed] = "a devpi-server wrote to it: clone anew into an empty serverdir"
+        return
+    first = max(committed + 1, agreement.first)
+    if last - first >= _MOST:
+        healing.reasons[committed] = _TOO_MANY
+        return
+    for serial in range(first, last + 1):
         ours = subject.store.entry_data(serial)
         theirs = ask(serial) if ask is not None and ours is not None else None
         if theirs is None or ours is None or not agreement.same(serial, ours, theirs):
@@ -323,8 +332,4 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
                 "and clone anew into an empty serverdir"
             )
             return
-        if subject.source.based_on >= 0:
-            # What a devpi-server stored has the primary's back serials.
-            healing.reasons[committed] = "a devpi-server wrote to it: clone anew into an empty serverdir"
-            return
-    healing.adopted = last <= committed + _MOST
+    healing.adopted = True

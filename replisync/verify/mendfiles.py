@@ -1,6 +1,6 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -98,6 +98,13 @@ class Bringer:
         self.lost |= {fault.relpath: fault.reason for fault in new}
         return done
 
+    def not_skipped(self, wanted: list[WantedFile]) -> list[WantedFile]:
+        """Return those that are not of an index whose files are left out."""
+        # Where an entry is damaged it cannot be told what kind of index a file is of.
+        with suppress(CorruptEntry):
+            return self._work.not_skipped(wanted)
+        return wanted
+
     def _count(self, outcome: Fetched) -> None:
         if outcome.origin == "primary":
             self._tally.files += 1
@@ -132,7 +139,7 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
         if problem == PERMISSIONS:
             give(subject.owner, subject.serverdir.files, file.relpath)
             continue
-        clear_way(subject, file.relpath)
+        clear_way(subject, file.relpath, links=bringer.asks)
         some.append(file)
         if len(some) >= _SOME:
             _bring(subject, bringer, files, some, reasons)
@@ -142,6 +149,30 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     return reasons
 
 
+def mend_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[str, str]:
+    """Bring the files that are said not to be here without a reason; return as `mend_files` does.
+
+    Those of indexes whose files are to be left out get that as their reason.
+    """
+    reasons: dict[str, str] = {}
+    after = ""
+    while page := audit.unexplained(subject.store, after, _SOME):
+        after = page[-1].relpath
+        asked = {file.relpath for file in bringer.not_skipped([_wanted(one) for one in page])}
+        left_out = [one.relpath for one in page if one.relpath not in asked]
+        if left_out:
+            subject.store.leave_files(left_out)
+        some = [one for one in page if one.relpath in asked]
+        for one in some:
+            clear_way(subject, one.relpath)
+        _bring(subject, bringer, files, some, reasons)
+    return reasons
+
+
+def _wanted(file: LedgerFile) -> WantedFile:
+    return WantedFile(file.relpath, file.serial, Digest.parse(file.digest))
+
+
 def _bring(
     subject: Subject,
     bringer: Bringer,
@@ -149,8 +180,7 @@ def _bring(
     some: list[LedgerFile],
     reasons: dict[str, str],
 ) -> None:
-    wanted = [WantedFile(one.relpath, one.serial, Digest.parse(one.digest)) for one in some]
-    done = bringer.bring(wanted)
+    done = bringer.bring([_wanted(one) for one in some])
     subject.store.files_arrived(done.present, done.absent)
     if bringer.asks:
         # It is not here, and a promotion must not believe that it is; nor must a server serve what is.
@@ -169,10 +199,11 @@ def _is_right(subject: Subject, file: LedgerFile) -> bool:
     return seen.digest == digest.hexdigest
 
 
-def clear_way(subject: Subject, relpath: str) -> None:
+def clear_way(subject: Subject, relpath: str, *, links: bool = False) -> None:
     """Set aside a folder that is in a file's place, or what is in the place of a folder that it is in.
 
     Not where files that must be here are in it, nor a file that must be here itself.
+    links: whether a link in a file's place, which may lead anywhere, is set aside too.
     """
     if subject.storage_is_database():
         return
@@ -185,7 +216,11 @@ def clear_way(subject: Subject, relpath: str) -> None:
                 subject.serverdir.set_aside(path)
             return
     path = path / name
-    if path.is_symlink() or not path.is_dir() or audit.has_files_below(subject.store, relpath):
+    linked = path.is_symlink()
+    if not (links if linked else path.is_dir()) or audit.has_files_below(subject.store, relpath):
+        return
+    if linked:
+        subject.serverdir.set_aside(path)
         return
     try:
         path.rmdir()
@@ -199,7 +234,11 @@ def clear_way(subject: Subject, relpath: str) -> None:
 def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
     """Move the files that no key names to the retained folder."""
     some: list[str] = []
-    for relpath in _encodable(names_nobody_has(subject)):
+    for relpath in names_nobody_has(subject):
+        if not _is_text(relpath):
+            # No row can have such a name.
+            subject.serverdir.set_aside(subject.serverdir.files / relpath)
+            continue
         some.append(relpath)
         if len(some) >= _SOME:
             _put_aside(subject, files, some)
@@ -208,11 +247,12 @@ def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
         _put_aside(subject, files, some)
 
 
-def _encodable(relpaths: Iterable[str]) -> Iterator[str]:
-    for relpath in relpaths:
-        with suppress(UnicodeEncodeError):
-            relpath.encode()
-            yield relpath
+def _is_text(relpath: str) -> bool:
+    try:
+        relpath.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _put_aside(subject: Subject, files: FileStore, relpaths: list[str]) -> None:

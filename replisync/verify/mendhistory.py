@@ -16,8 +16,8 @@ from replisync.keys import READ_KEYNAMES, Digest
 from replisync.plan import WantedFile
 from replisync.seed.rebase import Rewriter, rewritten
 from replisync.store import audit
-from replisync.store.mending import FileRow, Mending
-from replisync.store.records import ABSENT, PRESENT, WANTED
+from replisync.store.mending import Mending
+from replisync.store.records import ABSENT, PRESENT, UNASKED, WANTED, FileRow
 from replisync.store.scratch import FileDifference, KeyDifference, Scratch
 from replisync.verify.disputes import EVER
 from replisync.verify.entries import read_entry
@@ -49,6 +49,7 @@ def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Brin
             wrong = Wrong(scratch, history, healing)
             _bring_files(subject, scratch, wrong, bringer)
             mending = _mending(scratch, kept, wrong, bringer, healing)
+            mending.seed = subject.source.based_on
             subject.store.mend(mending, clock.now())
             return reasons | wrong.left
 
@@ -196,9 +197,10 @@ def _brought(bringer: Bringer, wanted: list[WantedFile]) -> list[FileRow]:
     done = bringer.bring(wanted)
     rows: list[FileRow] = []
     for file in wanted:
-        size = done.present.get(file.relpath)
-        state = PRESENT if size is not None else ABSENT if file.relpath in done.absent else WANTED
-        rows.append((file.relpath, file.serial, str(file.digest or ""), state, size))
+        size, reason = done.present.get(file.relpath), done.absent.get(file.relpath)
+        state = PRESENT if size is not None else WANTED if reason is None else ABSENT
+        why = None if size is not None else reason or UNASKED
+        rows.append((file.relpath, file.serial, str(file.digest or ""), state, size, why))
     return rows
 
 

@@ -56,6 +56,7 @@ def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
     """Yield the paths, and the bits of their modes."""
     read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
     folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
+    folders += [serverdir.aside] if serverdir.aside.is_dir() else []
     names = [*_SMALL]
     if serverdir.storage().name == SQLITE:
         folders.append(serverdir.files)
@@ -104,11 +105,18 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | No
         return Finding(PERMISSIONS, name, None, kind, shown)
     if found.st_mode & wanted != wanted:
         return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
-    if owner is not None and found.st_uid != owner and stat.S_ISREG(found.st_mode):
+    if owner is not None and found.st_uid != owner and _is_closed(found.st_mode, owner):
         expected = f"the owner {owner}, as of {serverdir.own.name}"
         remedy = "give it back with chown, as root"
         return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", remedy)
     return None
+
+
+def _is_closed(mode: int, owner: int) -> bool:
+    """Tell whether somebody else's cannot be used: a file, or a folder that its owner alone may change."""
+    shared = any(mode & bits == bits for bits in (stat.S_IRWXG, stat.S_IRWXO))
+    # In whosever folder, the superuser may do what it wants.
+    return stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not shared and owner != 0)
 
 
 def _bits(wanted: int) -> str:

@@ -9,6 +9,7 @@ from replisync.errors import TargetUnusable
 from replisync.serverdir import plain_url
 from replisync.store import audit
 from replisync.store.base import Store
+from replisync.store.records import ABSENT, WANTED
 from replisync.verify.chain import newest_chain
 from replisync.verify.findings import (
     EVENT_SERIAL,
@@ -148,10 +149,10 @@ def _keys(subject: Subject) -> None:
             return Finding(KEY, key, now.last, f"a serial up to {now.last}", f"serial {now.row.serial}")
 
         _suspect(subject, look)
-    counts = store.file_counts()
-    subject.checked["files_known"] = counts.total
-    subject.known["files_missing"] = counts.missing - counts.absent
-    subject.known["files_absent"] = counts.absent
+    explained = audit.explained(store)
+    subject.checked["files_known"] = store.file_counts().total
+    subject.known["files_missing"] = explained.get(WANTED, 0)
+    subject.known["files_absent"] = explained.get(ABSENT, 0)
     subject.known["faults"] = store.fault_count()
     for file, _ in audit.ledger_against_keys(store, _NAMED):
 

@@ -40,7 +40,7 @@ from replisync.verify.access import give, owner_of
 from replisync.verify.findings import Finding, Report
 from replisync.verify.healing import Asking
 from replisync.verify.looking import prepare
-from replisync.verify.mendfiles import Bringer, mend_files, put_aside_leftovers
+from replisync.verify.mendfiles import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.quick import tables_missing, temporary
@@ -62,8 +62,11 @@ _ROWS = frozenset(
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
+# What a state of a file that nothing explains is found as, at every level.
+_STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
+_OUT_OF_REACH = "the database does not let it be set right: clone anew into an empty serverdir"
 _NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
 
 
@@ -210,14 +213,20 @@ class Mender:
             if kinds.SCHEMA in before.counts:
                 # Without its tables not everything could be looked at.
                 self._store.restore_schema()
+            self._source = judged_source(self._serverdir, self._store)
             after = self._look(level)
             if tables_missing(self._store):
                 return _both(before, after, {})
             before = _joined(before, after)
-        if kinds.ROW in before.counts:
-            # Before anything else is written: what is hidden from a look would be in the way.
-            self._mend_rows()
-            before = _joined(before, self._look(level))
+        if {kinds.DATABASE, kinds.ROW} & set(before.counts):
+            # Before anything else is written: what is hidden from a look would be in the way. What is removed
+            # is made anew from the history.
+            done = oddrows.mend(self._store, clock.now())
+            after = self._look(level)
+            if not done:
+                left = [one.subject for one in after.findings if one.kind == kinds.ROW]
+                return _both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
+            before = _joined(before, after)
         with recorded(self._store, "verify", self):
             reasons = self._mend(before, level)
             after = self._look(level)
@@ -230,10 +239,6 @@ class Mender:
         return look(
             self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
         )
-
-    def _mend_rows(self) -> None:
-        """Set right what cannot be in a row, or remove the row, which is made anew from the history."""
-        oddrows.mend(self._store, clock.now())
 
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
@@ -254,6 +259,8 @@ class Mender:
                 put_aside_leftovers(subject, self._files)
             if level >= Level.FULL:
                 prepare(subject)
+            if found & _STATES:
+                reasons.update(mend_states(subject, bringer, self._files))
             if found & _FILES and level >= Level.FILES:
                 reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
             if kinds.LEDGER in found and level >= Level.FILES:
@@ -265,6 +272,9 @@ class Mender:
                 with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
                     path.unlink()
         reasons.update(self._mend_small_files(found))
+        # What was made anew belongs to whoever mends, which need not be who uses it.
+        for finding in list(wrong_modes(self._serverdir)):
+            grant(self._serverdir, finding)
         if kinds.SEQUENCE in found:
             self._store.restore_schema()
         return reasons

@@ -21,7 +21,7 @@ from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
 from replisync.store.sqlite import SqliteStore
-from replisync.verify import files, history, quick, rows, sources, strangers, theirs
+from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
 from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.looking import prepare
@@ -94,7 +94,7 @@ def compare_with(primary: History, patience: Patience, subject: Subject, upto: i
     """Compare the history with a primary's."""
     theirs.compare(subject, primary, patience, upto)
     if subject.source.based_on >= 0:
-        _compare_tip(subject, primary, patience)
+        _compare_tip(subject, primary, patience, upto)
     if upto >= 0 and not subject.checked["primary_entries"]:
         finding = Finding(
             SOURCE, "changelog", upto, "entries that are the primary's", "none to compare", _ANEW
@@ -102,7 +102,7 @@ def compare_with(primary: History, patience: Patience, subject: Subject, upto: i
         subject.findings.suspect(finding, lambda: finding)
 
 
-def _compare_tip(subject: Subject, primary: History, patience: Patience) -> None:
+def _compare_tip(subject: Subject, primary: History, patience: Patience, upto: int) -> None:
     """Compare the primary's bytes of our last entry, as we keep them where ours are others.
 
     Raises WrongHistory where the primary has another entry there.
@@ -112,13 +112,14 @@ def _compare_tip(subject: Subject, primary: History, patience: Patience) -> None
         return
     serial, data = tip
     entry = patience.call(lambda: primary.entry(serial)[1])
-    if serial <= subject.source.based_on:
-        # A later one is among those that were compared.
+    if not subject.source.based_on < serial <= upto:
+        # Others are among those that were compared.
         subject.checked["primary_entries"] += 1
-    if entry is not None and same_entry(data, entry.data):
+    # It may be what is damaged, which is a finding already.
+    if sources.wrong_tip(subject) is not None or (entry is not None and same_entry(data, entry.data)):
         return
-    # It may have moved on meanwhile, or be what is damaged.
-    if sources.wrong_tip(subject) is None and audit.tip_now(subject.store)[0] == tip:
+    # It may have moved on meanwhile.
+    if audit.tip_now(subject.store)[0] == tip:
         patience.call(lambda: theirs.check_same_history(subject, primary, serial))
 
 
@@ -194,6 +195,7 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
         more = quick.quick(subject)
         if more:
             sources.look_at_source(subject)
+            states.look_at_states(subject)
             files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
@@ -266,7 +268,9 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
         raise TargetUnusable(
             attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
         )
-    position = audit.Position(-1, -1) if quick.tables_missing(store) else audit.position(store)
+    if quick.tables_missing(store):
+        return source
+    position = audit.position(store)
     became = f"was promoted at {source.promoted}" if source.primary_url else "was made a server of its own"
     if source.is_server and position.last > position.committed:
         raise TargetUnusable(
@@ -274,7 +278,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
             f"it {became}, and a devpi-server has written to it since",
             hint="such a server is judged by devpi-fsck",
         )
-    return sources.usable(source, position.last)
+    return sources.usable(source, store, position.last)
 
 
 def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:

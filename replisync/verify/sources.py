@@ -9,6 +9,7 @@ from replisync.clock import is_time
 from replisync.errors import CorruptEntry, TargetUnusable
 from replisync.serverdir import Serverdir
 from replisync.store import audit
+from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify.findings import SOURCE, Finding
 from replisync.verify.subject import Subject
@@ -34,17 +35,27 @@ class _Problem(NamedTuple):
     remedy: str = ""
 
 
-def usable(source: Source, last: int) -> Source:
+def usable(source: Source, store: Store, last: int) -> Source:
     """Return a source that a verification can go by; what cannot be is a finding of it.
 
     last: the last serial.
     """
-    if source.seed_kind == _EXPORT and not (
-        source.seed_serial is not None and 0 <= source.seed_serial <= last
-    ):
+    if source.seed_kind != _EXPORT:
+        return source
+    serial = source.seed_serial
+    if serial is None or not 0 <= serial <= last:
         # No entry can be said to be the primary's own then.
-        return replace(source, seed_serial=max(last, source.seed_serial or 0))
-    return source
+        return replace(source, seed_serial=max(last, serial or 0))
+    return replace(source, seed_serial=_end_of_seed(store, serial))
+
+
+def _end_of_seed(store: Store, serial: int) -> int:
+    """Return the serial up to which entries of an export may go, where one is said to be their last.
+
+    What was imported ended with a commit. A later serial than the right one does no harm; a lower one would
+    have entries of the export taken for the primary's, and replaced.
+    """
+    return store.commit_of(serial)[0]
 
 
 def is_handed_over(serverdir: Serverdir, source: Source) -> bool:
@@ -97,6 +108,8 @@ def _problems(subject: Subject) -> Iterator[_Problem]:
     serial = source.seed_serial
     if serial is None or serial < 0 or (exported and serial > last):
         yield _Problem("seed_serial", f"a serial up to {last}", serial, _ANEW if exported else "")
+    elif exported and (end := _end_of_seed(subject.store, serial)) != serial:
+        yield _Problem("seed_serial", f"serial {end}, with which a commit ended", serial)
     for column in ("seed_started", "seed_finished", "promoted"):
         value = getattr(source, column)
         if value is None and column == "promoted":
@@ -143,8 +156,9 @@ def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str
         if column in problems:
             values[column] = value
     if "seed_serial" in problems and not problems["seed_serial"].remedy:
-        # Of no use but to be shown: by then the clone was complete.
-        values["seed_serial"] = audit.cloned_to(store)
+        # Elsewhere of no use but to be shown: by then the clone was complete.
+        exported = known is not None and known.seed_kind == _EXPORT
+        values["seed_serial"] = subject.source.seed_serial if exported else audit.cloned_to(store)
     if known is not None and values:
         store.put_source(replace(known, **values))  # type: ignore[arg-type]
     if wrong_tip(subject) is None:

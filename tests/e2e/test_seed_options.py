@@ -55,7 +55,9 @@ def test_the_password_of_root_is_set_and_nobody_sees_it(dump: Path, tmp_path: Pa
         return any("devpi-import" in line for line in seen)
 
     hidden = ("--root-passwd", PASSWORD, "--no-root-pypi", "--no-events")
-    with Background(log, "clone", "--serverdir", target, "--from-export", dump, *hidden) as run:
+    words = ("clone", "--serverdir", target, "--from-export", dump, *hidden)
+    # A process of its own, in whose command line the password stands at first.
+    with Background(log, *words, from_scratch=True) as run:
         run.wait_for(imports, "devpi-import runs")
         seen.clear()
         wait_until(lambda: imports() and run.process.poll() is not None, 120, "its end")

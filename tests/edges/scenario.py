@@ -120,7 +120,14 @@ class Target:
     """A target that follows a scripted primary, with traps in all of its parts."""
 
     def __init__(
-        self, root: Path, server: ScriptedPrimary, trap: Trap, *, entries: int, cloning: bool = False
+        self,
+        root: Path,
+        server: ScriptedPrimary,
+        trap: Trap,
+        *,
+        entries: int,
+        cloning: bool = False,
+        skip: frozenset[str] = frozenset(),
     ) -> None:
         self.serverdir = Serverdir(root)
         self.serverdir.prepare()
@@ -142,6 +149,7 @@ class Target:
             log=RecordingLog(),
             progress=self.progress,
             limits=BatchLimits(entries=entries),
+            skip_indexes=skip,
         )
 
     def make_store(self) -> Store:
@@ -206,7 +214,7 @@ class PostgresParts:
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
-    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
     "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
     "pending": "SELECT relpath, serial, action FROM replisync_pending",
     "retained": "SELECT relpath FROM replisync_retained",

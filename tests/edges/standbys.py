@@ -115,7 +115,14 @@ class Standby:
                 compare=compare if level == Level.PRIMARY else None,
             )
 
-    def repair(self, level: Level = Level.FULL, *, asks: bool = True, trap: Trap | None = None) -> Report:
+    def repair(
+        self,
+        level: Level = Level.FULL,
+        *,
+        asks: bool = True,
+        trap: Trap | None = None,
+        skip: frozenset[str] = frozenset(),
+    ) -> Report:
         """Mend it, as far as its scripted primary lets us."""
         trap = trap or Trap()
         self.server.trap = trap
@@ -127,7 +134,7 @@ class Standby:
                 serverdir,
                 store,
                 judged_source(serverdir, store),
-                Settings(threads=1, patience=0.0),
+                Settings(threads=1, patience=0.0, skip_indexes=skip),
                 context(),
                 target.primary,
                 asks=asks,

@@ -216,7 +216,7 @@ def test_an_age_that_is_no_number_is_mended_and_the_file_stays(folder: Path) -> 
         database.write("UPDATE replisync_retained SET lived_at = 'long'")
         rows = odd_rows(store)
         assert [(row.column, row.found) for row in rows] == [("lived_at", "long")]
-        mend(store, rows, clock.stamp(START))
+        mend(store, clock.stamp(START))
         assert odd_rows(store) == []
         assert machine.look() == {"a"}
 

@@ -107,7 +107,7 @@ def followed(root: Path, kind: type[Standby] = Standby) -> ChainedPrimary:
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
-    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
     "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
     "pending": "SELECT relpath FROM replisync_pending",
     "timeline": "SELECT serial FROM replisync_timeline",
@@ -409,7 +409,7 @@ def test_a_target_that_died_on_the_way_back_can_go_on_forwards_instead(folder: P
         with closing(Standby(root, server, Trap(), entries=1)) as target:
             assert all(
                 target.serverdir.files.joinpath(relpath).is_file()
-                for relpath, _, _, present, _ in state(root)["files"]  # type: ignore[attr-defined]
+                for relpath, _, _, present, _, _ in state(root)["files"]  # type: ignore[attr-defined]
                 if present == "present"
             ), f"a file is missing after a crash in call {at}, {call}"
             target.begin()

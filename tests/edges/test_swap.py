@@ -91,6 +91,35 @@ def test_the_new_one_takes_the_place_and_the_former_one_is_kept(place: Path) -> 
     assert Swap(place).finish() is None
 
 
+def test_the_new_one_has_the_mode_of_the_former_one(place: Path) -> None:
+    place.chmod(0o751)
+    Swap(place).exchange(OLD, MOMENT)
+    assert place.stat().st_mode & 0o7777 == 0o751
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+def test_the_new_one_and_all_that_is_in_it_belong_to_whom_the_former_one_belonged(place: Path) -> None:
+    """But for files that have another name too, which may be another server's."""
+    os.chown(place, 12345, 12346)
+    new = Swap(place).new
+    folder = new / "+files/u/dev"
+    folder.mkdir(parents=True)
+    (folder / "own").write_text("own")
+    (place.parent / "theirs").write_text("theirs")
+    (folder / "linked").hardlink_to(place.parent / "theirs")
+    (folder / "to-theirs").symlink_to(place.parent / "theirs")
+    Swap(place).exchange(OLD, MOMENT)
+    owners = {
+        path.relative_to(place).as_posix(): (path.lstat().st_uid, path.lstat().st_gid)
+        for path in (place, *place.rglob("*"))
+    }
+    assert {".nodeinfo", ".replisync/tmp", "+files/u/dev/own", "+files/u/dev/linked"} <= set(owners)
+    for name in ("+files/u/dev/linked", "+files/u/dev/to-theirs"):
+        assert owners.pop(name) == (0, 0)
+    assert set(owners.values()) == {(12345, 12346)}
+    assert (place.parent / "theirs").stat().st_uid == 0
+
+
 CALLS = ["write", "exchange", "sync", "rename", "sync", "remove", "sync"]
 
 

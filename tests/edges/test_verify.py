@@ -23,8 +23,11 @@ from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby
 from tests.fakes import Died, Trap
+from tests.support.runs import run_here
 
 LAST = sum(map(len, HISTORY)) - 1
+# What a file is said to be that was not asked for.
+LEFT = "state = 'wanted', size = NULL, reason = 'it was not asked for'"
 EXTRA = "u/dev/+f/ddd/d/nobody-1.0.zip"
 
 
@@ -244,11 +247,43 @@ DAMAGES = {
     "a link to a folder": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
         lambda s: (s.root / "+files/u/link").symlink_to(s.root / ".replisync")
     ),
+    "a link in the place of a file": _damage(Level.FILES, kinds.MISSING_FILE, storage="sqlite")(
+        lambda s: (
+            (s.root / "+files" / B).rename(s.root / "moved"),
+            (s.root / "+files" / B).symlink_to(s.root / "moved"),
+        )
+    ),
+    "a file whose name is no text": _damage(Level.FULL, kinds.SUPERFLUOUS_FILE, storage="sqlite")(
+        lambda s: (s.root / "+files/u/\udcff").write_text("x")
+    ),
     "a file with another size in its row": _damage(Level.FILES, kinds.FILE_SIZE, storage="postgres")(
         lambda s: s.database.write("UPDATE files SET size = 3 WHERE path = ?", B)
     ),
     "a file without a size in the ledger": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: s.database.write("UPDATE replisync_files SET size = NULL WHERE relpath = ?", B)
+    ),
+    "a file that is said to be wanted": _damage(Level.QUICK, kinds.LEDGER)(
+        lambda s: s.database.write("UPDATE replisync_files SET state = 'wanted' WHERE relpath = ?", B)
+    ),
+    "a file that is said to be what nobody can have": _damage(Level.QUICK, kinds.LEDGER)(
+        lambda s: s.database.write(
+            "UPDATE replisync_files SET state = 'absent', size = NULL WHERE relpath = ?", B
+        )
+    ),
+    "a missing file that is said to be wanted": _damage(Level.QUICK, kinds.MISSING_FILE)(
+        lambda s: (
+            s.remove_file(B),
+            s.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B),
+        )
+    ),
+    "a missing file that is said to be what nobody can have": _damage(Level.QUICK, kinds.MISSING_FILE)(
+        lambda s: (
+            s.remove_file(B),
+            s.database.write("UPDATE replisync_files SET state = 'absent' WHERE relpath = ?", B),
+        )
+    ),
+    "a reason that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_files SET reason = x'ff' WHERE relpath = ?", B)
     ),
     "retained files that are gone": _damage(Level.FILES, kinds.LEDGER)(
         lambda s: [path.unlink() for path in (s.root / ".replisync/retained").iterdir()]
@@ -319,7 +354,7 @@ DAMAGES = {
     ),
     "a path in the ledger that is no text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write(
-            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3)"
+            "INSERT INTO replisync_files VALUES (CAST(x'752fff' AS TEXT), 2, '', 'present', 3, NULL)"
         )
     ),
     "a row with more than one thing wrong": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
@@ -340,7 +375,7 @@ DAMAGES = {
         lambda s: s.database.write("INSERT INTO kv VALUES ('', 'PLUGIN', 3)")
     ),
     "a file without a name": _damage(Level.QUICK, kinds.ROW)(
-        lambda s: s.database.write("INSERT INTO replisync_files VALUES ('', 3, '', 'present', 3)")
+        lambda s: s.database.write("INSERT INTO replisync_files VALUES ('', 3, '', 'present', 3, NULL)")
     ),
     "a path in the ledger with a NUL": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write(
@@ -507,7 +542,7 @@ def contents(standby: Standby) -> dict[str, object]:
         )
         for name, query in _QUERIES.items()
     }
-    live = [relpath for relpath, _, _, state, _ in rows["files"] if state == "present"]
+    live = [relpath for relpath, _, _, state, _, _ in rows["files"] if state == "present"]
     names = (".nodeinfo", ".serverversion", ".event_serial")
     small = {name: (standby.root / name).read_bytes() for name in names}
     on_disk = sorted(
@@ -526,7 +561,7 @@ def _plain(value: object) -> object:
 _QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
-    "files": "SELECT relpath, serial, digest, state, size FROM replisync_files",
+    "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
     "faults": "SELECT relpath, serial, kind, reason FROM replisync_faults",
     "pending": "SELECT relpath, serial, action FROM replisync_pending",
     "timeline": "SELECT serial FROM replisync_timeline",
@@ -586,6 +621,8 @@ IN_POSTGRES = (
     "a file that is to be dropped",
     "a file with another size in its row",
     "a file without a size in the ledger",
+    "a file that is said to be wanted",
+    "a missing file that is said to be what nobody can have",
     "a time that is an empty text",
     "retained files that are gone",
     "the key of a file that is gone",
@@ -654,6 +691,13 @@ def test_what_nobody_names_is_put_aside_and_not_lost(one: Standby) -> None:
     )
     assert (one.root / ".replisync" / "retained" / name).read_bytes() == b"extra"
     assert serial == -1
+
+
+def test_what_is_found_obeys_no_terminal(one: Standby) -> None:
+    one.write_file("u/dev/+f/\x1b[31m", b"x")
+    said = run_here("verify", "--serverdir", one.root, "--level", "full", code=8).stdout
+    assert "\\x1b[31m" in said
+    assert "\x1b" not in said
 
 
 def test_leftovers_of_one_name_are_all_kept(one: Standby) -> None:
@@ -818,7 +862,7 @@ def test_a_damaged_file_that_the_primary_does_not_give_is_served_to_nobody(one: 
 
 
 def test_another_content_in_the_place_of_a_file_that_is_missing_is_found(one: Standby) -> None:
-    one.database.write("UPDATE replisync_files SET state = 'wanted', size = NULL WHERE relpath = ?", B)
+    one.database.write(f"UPDATE replisync_files SET {LEFT} WHERE relpath = ?", B)  # noqa: S608
     assert one.look().findings == []
     DAMAGES["a flipped byte in a file"].do(one)
     [finding] = one.look().findings
@@ -882,6 +926,31 @@ def test_what_the_owner_of_the_serverdir_cannot_read_is_given_back(one: Standby,
     os.chown(file, 0, 0)
     file.chmod(0o644)
     assert one.look(level).findings == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+def test_what_the_superuser_makes_anew_is_its_owners(one: Standby) -> None:
+    for path in (one.root, *one.root.rglob("*")):
+        os.chown(path, 12345, 12345)
+    small = [one.root / name for name in (".nodeinfo", ".serverversion", ".event_serial")]
+    for path in small:
+        path.unlink()
+    folders = [one.root / ".replisync/tmp", one.root / ".replisync/retained"]
+    for path in folders:
+        os.chown(path, 0, 0)
+    shutil.rmtree(one.root / "+files/u/pypi")
+    names = {path.relative_to(one.root).as_posix() for path in folders}
+    quick = one.look(Level.QUICK).findings
+    assert {each.subject for each in quick if each.kind == kinds.PERMISSIONS} == names
+    assert one.repair().findings == []
+    made = [*small, *folders, *(one.root / "+files/u").rglob("*")]
+    assert {path.stat().st_uid for path in made} == {12345}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives files to others")
+def test_the_superuser_may_work_in_somebody_elses_folder(one: Standby) -> None:
+    os.chown(one.root, 12345, 12345)
+    assert one.look(Level.QUICK).findings == []
 
 
 def test_files_that_everybody_may_write_to_are_as_they_are_made_where_all_are_so(one: Standby) -> None:

@@ -175,3 +175,61 @@ def test_many_altered_entries_before_one_that_cannot_be_read_are_no_damage_of_th
     long.database.write("UPDATE changelog SET data = x'ff' WHERE serial = ?", LONG)
     found = {finding.kind for finding in long.look(Level.PRIMARY).findings}
     assert found == {kinds.OTHER_ENTRY, kinds.DAMAGED_ENTRY}
+
+
+# Where it began with an export.
+
+SEED = 4
+
+
+@pytest.fixture
+def exported(one: Standby) -> Standby:
+    """A standby whose entries up to SEED are its own, and others than the primary's."""
+    one.database.write("UPDATE replisync_source SET seed_kind = 'export', seed_serial = ?", SEED)
+    one.database.write("DELETE FROM replisync_timeline WHERE serial NOT IN (?, ?)", SEED, LAST)
+    one.database.write("INSERT INTO replisync_tip SELECT serial, data FROM changelog WHERE serial = ?", LAST)
+    alter(one, SEED - 1)
+    edited(one, SEED, lambda changes: changes.__setitem__("u/ours", ["PLUGIN", -1, 1]))
+    one.database.write("INSERT INTO kv VALUES ('u/ours', 'PLUGIN', ?)", SEED)
+    assert one.look(Level.PRIMARY).findings == []
+    return one
+
+
+def test_entries_of_an_export_are_not_replaced_where_it_is_said_to_end_before_them(exported: Standby) -> None:
+    before = contents(exported)
+    exported.database.write("UPDATE replisync_source SET seed_serial = ?", SEED - 2)
+    for level in (Level.QUICK, Level.PRIMARY):
+        [finding] = exported.look(level).findings
+        assert (finding.kind, finding.subject) == (kinds.SOURCE, "replisync_source seed_serial")
+    assert exported.repair(Level.PRIMARY).findings == []
+    assert contents(exported) == before
+    assert exported.database.read("SELECT seed_serial FROM replisync_source") == [(SEED,)]
+
+
+@pytest.mark.parametrize(
+    "lost", ["DELETE FROM replisync_timeline WHERE serial > 4", "DROP TABLE replisync_timeline"]
+)
+def test_what_we_committed_after_an_export_is_known_by_the_primarys_bytes_beside_it(
+    exported: Standby, lost: str
+) -> None:
+    before = contents(exported)
+    exported.database.write(lost)
+    assert exported.repair(Level.PRIMARY).findings == []
+    assert contents(exported) == before
+    assert exported.look(Level.PRIMARY).findings == []
+
+
+def test_what_somebody_else_wrote_after_an_export_stays_and_is_told(exported: Standby) -> None:
+    exported.server.commit({"u/more": ("PLUGIN", -1, 1)})
+    exported.database.write(
+        "INSERT INTO changelog VALUES (?, ?)", LAST + 1, exported.server.entries[LAST + 1]
+    )
+    findings = exported.repair(Level.PRIMARY).findings
+    assert "a devpi-server wrote to it" in next(one.remedy for one in findings if one.kind == kinds.POSITION)
+
+
+def test_damaged_bytes_of_the_primarys_entry_are_ours_and_not_its_fault(exported: Standby) -> None:
+    exported.database.write("UPDATE replisync_tip SET data = x'ff'")
+    [finding] = exported.look(Level.PRIMARY).findings
+    assert (finding.kind, finding.subject) == (kinds.SOURCE, "replisync_tip")
+    assert exported.repair(Level.PRIMARY).findings == []

@@ -9,22 +9,30 @@ import atexit
 import importlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.process import parent_process
 from pathlib import Path
 
-# What imports nearly everything that the programs need. One that is not installed is left out.
-PRELOADED = ("devpi_server.main", "devpi_web.main", "replisync.cli.app", __name__)
+# What imports nearly everything that the programs need, also what they import when they need it only.
+PRELOADED = (
+    *("devpi_server.main", "devpi_server.auth_basic", "devpi_server.auth_devpi", "devpi_server.fsck"),
+    *("devpi_server.genconfig", "devpi_server.importexport", "devpi_server.init", "devpi_server.mirror"),
+    *("devpi_server.keyfs_sqlite_fs", "devpi_server.replica", "devpi_server.view_auth"),
+    *("devpi_postgresql.main", "devpi_web.main", "devpi_web.whoosh_index"),
+    *("platformdirs.unix", "pyramid.config", "strictyaml", "waitress.server"),
+    *("replisync.cli.app", "replisync.plugin", "replisync.store.postgres", "replisync.filestore.database"),
+    *("alembic.command", "sqlalchemy.dialects.sqlite", __name__),
+)
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(PRELOADED))
-_running: "weakref.WeakSet[Forked]" = weakref.WeakSet()
+_running: set["Forked"] = set()  # as far as is known
 _wanted = False
 
 
@@ -49,27 +57,30 @@ class Forked:
         stdout: Path,
         stderr: Path | None = None,
         *,
-        environment: Mapping[str, str] | None = None,
         ends_with_us: bool = False,
     ) -> None:
         """Start a program with these arguments, the program's name first; what it says is appended to files.
 
         program: `module:function`; the function's result is the exit code, as for a console script.
         stderr: as stdout where it is None.
-        environment: all variables; None means ours.
         ends_with_us: whether it ends at once when this process is gone, however that ended.
         """
-        variables = dict(os.environ if environment is None else environment)
-        args = (program, list(arguments), str(stdout), str(stderr or stdout), variables, ends_with_us)
+        said = (str(stdout), str(stderr or stdout))
+        args = (program, list(arguments), *said, dict(os.environ), ends_with_us)
         self._process = _context.Process(target=_become, args=args)
         self._process.start()
         self.pid: int = self._process.pid
+        for other in tuple(_running):
+            other.poll()
         _running.add(self)
 
     @property
     def returncode(self) -> int | None:
         """The exit code, the negative number of a signal, or None while it runs."""
-        return self._process.exitcode
+        code = self._process.exitcode
+        if code is not None:
+            _running.discard(self)
+        return code
 
     def poll(self) -> int | None:
         """Return the exit code as of now."""
@@ -94,9 +105,8 @@ class Forked:
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        """End it at once, as a power failure would."""
+        self.send_signal(signal.SIGKILL)
 
 
 def run(
@@ -157,5 +167,6 @@ def _end_with_parent() -> None:
 
 @atexit.register
 def _kill_all() -> None:
-    for process in list(_running):
+    # Before multiprocessing waits for them.
+    for process in tuple(_running):
         process.kill()

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -71,11 +72,13 @@ EDGES = {
     "store.tables": set(),
     "store.records": set(),
     "store.schema": {"store.tables"},
-    "store.undo": {"store", "store.tables"},
+    "store.ledger": {"store", "store.records", "store.tables"},
+    "store.undo": {"store", "store.ledger", "store.tables"},
     "store.ageing": {"store", "store.tables", "clock"},
     "store.base": {
         "store",
         "store.ageing",
+        "store.ledger",
         "store.schema",
         "store.tables",
         "store.records",
@@ -84,7 +87,7 @@ EDGES = {
         "clock",
     },
     "store.mending": {"store", "store.records", "store.tables"},
-    "store.audit": {"store", "store.base", "store.records", "store.tables"},
+    "store.audit": {"store", "store.ledger", "store.base", "store.records", "store.tables"},
     "store.scratch": {"store.temporary"},
     "store.temporary": set(),
     "store.sqlite": {"store.base", "store.records", "store.tables"},
@@ -108,8 +111,13 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the full names that a module imports anywhere, but for what only the type checker sees."""
+@cache
+def imported(tree: ast.Module) -> tuple[str, ...]:
+    """Return the full names that a module imports anywhere, but for what only the type checker sees."""
+    return tuple(_imported(tree))
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
     skipped = {
         id(inner)
         for node in ast.walk(tree)
