@@ -199,15 +199,16 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
             files.false_drops(subject)
     if not more or level == Level.QUICK:
         return serial
-    prepare(subject)
     if level == Level.FILES:
         with subject.stage("files"):
+            prepare(subject)
             files.files(subject, digests=False)
             look_at_retained(subject)
         return serial
     with Scratch() as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
+        prepare(subject)
         # While other processes compute digests this one has time to read names.
         with Names(subject.survey.names()) as names:
             with subject.stage("files"):
