@@ -86,7 +86,8 @@ class TokenSigner:
 
         A token serves for a few seconds: making one costs a good part of a small download.
         """
-        now = int(self._clock() + self._offset)
+        # A primary may claim any time; a token can bear none before 1970.
+        now = max(0, int(self._clock() + self._offset))
         for_whom, made, token = self._last
         if for_whom != uuid or not 0 <= now - made < _REUSE_SECONDS:
             token = self._make(uuid, now)

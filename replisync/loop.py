@@ -22,6 +22,11 @@ _JITTER_SECONDS = 1.0
 # How often `follow` looks for files whose next try has come, and for what was retained long enough.
 _CHORES_SECONDS = 60.0
 
+# A primary holds a poll without news for 30 seconds. Something before it that answers each at once, such as a
+# cache, is asked again without a wait so many times in a row, then with one.
+_QUICK_SECONDS = 1.0
+_QUICK_POLLS = 3
+
 
 class Patience:
     """How long failures that may pass are borne.
@@ -76,6 +81,10 @@ class Patience:
             if not self._may_pass(err):
                 raise
             self._log.warning("put off", error=str(err))
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raise Stopped where a signal asked us to stop."""
+        self._sleep(seconds)
 
     def _retrying(self, got_on: Callable[[], bool]) -> Retrying:
         self._stop.check()
@@ -181,9 +190,15 @@ def follow(
     """
     patience.call(pipeline.check_identity)
     next_chores = time.monotonic()
+    quick = 0
     while True:
+        began, before = time.monotonic(), _known(position)
         patience.call(lambda: pipeline.step(poll=True), progress=position)
         patience.call(on_step)
+        idle = time.monotonic() - began < _QUICK_SECONDS and not _got_on(position, before)
+        quick = quick + 1 if idle else 0
+        if quick >= _QUICK_POLLS:
+            patience.pause(_QUICK_SECONDS)
         if time.monotonic() >= next_chores:
             patience.attempt(chores)
             next_chores = time.monotonic() + _CHORES_SECONDS

@@ -37,6 +37,8 @@ _CERT_REFUSED = re.compile("alert (certificate|bad certificate|unsupported certi
 # devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
 _UUID = re.compile("[!-~]{1,64}")
 _SERIAL = re.compile("-?[0-9]{1,10}")
+# As devpi's value format, and its tables in PostgreSQL, hold a serial.
+_SERIAL_MAX = 2**31 - 1
 
 # How much of an answer that is no success is looked at.
 _TEXT_BYTES = 16384
@@ -182,10 +184,10 @@ class Origin:
         if "expired" not in self._text(response, attempted):
             return False
         try:
-            sent = parsedate_to_datetime(response.headers["date"])
-        except (KeyError, ValueError):
+            sent = parsedate_to_datetime(response.headers["date"]).timestamp()
+        except (KeyError, ValueError, OverflowError):
             return False
-        self._signer.learn(sent.timestamp())
+        self._signer.learn(sent)
         return True
 
     def hello(self, response: httpx.Response, attempted: str, serial: int | None = None) -> Hello:
@@ -196,7 +198,8 @@ class Origin:
         """
         uuid = response.headers.get("x-devpi-primary-uuid") or response.headers.get("x-devpi-master-uuid")
         position = response.headers.get("x-devpi-serial", "")
-        if not uuid or not _UUID.fullmatch(uuid) or not _SERIAL.fullmatch(position):
+        good = uuid and _UUID.fullmatch(uuid) and _SERIAL.fullmatch(position)
+        if not uuid or not good or int(position) > _SERIAL_MAX:
             self.refuse(response, attempted, serial)
             raise PrimaryRefused(
                 attempted,

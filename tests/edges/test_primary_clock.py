@@ -87,12 +87,14 @@ def test_files_are_asked_for_by_the_primarys_clock_too() -> None:
     assert server.statuses == [403, 202]
 
 
-def test_a_token_that_expires_for_ever_ends_in_a_refusal_and_not_in_a_loop() -> None:
+@pytest.mark.parametrize("year", [2026, 1960, 1, 9999])
+def test_a_token_that_expires_for_ever_ends_in_a_refusal_and_not_in_a_loop(year: int) -> None:
+    """Whatever time the primary claims."""
     statuses = []
 
     def never(_request: httpx.Request) -> httpx.Response:
         statuses.append(403)
-        headers = answers(serial=4, date="Sun, 22 Nov 2026 11:39:23 GMT")
+        headers = answers(serial=4, date=f"Sun, 22 Nov {year:04} 11:39:23 GMT")
         return httpx.Response(403, headers=headers, stream=Body(b"Authorization expired."))
 
     transport = httpx.MockTransport(never)
@@ -105,7 +107,13 @@ def test_a_token_that_expires_for_ever_ends_in_a_refusal_and_not_in_a_loop() -> 
     assert "NTP" in caught.value.hint
 
 
-@pytest.mark.parametrize("date", [None, "", "yesterday", "Sun, 99 Foo 2026 11:39:23 GMT", "\xff"])
+@pytest.mark.parametrize(
+    "date",
+    [
+        *(None, "", "yesterday", "Sun, 99 Foo 2026 11:39:23 GMT", "\xff"),
+        "Thu, 01 Jan 99999999999999999999 00:00:00 GMT",
+    ],
+)
 def test_without_a_date_that_can_be_read_the_first_no_stands(date: str | None) -> None:
     statuses = []
 

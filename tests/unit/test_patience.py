@@ -263,6 +263,21 @@ class TestCatchUp:
 class TestFollow:
     """Steps that poll, until an error that does not pass."""
 
+    def test_polls_that_are_answered_at_once_without_news_are_not_asked_in_a_storm(self) -> None:
+        def give_up_in_a_storm() -> None:
+            assert len(steps.polls) < 10
+
+        stop, steps = RecordingStop(after=2), Steps(7, 7, give_up_in_a_storm)
+        with pytest.raises(Stopped):
+            follow(
+                steps,  # type: ignore[arg-type]
+                lambda: 7,
+                patience(stop),
+                on_step=lambda: None,
+                chores=lambda: None,
+            )
+        assert (len(steps.polls), stop.waits) == (4, [1.0, 1.0])
+
     def test_it_asks_who_is_there_first_then_polls_until_stopped(self) -> None:
         seen: list[int] = []
         chores: list[int] = []
