@@ -191,6 +191,16 @@ class Store:
                 hint="use the replisync that wrote it; a command that writes brings older ones up to date",
             )
 
+    def restore_version(self) -> bool:
+        """Write down again of which version our tables are, where that is lost and they are the newest's.
+
+        Returns whether it was lost, and is written down.
+        """
+        if not t.metadata.tables.keys().isdisjoint(self.missing_objects()):
+            return False
+        with self._writing() as connection:
+            return schema.note_version(connection)
+
     def clear(self) -> None:
         """Forget all that a clone brought, in one transaction; the runs are remembered."""
         with self._writing() as connection:
