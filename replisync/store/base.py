@@ -23,7 +23,7 @@ from replisync.store.records import ABSENT, PRESENT, UNASKED, WANTED, Commit, Fa
 
 
 class Store(Moves, FileLedger, Provenance):
-    """The database of one target."""
+    """The store of one target; its arguments are those of `Database`."""
 
     def apply(self, commit: Commit, primary_serial: int, now: str) -> bool:
         """Make a batch true in one transaction; return whether moves on disk are now pending.

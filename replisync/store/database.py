@@ -27,7 +27,7 @@ def chunks(items: Iterable[str]) -> Iterator[list[str]]:
 
 
 class Database:
-    """The database of one target, of which no table is read or written yet.
+    """The database of one target, whatever is in its tables.
 
     engine: connected to it.
     guard: called inside each writing transaction; raises where the target is no longer ours to write.

@@ -1,7 +1,7 @@
-"""The moves on disk that a commit demands, and what they put aside.
+"""The moves on disk that committed serials demand, and what they put aside.
 
-The rows are written with the commit, or before a file takes its place, so that whoever comes after a crash
-finds what is left to do.
+A move is written in the transaction that demands it, and a file that is to come before it takes its place:
+whoever goes on after a crash finds what is left to do.
 """
 
 from collections.abc import Iterable, Mapping
