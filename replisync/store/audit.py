@@ -11,7 +11,8 @@ from sqlalchemy import Connection, and_, func, or_, select
 
 from replisync.store import ledger as states
 from replisync.store import tables as t
-from replisync.store.base import Store, chunks
+from replisync.store.base import Store
+from replisync.store.database import chunks
 from replisync.store.records import Pending, Retained
 
 # A page of entries ends with the one that makes it this big, in bytes.

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, text
 from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.storage import Storage
 from replisync.store import tables
-from replisync.store.base import Guard, Store
+from replisync.store.base import Store
+from replisync.store.database import Guard
 from replisync.store.pgindexes import make_anew, wrong_indexes
 from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
 from replisync.store.records import PRESENT, FileRow

@@ -6,10 +6,15 @@ package.
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
 from replisync.errors import TargetUnusable
+from replisync.store.tables import source
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # The newest revision below migrations/versions; a test compares. Known here so that a command that finds
 # everything up to date need not load Alembic.
@@ -26,11 +31,38 @@ def migrations_folder() -> Path:
 
 
 def current_version(connection: Connection) -> str | None:
-    """Return the revision that the database has, or None where our tables are missing."""
+    """Return the revision that the database has, or None where our tables are missing.
+
+    Raises TargetUnusable where they are there, and nothing says of which revision they are.
+    """
+    version = _noted_version(connection)
+    if version is None and inspect(connection).has_table(source.name):
+        raise TargetUnusable(
+            "opening of the target's database",
+            f"its table {VERSION_TABLE}, which says how the others are made, is gone or empty",
+            hint="mend it with `replisync verify --repair`",
+        )
+    return version
+
+
+def _noted_version(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
     return None if version is None else str(version)
+
+
+def note_version(connection: Connection) -> bool:
+    """Write down that our tables are of the newest revision, where nothing says so; return whether it was so.
+
+    To be called where they are.
+    """
+    if _noted_version(connection) is not None:
+        return False
+    from alembic import command
+
+    command.stamp(_config(connection), HEAD)
+    return True
 
 
 def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
@@ -42,12 +74,9 @@ def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
     if current == revision:
         return
     from alembic import command
-    from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    config = _config(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise TargetUnusable(
@@ -55,5 +84,15 @@ def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
             f"its tables have version {current}, which is newer than this replisync knows",
             hint="use the replisync that wrote it, or a newer one",
         )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     command.upgrade(config, revision)
+
+
+def _config(connection: Connection) -> "Config":
+    """Return how Alembic finds the migrations, and works within the connection's transaction."""
+    from alembic.config import Config
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

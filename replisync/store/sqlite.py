@@ -18,7 +18,8 @@ from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.pool import StaticPool
 
 from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
-from replisync.store.base import Guard, Store
+from replisync.store.base import Store
+from replisync.store.database import Guard
 from replisync.store.records import PRESENT, FileRow
 from replisync.store.tables import metadata, missing_of_ours
 

@@ -35,6 +35,7 @@ from replisync.standby import (
 from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
+from replisync.store.schema import HEAD, VERSION_TABLE
 from replisync.verify import findings as kinds
 from replisync.verify.access import give, owner_of
 from replisync.verify.findings import Finding, Report
@@ -79,13 +80,16 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
     require_ours(serverdir)
     _refuse_server(serverdir)
     modes = list(wrong_modes(serverdir))
-    granted = [finding for finding in modes if grant(serverdir, finding)]
+    before = [finding for finding in modes if grant(serverdir, finding)]
     secret = level == Level.PRIMARY or settings.secretfile is not None or settings.keyfile is not None
-    with opened(serverdir) as (store, source), _primary(source, settings, secret=secret) as primary:
+    with (
+        opened(serverdir, before) as (store, source),
+        _primary(source, settings, secret=secret) as primary,
+    ):
         asks = secret and _answers(primary, settings, context, must=level == Level.PRIMARY)
         report = Mender(serverdir, store, source, settings, context, primary, asks=asks).run(level)
-        report.mended += granted
-        report.repaired += len(granted)
+        report.mended += before
+        report.repaired += len(before)
         if report.repaired and report.outcome == "ok":
             report.outcome = "repaired"
         store.put_verification(record_of(report))
@@ -114,9 +118,10 @@ def _refuse_server(serverdir: Serverdir) -> None:
 
 
 @contextmanager
-def opened(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
+def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store, Source]]:
     """Hold the lock and the open database of a standby that may be damaged.
 
+    mended: gets what had to be mended before it could be opened.
     Raises TargetUnusable where it is no standby, or another replisync writes to it.
     """
     with ExitStack() as stack:
@@ -125,6 +130,8 @@ def opened(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
         store = stack.enter_context(
             open_database(serverdir, write=True, alone=True, guard=lambda: _refuse_server(serverdir))
         )
+        if store.restore_version():
+            mended.append(Finding(kinds.SCHEMA, VERSION_TABLE, None, f"version {HEAD}", "none"))
         try:
             store.check_version()
         except TargetUnusable:

@@ -14,7 +14,8 @@ import trustme
 from replisync.changelog import ChangelogEntry, KeyChange
 from replisync.plan import Batch
 from replisync.storage import Storage
-from replisync.store.base import Guard, Store
+from replisync.store.base import Store
+from replisync.store.database import Guard
 from replisync.store.postgres import PostgresStore
 from replisync.store.records import Commit
 from replisync.store.sqlite import SqliteStore

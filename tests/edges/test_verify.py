@@ -15,13 +15,15 @@ from devpi_server import fileutil
 
 from replisync.changelog import EMPTY_RENAMES, parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable, WrongHistory
+from replisync.standby import Settings
 from replisync.verify import findings as kinds
 from replisync.verify.history import read_entry
+from replisync.verify.repair import repair
 from replisync.verify.run import Level
 from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
-from tests.edges.standbys import Standby
+from tests.edges.standbys import Standby, context
 from tests.fakes import Died, Trap
 from tests.support.runs import run_here
 
@@ -982,6 +984,19 @@ def test_a_schema_that_cannot_even_be_told_is_no_bug_of_ours(one: Standby) -> No
     for verb in (one.look, one.repair):
         with pytest.raises(TargetUnusable):
             verb()
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE replisync_schema", "DELETE FROM replisync_schema"])
+def test_the_version_of_our_tables_is_known_by_them(one: Standby, statement: str) -> None:
+    before = contents(one)
+    one.database.write(statement)
+    with pytest.raises(TargetUnusable) as caught:
+        one.look()
+    assert "verify --repair" in caught.value.hint
+    [mended] = repair(one.serverdir, Level.FULL, Settings(), context()).mended
+    assert (mended.kind, mended.subject) == (kinds.SCHEMA, "replisync_schema")
+    assert one.look().findings == []
+    assert contents(one) == before
 
 
 def test_a_table_of_ours_with_other_columns_stays_a_finding(one: Standby) -> None:

@@ -1,0 +1,132 @@
+"""Where the target's data comes from, when the primary was heard of, and how far runs and checks came."""
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from replisync.errors import TargetUnusable, UnreadableText
+from replisync.store import schema
+from replisync.store import tables as t
+from replisync.store.history import History
+from replisync.store.records import Contact, Divergence, Identity, Run, Source, Verification
+
+# Runs that are remembered; a catchup each minute would fill the table otherwise.
+_RUNS_KEPT = 1000
+
+
+class Provenance(History):
+    """What is known of the target beside its data."""
+
+    def source(self) -> Source | None:
+        """Return where the data comes from, or None where no seeding has begun."""
+        attempted, anew = "reading of where the target comes from", "clone anew into an empty serverdir"
+        try:
+            with self._reading() as connection:
+                row = connection.execute(select(t.source)).mappings().first()
+        except UnreadableText as err:
+            raise TargetUnusable(attempted, err.why, hint=anew) from err
+        if row is None:
+            return None
+        for column in t.source.columns:
+            # SQLite stores any kind of value in any column.
+            value = row[column.name]
+            if not (value is None and column.nullable) and not isinstance(value, column.type.python_type):
+                raise TargetUnusable(attempted, f"its {column.name} is {type(value).__name__}", hint=anew)
+        return Source(**{k: v for k, v in row.items() if k != "id"})
+
+    def identity(self) -> Identity | None:
+        """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""
+        with self._reading() as connection:
+            if schema.current_version(connection) is None:
+                return None
+            columns = (t.source.c.uuid, t.source.c.primary_uuid, t.source.c.primary_url, t.source.c.seed_kind)
+            row = connection.execute(select(*columns)).first()
+        return None if row is None else Identity(*row)
+
+    def put_source(self, source: Source, tip: bytes | None = None) -> None:
+        """Remember where the data comes from.
+
+        tip: the primary's bytes of the entry at our last serial, where ours are others.
+        """
+        with self._writing() as connection:
+            if tip is not None:
+                self._put_tip(connection, self._last_serial(connection), tip)
+            connection.execute(t.source.delete())
+            connection.execute(insert(t.source).values(id=1, **asdict(source)))
+
+    def contact(self) -> Contact | None:
+        """Return when the primary was last heard of."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.contact)).first()
+        return None if row is None else Contact(row.contacted_at, row.primary_serial, row.in_sync_at)
+
+    def put_contact(self, primary_serial: int, now: str) -> None:
+        """Remember that the primary was heard of, and whether we are where it is."""
+        with self._writing() as connection:
+            self._put_contact(connection, primary_serial, self._last_serial(connection), now)
+
+    def put_agreement(self, primary_serial: int, now: str) -> None:
+        """Remember that the primary was heard of, and that its history is ours."""
+        with self._writing() as connection:
+            self._put_contact(connection, primary_serial, self._last_serial(connection), now)
+            connection.execute(t.divergence.delete())
+
+    def divergence(self) -> Divergence | None:
+        """Return how the primary's history was found not to be ours; None where it is."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.divergence)).mappings().first()
+        return None if row is None else Divergence(**{k: v for k, v in row.items() if k != "id"})
+
+    def put_divergence(self, divergence: Divergence) -> None:
+        """Remember that the primary's history is not ours."""
+        with self._writing() as connection:
+            connection.execute(t.divergence.delete())
+            connection.execute(insert(t.divergence).values(id=1, **asdict(divergence)))
+
+    @staticmethod
+    def _put_contact(connection: Connection, primary_serial: int, ours: int, now: str) -> None:
+        in_sync_at = now if ours >= primary_serial else None
+        values = {"contacted_at": now, "primary_serial": primary_serial}
+        if in_sync_at is not None:
+            values["in_sync_at"] = in_sync_at
+        if not connection.execute(update(t.contact).values(**values)).rowcount:
+            connection.execute(insert(t.contact).values(id=1, **values))
+
+    def begin_run(self, command: str, now: str) -> int:
+        """Remember that a command began to work; return the number of its run."""
+        with self._writing() as connection:
+            # Whoever holds the lock knows that no other run goes on.
+            connection.execute(update(t.runs).where(t.runs.c.outcome == "running").values(outcome="killed"))
+            newest = select(func.max(t.runs.c.id)).scalar_subquery()
+            connection.execute(t.runs.delete().where(t.runs.c.id <= newest - _RUNS_KEPT))
+            row = insert(t.runs).values(
+                command=command, started=now, outcome="running", from_serial=self._last_serial(connection)
+            )
+            key = connection.execute(row).inserted_primary_key
+            return int(key[0]) if key else 0
+
+    def end_run(self, number: int, **values: Any) -> None:
+        """Remember how a run ended; its last serial is the target's."""
+        with self._writing() as connection:
+            values["to_serial"] = self._last_serial(connection)
+            connection.execute(update(t.runs).where(t.runs.c.id == number).values(**values))
+
+    def last_run(self) -> Run | None:
+        """Return the latest run."""
+        query = select(t.runs).order_by(t.runs.c.id.desc()).limit(1)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else Run(**{k: v for k, v in row.items() if k != "id"})
+
+    def last_verification(self) -> Verification | None:
+        """Return what the last verification found."""
+        with self._reading() as connection:
+            row = connection.execute(select(t.verify)).mappings().first()
+        return None if row is None else Verification(**{k: v for k, v in row.items() if k != "id"})
+
+    def put_verification(self, done: Verification) -> None:
+        """Remember what a verification found."""
+        with self._writing() as connection:
+            connection.execute(t.verify.delete())
+            connection.execute(insert(t.verify).values(id=1, **asdict(done)))
