@@ -85,12 +85,12 @@ def check_private(path: Path, option: str) -> None:
     attempted = f"reading of {path} ({option})"
     try:
         mode = path.stat().st_mode
-        folder_mode = path.absolute().parent.stat().st_mode
+        # Of a link the folder of what it leads to counts as well.
+        folders = [path.absolute().parent, path.resolve().parent]
+        shared = [one for one in folders if one.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)]
     except OSError as err:
         raise UsageError(attempted, err.strerror or str(err)) from err
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(attempted, "others may read it", hint=f"run `chmod 0600 {path}`")
-    if folder_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UsageError(
-            attempted, "others may write to its folder", hint=f"run `chmod go-w {path.absolute().parent}`"
-        )
+    if shared:
+        raise UsageError(attempted, "others may write to its folder", hint=f"run `chmod go-w {shared[0]}`")

@@ -53,6 +53,16 @@ class TestSecretFiles:
         with pytest.raises(UsageError, match="others may write to its folder"):
             read_secret(path)
 
+    def test_a_link_to_a_file_in_a_folder_that_others_can_write_to_is_refused(self, folder: Path) -> None:
+        shared, link = folder / "shared", folder / "link"
+        shared.mkdir()
+        link.symlink_to(secret(shared))
+        assert read_secret(link) == SECRET.encode()
+        shared.chmod(0o777)
+        with pytest.raises(UsageError, match="others may write to its folder") as caught:
+            read_secret(link)
+        assert str(shared) in caught.value.hint
+
     @pytest.mark.parametrize("text", ["", "short", "a" * 64, "ababababab" * 10, "abcde" * 20])
     def test_a_secret_that_devpi_would_refuse_is_refused(self, folder: Path, text: str) -> None:
         with pytest.raises(UsageError, match="too short or too simple"):
