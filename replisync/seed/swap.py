@@ -48,6 +48,10 @@ class Names(Protocol):
         """Make the names in a folder durable."""
         ...
 
+    def give(self, folder: Path, like: os.stat_result) -> None:
+        """Give a folder the mode of another one, and as root, with all that is in it, its owner."""
+        ...
+
 
 class SystemNames:
     """The system's own."""
@@ -76,6 +80,22 @@ class SystemNames:
     def sync(self, folder: Path) -> None:
         """Make the names in a folder durable."""
         fsync_folder(folder)
+
+    def give(self, folder: Path, like: os.stat_result) -> None:
+        """Give a folder the mode of another one, and as root, with all that is in it, its owner.
+
+        A file with another name may be somebody else's, and stays whose it is. Folders come after what is in
+        them, and no name is looked up through one that is given away: its owner may be exchanging names.
+        """
+        os.chmod(folder, like.st_mode & 0o7777)
+        if os.geteuid() != 0 or (like.st_uid, like.st_gid) == (0, 0):
+            return
+        for _, _, names, at in os.fwalk(folder, topdown=False, onerror=_raise):
+            for name in names:
+                found = os.stat(name, dir_fd=at, follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                    os.chown(name, like.st_uid, like.st_gid, dir_fd=at, follow_symlinks=False)
+            os.fchown(at, like.st_uid, like.st_gid)
 
 
 class Swap:
@@ -193,7 +213,7 @@ class Swap:
         """
         self._write_mark(uuid, f"{self.present.name}.replaced-{moment}")
         with local_errors(f"setting of the owner of {self.new}"):
-            _give(self.new, self.present.stat())
+            self._names.give(self.new, self.present.stat())
         with local_errors(f"exchange of {self.present} and {self.new}"):
             self._names.exchange(self.new, self.present)
             self._names.sync(self.parent)
@@ -222,23 +242,6 @@ class Swap:
             self._names.remove(self._mark_of(self.present))
             self._names.sync(self._mark_of(self.present).parent)
         return kept
-
-
-def _give(folder: Path, like: os.stat_result) -> None:
-    """Give a folder the mode of another one, and as root, with all that is in it, its owner.
-
-    A file with another name may be somebody else's, and stays whose it is. Folders come after what is in
-    them, and no name is looked up through one that is given away: its owner may be exchanging names.
-    """
-    os.chmod(folder, like.st_mode & 0o7777)
-    if os.geteuid() != 0 or (like.st_uid, like.st_gid) == (0, 0):
-        return
-    for _, _, names, at in os.fwalk(folder, topdown=False, onerror=_raise):
-        for name in names:
-            found = os.stat(name, dir_fd=at, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-                os.chown(name, like.st_uid, like.st_gid, dir_fd=at, follow_symlinks=False)
-        os.fchown(at, like.st_uid, like.st_gid)
 
 
 def _raise(error: OSError) -> None:

@@ -1,5 +1,6 @@
 """A finished standby of a scripted primary, in each kind of database, to be damaged, verified and mended."""
 
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from replisync.verify.findings import Report
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.repair import Mender
 from replisync.verify.run import Level, compare_with, judged_source, look, readable
-from tests.edges.conftest import Database, PostgresDatabase
+from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target
 from tests.fakes import FailingFiles, FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
 
@@ -170,3 +171,20 @@ class Standby:
             self.database.write("DELETE FROM files WHERE path = ?", relpath)
         else:
             (self.root / "+files" / relpath).unlink(missing_ok=True)
+
+
+def made(root: Path) -> Standby:
+    """Return a standby in SQLite, which may be copied."""
+    standby = Standby(root, SqliteDatabase(root / ".sqlite"), ChainedPrimary())
+    standby.make()
+    return standby
+
+
+def copied(standby: Standby, root: Path) -> Standby:
+    """Return a copy of a standby in SQLite, with a primary of its own."""
+    shutil.copytree(standby.root, root)
+    server = ChainedPrimary()
+    for stage in HISTORY:
+        for op in stage:
+            op(server)
+    return Standby(root, SqliteDatabase(root / ".sqlite"), server)

@@ -55,6 +55,9 @@ class Failing(SystemNames):
     def sync(self, folder: Path) -> None:
         self._do("sync", lambda: super(Failing, self).sync(folder))
 
+    def give(self, folder: Path, like: os.stat_result) -> None:
+        self._do("give", lambda: super(Failing, self).give(folder, like))
+
 
 def make(root: Path, uuid: str) -> None:
     """Make what the swap looks at of a standby."""
@@ -120,7 +123,7 @@ def test_the_new_one_and_all_that_is_in_it_belong_to_whom_the_former_one_belonge
     assert (place.parent / "theirs").stat().st_uid == 0
 
 
-CALLS = ["write", "exchange", "sync", "rename", "sync", "remove", "sync"]
+CALLS = ["write", "give", "exchange", "sync", "rename", "sync", "remove", "sync"]
 
 
 @pytest.mark.parametrize("error", [Died, OSError], ids=["the process dies", "it fails"])

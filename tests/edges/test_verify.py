@@ -12,18 +12,20 @@ from pathlib import Path
 
 import pytest
 from devpi_server import fileutil
+from sqlalchemy import Connection
 
 from replisync.changelog import EMPTY_RENAMES, parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable, WrongHistory
-from replisync.standby import Settings
+from replisync.standby import Settings, open_database
+from replisync.store.schema import note_version
 from replisync.verify import findings as kinds
 from replisync.verify.history import read_entry
 from replisync.verify.repair import repair
 from replisync.verify.run import Level
 from replisync.wire import encode
-from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
+from tests.edges.conftest import Database, PostgresDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
-from tests.edges.standbys import Standby, context
+from tests.edges.standbys import Standby, context, copied, made
 from tests.fakes import Died, Trap
 from tests.support.runs import run_here
 
@@ -508,10 +510,7 @@ DAMAGES = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
     """A standby in SQLite to be copied."""
-    root = tmp_path_factory.mktemp("model") / "standby"
-    standby = Standby(root, SqliteDatabase(root / ".sqlite"), ChainedPrimary())
-    standby.make()
-    return standby
+    return made(tmp_path_factory.mktemp("model") / "standby")
 
 
 @pytest.fixture
@@ -523,16 +522,6 @@ def standby(database: Database, model: Standby, folder: Path) -> Standby:
         made.make()
         return made
     return copied(model, root)
-
-
-def copied(standby: Standby, root: Path) -> Standby:
-    """Return a copy of a standby in SQLite, with a primary of its own."""
-    shutil.copytree(standby.root, root)
-    server = ChainedPrimary()
-    for stage in HISTORY:
-        for op in stage:
-            op(server)
-    return Standby(root, SqliteDatabase(root / ".sqlite"), server)
 
 
 def contents(standby: Standby) -> dict[str, object]:
@@ -999,6 +988,20 @@ def test_the_version_of_our_tables_is_known_by_them(one: Standby, statement: str
     assert contents(one) == before
 
 
+def test_the_version_is_written_with_its_table_or_not_at_all(one: Standby) -> None:
+    one.database.write("DROP TABLE replisync_schema")
+
+    def die(connection: Connection) -> None:
+        assert note_version(connection)
+        raise Died
+
+    with open_database(one.serverdir, write=True) as store, pytest.raises(Died):
+        store.write(die)
+    assert one.database.read("SELECT name FROM sqlite_master WHERE name = 'replisync_schema'") == []
+    assert len(repair(one.serverdir, Level.FULL, Settings(), context()).mended) == 1
+    assert one.look().findings == []
+
+
 def test_a_table_of_ours_with_other_columns_stays_a_finding(one: Standby) -> None:
     one.database.write("ALTER TABLE replisync_files RENAME COLUMN digest TO digast")
     assert found(one, Level.FULL) == {kinds.SCHEMA}
@@ -1116,6 +1119,7 @@ TOGETHER = (
     "a wrong back serial",
     "the nodeinfo of another server",
     "events that are ahead",
+    "a file that is said to be wanted",
 )
 
 
@@ -1124,7 +1128,8 @@ CHANGES = ("store.commit", "store.in_the_transaction", "files.place", "files.put
 
 def damage_together(standby: Standby) -> None:
     """Damage a standby in many ways."""
-    for name in TOGETHER:
+    index = "an index of PostgreSQL" if standby.in_postgres else "an index"
+    for name in (*TOGETHER, f"{index} that let a key in twice"):
         DAMAGES[name].do(standby)
     standby.remove_file(A)
     standby.database.write("DELETE FROM replisync_files WHERE relpath = ?", A)

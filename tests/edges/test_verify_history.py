@@ -7,11 +7,10 @@ import pytest
 
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
-from tests.edges.conftest import SqliteDatabase
-from tests.edges.scenario import B, ChainedPrimary, drop
-from tests.edges.standbys import Standby
+from tests.edges.scenario import B, drop
+from tests.edges.standbys import Standby, copied, made
 from tests.edges.test_rewind import Standby as Rewindable
-from tests.edges.test_verify import LAST, alter, contents, copied, edited
+from tests.edges.test_verify import LAST, alter, contents, edited
 from tests.fakes import Trap
 
 # More than may lie between an entry and its neighbours, and than are asked for one by one.
@@ -22,10 +21,7 @@ LONG = LAST + 2 * GAP + 20
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
     """A standby in SQLite to be copied."""
-    root = tmp_path_factory.mktemp("model") / "standby"
-    standby = Standby(root, SqliteDatabase(root / ".sqlite"), ChainedPrimary())
-    standby.make()
-    return standby
+    return made(tmp_path_factory.mktemp("model") / "standby")
 
 
 @pytest.fixture

@@ -11,12 +11,10 @@ from replisync.errors import FilesMissing
 from replisync.store.records import UNASKED
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
-from tests.edges.conftest import SqliteDatabase
-from tests.edges.scenario import GONE, NOMD5, A, B, ChainedPrimary, Target, drop, put
-from tests.edges.standbys import Standby
+from tests.edges.scenario import GONE, NOMD5, A, B, Target, drop, put
+from tests.edges.standbys import Standby, copied, made
 from tests.edges.test_migrations import configured, connected
 from tests.edges.test_rewind import Standby as Rewindable
-from tests.edges.test_verify import copied
 from tests.fakes import Died, ScriptedPrimary, Trap
 
 LATER = "u/pypi/+f/ddd/d/later-1.0.zip"
@@ -27,10 +25,7 @@ REASONS = "SELECT relpath, state, reason FROM replisync_files WHERE state <> 'pr
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
     """A standby in SQLite to be copied."""
-    root = tmp_path_factory.mktemp("model") / "standby"
-    standby = Standby(root, SqliteDatabase(root / ".sqlite"), ChainedPrimary())
-    standby.make()
-    return standby
+    return made(tmp_path_factory.mktemp("model") / "standby")
 
 
 @pytest.fixture
