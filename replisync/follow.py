@@ -98,7 +98,7 @@ def run_catchup(
         first = store.last_serial()
         with recorded(store, "catchup", work):
             catch_up(work, store.last_serial, patience, to_serial=to_serial)
-            patience.call(work.retry_faults)
+            patience.call(work.wanted.retry)
         tally = work.tally
         return CaughtUp(
             first, store.last_serial(), tally.files, tally.bytes, tally.local, store.fault_count()
@@ -134,7 +134,7 @@ def run_follow(
                 reported = serial
 
         def chores() -> None:
-            work.retry_faults(_CHORE_FILES)
+            work.wanted.retry(_CHORE_FILES)
             _expire(serverdir, store, settings, context)
 
         follow(work, store.last_serial, patience, on_step=report, chores=chores)

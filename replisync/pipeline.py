@@ -5,9 +5,8 @@ After any error the next step begins from the target again: nothing is carried o
 can be repeated at any point without doing anything twice.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from replisync import clock
@@ -19,46 +18,21 @@ from replisync.errors import (
     FilesMissing,
     ForeignWriter,
     ReplisyncError,
-    Stopped,
     WrongHistory,
 )
-from replisync.fetch import Fetched, Fetcher, Outcome, Refused
-from replisync.keys import index_of, index_type, user_key
+from replisync.fetch import Fetcher, Refused
 from replisync.origin import Hello
-from replisync.plan import Batch, BatchLimits, WantedFile, batches
+from replisync.plan import Batch, BatchLimits, batches
 from replisync.ports import FileStore, Log, Progress
 from replisync.primary import Changes
+from replisync.refusals import missing
 from replisync.settle import set_apart, settle
 from replisync.stop import Stop
 from replisync.store.base import Store
-from replisync.store.records import Commit, Fault
-
-# Files of a clone that are recorded together.
-_CLONE_CHUNK = 1000
-
-# A mirror's file that could not be had is asked for again after an hour, then half a day, then daily.
-_RETRY_FIRST_SECONDS = 3600
-_RETRY_LAST_SECONDS = 86400
-
-# What may pass, such as a silent upstream or a wrong digest, holds a serial for so many tries.
-_MIRROR_TRIES = 2
-
+from replisync.store.records import Commit
+from replisync.wanted import Tally, Wanted
 
 Rewrite = Callable[[Iterable[list[ChangelogEntry]]], Iterable[list[ChangelogEntry]]]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a run did, for the record of runs.
-
-    files, bytes: what was downloaded.
-    local: files that were found on this machine instead.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    local: int = 0
-    entries: int = 0
 
 
 class History(Protocol):
@@ -76,15 +50,6 @@ class History(Protocol):
     def changes(self, first: int, *, poll: bool) -> AbstractContextManager[Changes]:
         """Return what comes from a serial on."""
         ...
-
-
-@dataclass(slots=True)
-class Judgement:
-    """What the refused files of a batch mean."""
-
-    absent: dict[str, str] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    held: list[Fault] = field(default_factory=list)
 
 
 class Pipeline:
@@ -114,12 +79,10 @@ class Pipeline:
         self._primary = primary
         self._store = store
         self._files = files
-        self._fetcher = fetcher
         self._stop = stop
         self._log = log
         self._progress = progress
         self._limits = limits or BatchLimits()
-        self._skip_indexes = skip_indexes
         self._retain = retain
         # After any error somebody else may answer, even over the same connection to a proxy.
         self._doubtful = True
@@ -127,6 +90,15 @@ class Pipeline:
         self._reached = -1  # the serial after our last commit
         self._rewrite = rewrite or (lambda groups: groups)
         self.tally = tally or Tally()
+        self.wanted = Wanted(
+            store,
+            files,
+            fetcher,
+            stop=stop,
+            progress=progress,
+            skip_indexes=skip_indexes,
+            tally=self.tally,
+        )
 
     # Who is there.
 
@@ -263,199 +235,26 @@ class Pipeline:
 
         Raises FilesMissing where a file is missing that the serial must wait for.
         """
-        wanted = self.not_skipped(batch.wanted.values())
+        wanted = self.wanted.not_skipped(batch.wanted.values())
         if wanted:
             # Durable before the first of them has a place: whoever looks meanwhile must know of them.
             self._store.expect({file.relpath: file.serial for file in wanted})
         present: dict[str, int] = {}
         staged: dict[str, str] = {}
         refused: list[Refused] = []
-        for outcome in self._fetch(wanted):
+        for outcome in self.wanted.fetch(wanted):
             if isinstance(outcome, Refused):
                 refused.append(outcome)
                 continue
             present[outcome.file.relpath] = outcome.size
             if outcome.staged is not None:
                 staged[outcome.file.relpath] = outcome.staged
-        verdict = self.judge(refused, batch)
+        verdict = self.wanted.judge(refused, batch)
         if verdict.held:
             self._store.put_faults(tuple(verdict.held))
             raise missing(verdict.held)
         without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
         return Commit(batch, present, staged, self._in_place(without), verdict.absent, tuple(verdict.faults))
-
-    def _fetch(self, wanted: Iterable[WantedFile]) -> Iterator[Outcome]:
-        asked = done = 0
-        complete = False
-
-        def asking() -> Iterator[WantedFile]:
-            nonlocal asked, complete
-            for file in wanted:
-                asked += 1
-                yield file
-            complete = True
-
-        try:
-            for outcome in self._fetcher.fetch(asking()):
-                done += 1
-                if isinstance(outcome, Fetched) and outcome.origin == "primary":
-                    self.tally.files += 1
-                    self.tally.bytes += outcome.size
-                elif isinstance(outcome, Fetched) and outcome.origin == "local":
-                    self.tally.local += 1
-                yield outcome
-        except Stopped:
-            self._stop.check()  # which knows whether it was a signal
-            raise
-        if done < asked or not complete:
-            self._stop.check()
-            raise Stopped("fetching of files", "it was asked to end")
-
-    def not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
-        """Return those of some files that are not of an index whose files are left where they are."""
-        if not self._skip_indexes:
-            return list(files)
-        skipped: dict[str, bool] = {}
-        kept = []
-        for file in files:
-            index = index_of(file.relpath)
-            if index not in skipped:
-                names = {"all", index, self._store.index_type(index)}
-                skipped[index] = not self._skip_indexes.isdisjoint(names)
-            if not skipped[index]:
-                kept.append(file)
-        return kept
-
-    def judge(self, refused: Sequence[Refused], batch: Batch | None = None) -> Judgement:
-        """Tell what it means that files could not be had.
-
-        batch: what is about to be committed; its values of users count before those that are stored.
-        """
-        verdict = Judgement()
-        known = self._store.faults_of(refusal.file.relpath for refusal in refused)
-        for refusal in refused:
-            self._judge_one(refusal, verdict, batch, known.get(refusal.file.relpath))
-        return verdict
-
-    def _judge_one(
-        self, refusal: Refused, verdict: Judgement, batch: Batch | None, known: Fault | None
-    ) -> None:
-        file, status = refusal.file, refusal.status
-        kind = self._type_of(index_of(file.relpath), batch)
-        if status == 410:
-            verdict.absent[file.relpath] = "the primary deleted it later"
-        elif kind is None and status == 404:
-            verdict.absent[file.relpath] = "its index is gone"
-        elif kind == "mirror" and 300 <= status < 400:
-            verdict.absent[file.relpath] = "clients are sent to its external URL"
-        elif status == 0:
-            verdict.faults.append(self._fault(refusal, "unfetchable"))
-        elif known is not None and known.kind == "skipped":
-            verdict.faults.append(self._fault(refusal, "skipped"))
-        elif kind == "mirror" and (
-            status in (404, 502) or (known is not None and known.tries >= _MIRROR_TRIES)
-        ):
-            verdict.faults.append(self._fault(refusal, "mirror", _RETRY_FIRST_SECONDS))
-        else:
-            verdict.held.append(self._fault(refusal, "held"))
-
-    def _type_of(self, index: str, batch: Batch | None) -> str | None:
-        user = user_key(index)
-        if batch is not None and user in batch.users:
-            return index_type(batch.users[user], index)
-        return self._store.index_type(index)
-
-    @staticmethod
-    def _fault(refusal: Refused, kind: str, retry_in: float | None = None) -> Fault:
-        file = refusal.file
-        next_try = None if retry_in is None else clock.later(retry_in)
-        return Fault(file.relpath, file.serial, kind, refusal.reason, 1, next_try)
-
-    def fetch_wanted(self) -> None:
-        """Fetch the files of the ledger that are not here yet: those of private stages, then of mirrors.
-
-        Raises FilesMissing, after all others were fetched, where a private file could not be had.
-        """
-        held: list[Fault] = []
-        outcomes: list[Outcome] = []
-        for outcome in self._fetch(self._wanted()):
-            outcomes.append(outcome)
-            self._progress.advance(1, outcome.size if isinstance(outcome, Fetched) else 0)
-            if len(outcomes) >= _CLONE_CHUNK:
-                held += self._record(outcomes)
-                outcomes = []
-        if outcomes:
-            held += self._record(outcomes)
-        if held:
-            raise missing(held)
-
-    def _wanted(self) -> Iterator[WantedFile]:
-        indexes = self._store.wanted_indexes()
-        for index in sorted(
-            indexes, key=lambda name: (self._store.index_type(name) in (None, "mirror"), name)
-        ):
-            after = ""
-            while files := self._store.wanted_files(index, after, _CLONE_CHUNK):
-                after = files[-1].relpath
-                yield from self.not_skipped(files)
-
-    def _record(self, outcomes: list[Outcome]) -> list[Fault]:
-        """Record what files of the ledger came to, while the next ones arrive; return what holds us back."""
-        present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
-        verdict = self.judge([o for o in outcomes if isinstance(o, Refused)])
-        self._store.files_arrived(present, verdict.absent, (*verdict.faults, *verdict.held))
-        return verdict.held
-
-    def retry_faults(self, limit: int = _CLONE_CHUNK) -> None:
-        """Ask once more for up to `limit` files that no serial waits for, where their time has come."""
-        # A time beyond the longest wait was set by a clock that was wrong.
-        faults = self._store.faults_due(clock.now(), clock.later(_RETRY_LAST_SECONDS), limit)
-        files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
-        files += self._forgotten(limit - len(files))
-        present: dict[str, int] = {}
-        refused: list[Refused] = []
-        for outcome in self._fetch(files):
-            if isinstance(outcome, Refused):
-                refused.append(outcome)
-                continue
-            if outcome.staged is not None:
-                # Its serial is committed, so it may take its place at once.
-                self._files.place([(outcome.file.relpath, outcome.staged)])
-            present[outcome.file.relpath] = outcome.size
-        verdict = self.judge(refused)
-        again = [
-            self._again(refusal, faults.get(refusal.file.relpath), verdict)
-            for refusal in refused
-            if refusal.file.relpath not in verdict.absent
-        ]
-        if files:
-            self._store.files_arrived(present, verdict.absent, tuple(again))
-
-    def _again(self, refusal: Refused, known: Fault | None, verdict: Judgement) -> Fault:
-        """Return the fault of a file whose serial is committed: nothing waits for it, whatever is wrong."""
-        judged = next((f.kind for f in verdict.faults if f.relpath == refusal.file.relpath), "skipped")
-        tries = known.tries if known is not None else 0
-        wait = min(_RETRY_LAST_SECONDS, _RETRY_FIRST_SECONDS * 2 ** min(tries, 10))
-        return self._fault(refusal, judged if known is None else known.kind, wait)
-
-    def _forgotten(self, limit: int) -> list[WantedFile]:
-        """Return up to `limit` files that are neither here, nor among the faults, nor to be skipped."""
-        found: list[WantedFile] = []
-        after = ""
-        while len(found) < limit:
-            some = self._store.forgotten_files(after, _CLONE_CHUNK)
-            if not some:
-                break
-            after = some[-1].relpath
-            found += self.not_skipped(some)
-        return found[: max(0, limit)]
-
-
-def missing(held: list[Fault]) -> FilesMissing:
-    """Return the error that names files which hold a serial back."""
-    first = min(held, key=lambda fault: fault.serial)
-    others = f", and {len(held) - 1} more" if len(held) > 1 else ""
-    return FilesMissing(f"fetch of {first.relpath}{others}", first.reason, serial=first.serial)
 
 
 def until(groups: Iterable[list[ChangelogEntry]], last: int | None) -> Iterator[list[ChangelogEntry]]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from replisync import clock
 from replisync.errors import ConditionFailed
-from replisync.pipeline import Judgement, Pipeline
+from replisync.pipeline import Pipeline
 from replisync.ports import FileStore
+from replisync.refusals import Judgement
 from replisync.rewindfiles import Bringer, Found, leaving
 from replisync.rewindplan import Undo, plan
 from replisync.serverdir import Serverdir
@@ -85,12 +86,12 @@ def rewind(
             primary if has_secret else None,
             context,
             threads=settings.threads,
-            not_skipped=work.not_skipped,
+            not_skipped=work.wanted.not_skipped,
         )
         if dry_run:
             undo = plan(store, to_serial)
             found = bringer.look(undo)
-            _refuse_loss(work.judge(found.refused, undo), to_serial, accept_loss=accept_loss)
+            _refuse_loss(work.wanted.judge(found.refused, undo), to_serial, accept_loss=accept_loss)
             return _result(serverdir, undo, found, aside=len(leaving(files, undo, found)), dry_run=True)
         with recorded(store, "rewind", work):
             done = take_back(serverdir, store, files, work, bringer, to_serial, accept_loss=accept_loss)
@@ -139,7 +140,7 @@ def _commit(
     files: FileStore, undo: Undo, found: Found, work: Pipeline, to_serial: int, *, accept_loss: bool
 ) -> Commit:
     """Return what may be committed; where that is nothing, leave all files as they were."""
-    verdict = work.judge(found.refused, undo)
+    verdict = work.wanted.judge(found.refused, undo)
     try:
         _refuse_loss(verdict, to_serial, accept_loss=accept_loss)
     except ConditionFailed:

@@ -15,7 +15,7 @@ from replisync.auth import KeyCost, TokenSigner
 from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
 from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
-from replisync.pipeline import History, Pipeline, Rewrite, Tally
+from replisync.pipeline import History, Pipeline, Rewrite
 from replisync.plan import BatchLimits
 from replisync.ports import FileSource, FileStore, Log, Progress
 from replisync.primary import Primary
@@ -28,6 +28,7 @@ from replisync.store.base import Store
 from replisync.store.records import Divergence, Source
 from replisync.store.sqlite import SqliteStore
 from replisync.tls import Tls, tls_context
+from replisync.wanted import Tally
 from replisync.wire import Limits
 
 # For so long a primary is waited for that is only asked where it is: monitoring, and a failover, cannot wait.

@@ -15,7 +15,7 @@ from replisync import clock
 from replisync.durable import emptied, local_errors
 from replisync.errors import FilesMissing, UsageError
 from replisync.loop import Patience, catch_up
-from replisync.pipeline import History, Pipeline, Tally
+from replisync.pipeline import History, Pipeline
 from replisync.ports import FileSource
 from replisync.primary import Primary
 from replisync.seed.history import LocalHistory, NoSource
@@ -38,6 +38,7 @@ from replisync.standby import Context, Settings, local_files, pipeline, recorded
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.store.snapshot import Rows, take_snapshot
+from replisync.wanted import Tally
 
 KIND = "base-copy"
 
@@ -208,7 +209,7 @@ class _Copier:
                     self._catch_up(work)
                     counts = self._store.file_counts()
                     self._context.progress.stage("files", counts.missing, "files")
-                    work.fetch_wanted()
+                    work.wanted.fetch_all()
                 except FilesMissing:
                     # A running server may have deleted them since.
                     if history.serial == seen or not rounds_left:

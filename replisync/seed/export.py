@@ -15,7 +15,7 @@ from replisync.errors import PrimaryDamaged, PrimaryUnreachable, WrongHistory
 from replisync.filestore.takeover import take_over
 from replisync.keys import hold_problem, index_of
 from replisync.loop import Patience, catch_up
-from replisync.pipeline import History, Pipeline, Tally
+from replisync.pipeline import History, Pipeline
 from replisync.plan import BatchLimits
 from replisync.ports import FileSource
 from replisync.primary import Primary
@@ -44,6 +44,7 @@ from replisync.storage import SQLITE
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.store.snapshot import Rows
+from replisync.wanted import Tally
 
 # Entries of one commit: most of those before an import are empty.
 _LIMITS = BatchLimits(entries=20_000)
@@ -203,7 +204,7 @@ class _Copier:
         with self._history(mirrors=True) as history:
             work = self._pipeline(history, nowhere)
             self._take_over(work)
-            work.fetch_wanted()
+            work.wanted.fetch_all()
 
     @contextmanager
     def _history(self, *, mirrors: bool) -> Iterator[RebasedImport]:
@@ -259,7 +260,7 @@ class _Copier:
             # The one needs them in the database; the other has them already, and wants no second copy.
             return
         for index in self._store.wanted_indexes():
-            if not work.not_skipped(self._store.wanted_files(index, "", 1)):
+            if not work.wanted.not_skipped(self._store.wanted_files(index, "", 1)):
                 continue
             if take_over(self._imported.staging / FILES, self._serverdir.files, index):
                 self._note_taken_over(index)

@@ -13,7 +13,6 @@ from replisync import clock
 from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
 from replisync.follow import run_catchup
 from replisync.loop import Patience
-from replisync.pipeline import Tally
 from replisync.seed.forecast import forecast, forecast_rest
 from replisync.seed.survey import Forecast
 from replisync.seed.swap import Swap
@@ -34,6 +33,7 @@ from replisync.standby import (
 from replisync.storage import SQLITE, Storage
 from replisync.store.records import Source
 from replisync.verify.run import Level, verify
+from replisync.wanted import Tally
 
 # What is in a serverdir that a new one has of its own, or need not have.
 _NOT_MISSED = frozenset(

@@ -234,13 +234,13 @@ def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, con
     complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)
     catch_up(work, store.last_serial, patience)
     if not complete:
-        patience.call(work.fetch_wanted, progress=arrived)
+        patience.call(work.wanted.fetch_all, progress=arrived)
 
 
 def _as_far_as_possible(work: Pipeline) -> bool:
     """Fetch what can be had; tell whether that is all."""
     try:
-        work.fetch_wanted()
+        work.wanted.fetch_all()
     except FilesMissing:
         return False
     return True

@@ -8,9 +8,10 @@ from replisync import clock
 from replisync.errors import CorruptEntry
 from replisync.fetch import Fetched, Fetcher, Refused
 from replisync.keys import Digest
-from replisync.pipeline import Judgement, Pipeline, Tally
+from replisync.pipeline import Pipeline
 from replisync.plan import WantedFile
 from replisync.ports import FileStore
+from replisync.refusals import Judgement
 from replisync.settle import settle
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
@@ -21,6 +22,7 @@ from replisync.verify.findings import LEDGER, PERMISSIONS
 from replisync.verify.looking import look_at, looked_at
 from replisync.verify.strangers import names_nobody_has
 from replisync.verify.subject import Subject
+from replisync.wanted import Tally
 
 # Files that are brought, or put aside, before that is remembered.
 _SOME = 500
@@ -84,7 +86,7 @@ class Bringer:
         if self.asks:
             # Where an entry is damaged it cannot be told yet what kind of index a file is of.
             with suppress(CorruptEntry):
-                verdict = self._work.judge(refused)
+                verdict = self._work.wanted.judge(refused)
         done.absent = dict(verdict.absent)
         kinds = {fault.relpath: fault.kind for fault in verdict.faults}
         for one in refused:
@@ -102,7 +104,7 @@ class Bringer:
         """Return those that are not of an index whose files are left out."""
         # Where an entry is damaged it cannot be told what kind of index a file is of.
         with suppress(CorruptEntry):
-            return self._work.not_skipped(wanted)
+            return self._work.wanted.not_skipped(wanted)
         return wanted
 
     def _count(self, outcome: Fetched) -> None:

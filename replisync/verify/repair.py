@@ -15,7 +15,6 @@ from replisync.durable import local_errors
 from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable
 from replisync.fetch import Fetcher
 from replisync.loop import Patience
-from replisync.pipeline import Tally
 from replisync.ports import FileSource, FileStore
 from replisync.primary import Primary
 from replisync.seed.history import NoSource
@@ -48,6 +47,7 @@ from replisync.verify.quick import tables_missing, temporary
 from replisync.verify.retained import forget_lost
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
 from replisync.verify.sources import mend_source
+from replisync.wanted import Tally
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(

@@ -183,7 +183,7 @@ class Target:
             self.store.put_source(source)
             self.catch_up(serial, metadata_only=True)
             self.store.put_source(replace(source, seed_serial=serial))
-        self.pipeline.fetch_wanted()
+        self.pipeline.wanted.fetch_all()
         self.catch_up(serial)
 
 

@@ -231,10 +231,10 @@ class TestRetries:
         commit_file(server, MIRROR, 404)
         target.catch_up(1)
         server.files[MIRROR] = CONTENT
-        target.pipeline.retry_faults()
+        target.pipeline.wanted.retry()
         assert faults(target) == [(MIRROR, "mirror")], "its time has not come"
         target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
-        target.pipeline.retry_faults()
+        target.pipeline.wanted.retry()
         assert faults(target) == []
         assert (target.serverdir.files / MIRROR).read_bytes() == CONTENT
 
@@ -245,7 +245,7 @@ class TestRetries:
         target.catch_up(1)
         server.files[MIRROR] = CONTENT
         target.store.change_faults({"next_try": clock.later(3 * 86400)})
-        target.pipeline.retry_faults()
+        target.pipeline.wanted.retry()
         assert faults(target) == []
 
     def test_new_content_takes_the_place_of_the_old(self, target: Target, server: ScriptedPrimary) -> None:
@@ -257,7 +257,7 @@ class TestRetries:
         assert faults(target) == [(NOMD5, "mirror")]
         server.files[NOMD5] = b"new"
         target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
-        target.pipeline.retry_faults()
+        target.pipeline.wanted.retry()
         assert target.store.file_counts().missing == 0
         assert (target.serverdir.files / NOMD5).read_bytes() == b"new"
         target.pipeline.recover()
@@ -269,7 +269,7 @@ class TestRetries:
         moments = []
         for _ in range(3):
             target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
-            target.pipeline.retry_faults()
+            target.pipeline.wanted.retry()
             moments.append(target.store.faults()[0].next_try or "")
         assert moments == sorted(set(moments))
         assert target.store.faults()[0].tries == 4
@@ -283,7 +283,7 @@ class TestRetries:
         target.catch_up(2)
         assert faults(target) == []
         asked = len(server.requests)
-        target.pipeline.retry_faults()
+        target.pipeline.wanted.retry()
         assert len(server.requests) == asked
 
 

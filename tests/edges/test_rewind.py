@@ -64,7 +64,7 @@ class Standby(Target):
             self.primary if asks else None,
             Context(RecordingStop(), RecordingLog(), NoProgress()),
             threads=1,
-            not_skipped=self.pipeline.not_skipped,
+            not_skipped=self.pipeline.wanted.not_skipped,
         )
         return take_back(
             self.serverdir,
@@ -279,7 +279,7 @@ class TestMissingFiles:
         ]
         assert state(folder / "target")["kv"] == states[9]["kv"]
         server.files[TOX] = b"second" * 500
-        standby.pipeline.retry_faults()
+        standby.pipeline.wanted.retry()
         assert state(folder / "target") == states[9]
 
     def test_a_retained_file_that_is_damaged_is_as_good_as_none(

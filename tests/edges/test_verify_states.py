@@ -47,7 +47,7 @@ def run(
 def catch_up(target: Target) -> None:
     """Do what `catchup` does."""
     target.catch_up(target.server.serial)
-    target.pipeline.retry_faults()
+    target.pipeline.wanted.retry()
 
 
 def right(standby: Standby, missing: int, absent: int = 0) -> None:

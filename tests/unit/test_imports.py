@@ -208,7 +208,7 @@ def test_a_library_is_known_in_one_place_alone(library: str) -> None:
     assert {name for name in users if not belongs(name, HOMES[library])} == set()
 
 
-@pytest.mark.parametrize("name", ["pipeline", "loop", "fetch", "settle"])
+@pytest.mark.parametrize("name", ["pipeline", "wanted", "refusals", "loop", "fetch", "settle"])
 def test_the_loop_opens_no_file_socket_or_database_itself(name: str) -> None:
     assert not outside(name) & {
         "os",
