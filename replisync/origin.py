@@ -238,14 +238,18 @@ class Origin:
                 "give the final URL as --primary-url: redirects are not followed",
             )
         else:
-            why, hint = self._refusal(status, text)
+            why, hint = self._refusal(response, text)
         raise PrimaryRefused(attempted, why, serial=serial, hint=hint)
 
-    def _refusal(self, status: int, text: str) -> tuple[str, str]:
+    def _refusal(self, response: httpx.Response, text: str) -> tuple[str, str]:
+        own, primarys = (response.headers.get(f"x-devpi-{name}uuid") for name in ("", "primary-"))
+        if _NO_PRIMARY in text and own and primarys and own != primarys:
+            # To start it as a primary would make two of one.
+            return "it is a replica, not the primary itself", "give the URL of its primary as --primary-url"
         for word, (why, hint) in _REFUSALS.items():
             if word in text:
                 return why, hint
-        return f"it answered {status}", _NO_ROUTE_HINT
+        return f"it answered {response.status_code}", _NO_ROUTE_HINT
 
     def _text(self, response: httpx.Response, attempted: str) -> str:
         # What an error page says is at its beginning; the rest may be endless. It can be read once.
@@ -337,9 +341,11 @@ class Origin:
         return httpx.Request(method, self._root, headers=self._file_headers[1], extensions=extensions)
 
 
+_NO_PRIMARY = "Replication protocol disabled"
+
 # What the primary's 403 and 400 say (devpi_server/replica.py), what it means and what helps.
 _REFUSALS = {
-    "Replication protocol disabled": (
+    _NO_PRIMARY: (
         "its role is not primary",
         "start it with `devpi-server --role primary`",
     ),

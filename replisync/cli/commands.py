@@ -148,7 +148,7 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply everything up to the primary's serial as of now, then end."""
-    with watched(log) as context, _naming_reseed(serverdir):
+    with watched(log) as context, _naming_reseed():
         done = run_catchup(
             target(serverdir, storage),
             settings(values),
@@ -190,7 +190,7 @@ def follow(
     **values: Any,
 ) -> None:
     """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
-    with watched(log) as context, _naming_reseed(serverdir):
+    with watched(log) as context, _naming_reseed():
         try:
             run_follow(
                 target(serverdir, storage),
@@ -204,13 +204,13 @@ def follow(
 
 
 @contextmanager
-def _naming_reseed(serverdir: Path) -> Iterator[None]:
+def _naming_reseed() -> Iterator[None]:
     """Tell those whose primary has no history to go on with what there is."""
     try:
         yield
     except PrimaryDamaged as err:
         err.hint += (
-            f"; where it cannot be mended, `replisync clone --reseed --serverdir {serverdir}` makes a new "
+            "; where it cannot be mended, `replisync clone --reseed` makes a new "
             "standby beside this one, of the changelog, or with --from-serverdir or --from-export"
         )
         raise

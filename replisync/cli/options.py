@@ -1,6 +1,8 @@
 """Options that several commands have, named as devpi-server names them where it has them."""
 
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +37,39 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-serverdir_option = click.option(
-    "--serverdir", type=PATH, required=True, metavar="DIR", help="The standby's folder."
+# The standby that a command is about, as its user named it.
+SERVERDIR = "replisync.serverdir"
+
+# What a message tells to run on the same standby.
+_ADVICE = re.compile(
+    "`replisync (?P<words>(?:catchup|status|verify|promote|rewind|faults|clone --reseed)(?: (?!--serverdir)[^` ]+)*)`"
 )
+
+
+def _note_serverdir(context: click.Context, _param: click.Parameter, value: Path) -> Path:
+    context.meta[SERVERDIR] = value
+    return value
+
+
+serverdir_option = click.option(
+    "--serverdir",
+    type=PATH,
+    required=True,
+    metavar="DIR",
+    callback=_note_serverdir,
+    help="The standby's folder.",
+)
+
+
+def addressed(text: str, serverdir: Path | None) -> str:
+    """Return a message in which the commands that it names can be run as they stand.
+
+    serverdir: the standby that it is about.
+    """
+    if serverdir is None:
+        return text
+    option = f"--serverdir {shlex.quote(str(serverdir))}"
+    return _ADVICE.sub(lambda found: f"`replisync {found['words']} {option}`", text)
 storage_option = click.option(
     "--storage",
     metavar="SPEC",

@@ -95,6 +95,15 @@ def test_a_403_says_what_is_wrong_in_our_words(text: str, act: Callable[[Primary
     assert error.hint != PrimaryRefused.default_hint
 
 
+@pytest.mark.parametrize("own", ["primary", "another"])
+def test_nobody_is_told_to_make_a_primary_of_a_replica(own: str) -> None:
+    """That would be a second one; a server by itself may become the primary."""
+    handler = always(403, "Replication protocol disabled", **{"X-DEVPI-UUID": own})
+    error = refused(ask_entry, handler)
+    assert ("it is a replica" in error.why) == (own == "another")
+    assert ("--role primary" in error.hint) == (own == "primary")
+
+
 @pytest.mark.parametrize("act", ENTRIES)
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 599, 408, 425, 429])
 def test_a_failure_of_the_server_may_pass(status: int, act: Callable[[Primary], object]) -> None:
