@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from replisync.cli.cloned import show_forecast, show_reseeded, show_result
 from replisync.cli.options import (
     PATH,
+    cover_password,
     file_options,
     json_option,
     patience_option,
@@ -74,6 +75,7 @@ from replisync.seed.ways import clone as run_clone
     default="sqlite",
     show_default=True,
     metavar="SPEC",
+    callback=cover_password,
     help="devpi-server's storage for the target.",
 )
 @file_options

@@ -41,9 +41,8 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 SERVERDIR = "replisync.serverdir"
 
 # What a message tells to run on the same standby.
-_ADVICE = re.compile(
-    "`replisync (?P<words>(?:catchup|status|verify|promote|rewind|faults|clone --reseed)(?: (?!--serverdir)[^` ]+)*)`"
-)
+_ADVISED = "catchup|status|verify|promote|rewind|faults|clone --reseed"
+_ADVICE = re.compile(f"`replisync (?P<words>(?:{_ADVISED})(?: (?!--serverdir)[^` ]+)*)`")
 
 
 def _note_serverdir(context: click.Context, _param: click.Parameter, value: Path) -> Path:
@@ -70,9 +69,19 @@ def addressed(text: str, serverdir: Path | None) -> str:
         return text
     option = f"--serverdir {shlex.quote(str(serverdir))}"
     return _ADVICE.sub(lambda found: f"`replisync {found['words']} {option}`", text)
+
+
+def cover_password(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Cover the password of a storage in the list of processes."""
+    for password in re.findall("password=[^,]*", value or ""):
+        hide(password)
+    return value
+
+
 storage_option = click.option(
     "--storage",
     metavar="SPEC",
+    callback=cover_password,
     help="The database's password, as pg8000:password=.., unless PGPASSWORD has it; or its new address.",
 )
 
