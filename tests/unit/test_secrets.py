@@ -77,7 +77,7 @@ class TestSecretFiles:
         with pytest.raises(UsageError, match="too short"):
             read_secret(path)
 
-    def test_a_pipe_is_read_to_its_end(self, folder: Path) -> None:
+    def test_a_pipe_is_read_to_its_end(self) -> None:
         """As a shell makes one of `--secretfile <(command)`, whose first words may take a while."""
         reading, writing = os.pipe()
         with ThreadPoolExecutor(1) as pool:
