@@ -41,7 +41,8 @@ _CERT_OF_ITS_OWN = re.compile("expired|not yet valid|mismatch")
 
 # devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
 _UUID = re.compile("[!-~]{1,64}")
-_SERIAL = re.compile("-?[0-9]{1,10}")
+# An empty server says -1.
+_SERIAL = re.compile("-1|[0-9]{1,10}")
 # As devpi's value format, and its tables in PostgreSQL, hold a serial.
 _SERIAL_MAX = 2**31 - 1
 

@@ -164,7 +164,8 @@ def test_an_answer_without_devpis_headers_is_refused(missing: str, act: Callable
 
 
 @pytest.mark.parametrize(
-    "serial", ["", "-", "--5", "5.0", "five", "²", "5 6", "0x5", "9" * 5000, "9" * 30, "1_0", "2147483648"]
+    "serial",
+    ["-2", "-5", "", "-", "--5", "5.0", "five", "²", "5 6", "0x5", "9" * 5000, "9" * 30, "1_0", "2147483648"],
 )
 def test_a_serial_that_is_no_number_is_refused(serial: str) -> None:
     def handle(_request: httpx.Request) -> httpx.Response:
