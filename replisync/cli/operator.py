@@ -189,7 +189,9 @@ def rewind(
     )
     if done.missing:
         listed = addressed("`replisync faults list`", serverdir)
-        click.echo(f"{done.missing} files could not be had (see {listed})")
+        click.echo(
+            f"{done.missing} files could not be had: the primary deleted them later, or {listed} has them"
+        )
     if not done.dry_run:
         click.echo("start a devpi-server again that was running on it: it remembers what it has read")
 
