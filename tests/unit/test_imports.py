@@ -47,7 +47,7 @@ EDGES = {
     "clock": set(),
     "durable": set(),
     "stop": set(),
-    "origin": {"plain"},
+    "origin": {"plain", "tls"},
     "plain": set(),
     "primary": {"origin"},
     "filestore.disk": {"durable", "filestore.sync"},
