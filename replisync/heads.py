@@ -23,9 +23,10 @@ class HeadBoundTransport(httpx.HTTPTransport):
 
     def __init__(self, context: SSLContext | None, connections: int) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        super().__init__(verify=context or True, limits=limits)
+        context = context or httpx.create_ssl_context()
+        super().__init__(verify=context, limits=limits)
         self._pool: httpcore.ConnectionPool = httpcore.ConnectionPool(
-            ssl_context=context or httpx.create_ssl_context(),
+            ssl_context=context,
             max_connections=connections,
             max_keepalive_connections=connections,
             keepalive_expiry=limits.keepalive_expiry,
