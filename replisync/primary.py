@@ -276,8 +276,8 @@ class Primary:
             if not body and self._cut[1] >= _EMPTIES:
                 raise CorruptEntry(
                     err.attempted,
-                    f"its answer is empty, {_EMPTIES} times in a row: it lacks the entry, or something before "
-                    "it keeps its answers back",
+                    f"its answer is empty, {_EMPTIES} times in a row: it lacks the entry, or something "
+                    "before it keeps its answers back",
                     serial=serial,
                     hint=f"ask the primary itself, without any proxy; then {CorruptEntry.default_hint}",
                 ) from err
