@@ -231,6 +231,7 @@ class Fetcher:
         free = [(relpath, name) for relpath, name in moves.items() if relpath not in obstacles]
         if free:
             self._target.place(free)
+        self._target.discard(moves[relpath] for relpath in obstacles)
         return [_outcome(one, obstacles) for one in group]
 
     def _obstacles(self, relpaths: Iterable[str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from replisync.errors import (
 )
 from replisync.heads import HeadBoundTransport
 from replisync.plain import PlainTransport
+from replisync.tls import usual_trust
 
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
@@ -35,9 +36,14 @@ _CONNECT_SECONDS = 10.0
 # What a server says of our certificate, in the words of OpenSSL.
 _CERT_REFUSED = re.compile("alert (certificate|bad certificate|unsupported certificate|unknown ca)[a-z ]*")
 
+# What OpenSSL says of its certificate, and where that is no matter of the CA.
+_CERT_WRONG = re.compile(r"certificate verify failed: (.*?)\.? \(_ssl")
+_CERT_OF_ITS_OWN = re.compile("expired|not yet valid|mismatch")
+
 # devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
 _UUID = re.compile("[!-~]{1,64}")
-_SERIAL = re.compile("-?[0-9]{1,10}")
+# An empty server says -1.
+_SERIAL = re.compile("-1|[0-9]{1,10}")
 # As devpi's value format, and its tables in PostgreSQL, hold a serial.
 _SERIAL_MAX = 2**31 - 1
 
@@ -93,6 +99,8 @@ class Origin:
         if context is None and self._root.scheme == "http":
             # Nothing is asked for by TLS then, and the usual CAs take longer to load than most answers.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        elif context is None and transport is None:
+            context = usual_trust()
         self.uuid = uuid
         self.expected = expected
         self.last_seen = -1  # the server's serial by its last answer
@@ -236,14 +244,18 @@ class Origin:
                 "give the final URL as --primary-url: redirects are not followed",
             )
         else:
-            why, hint = self._refusal(status, text)
+            why, hint = self._refusal(response, text)
         raise PrimaryRefused(attempted, why, serial=serial, hint=hint)
 
-    def _refusal(self, status: int, text: str) -> tuple[str, str]:
+    def _refusal(self, response: httpx.Response, text: str) -> tuple[str, str]:
+        own, primarys = (response.headers.get(f"x-devpi-{name}uuid") for name in ("", "primary-"))
+        if _NO_PRIMARY in text and own and primarys and own != primarys:
+            # To start it as a primary would make two of one.
+            return "it is a replica, not the primary itself", "give the URL of its primary as --primary-url"
         for word, (why, hint) in _REFUSALS.items():
             if word in text:
                 return why, hint
-        return f"it answered {status}", _NO_ROUTE_HINT
+        return f"it answered {response.status_code}", _NO_ROUTE_HINT
 
     def _text(self, response: httpx.Response, attempted: str) -> str:
         # What an error page says is at its beginning; the rest may be endless. It can be read once.
@@ -335,9 +347,11 @@ class Origin:
         return httpx.Request(method, self._root, headers=self._file_headers[1], extensions=extensions)
 
 
+_NO_PRIMARY = "Replication protocol disabled"
+
 # What the primary's 403 and 400 say (devpi_server/replica.py), what it means and what helps.
 _REFUSALS = {
-    "Replication protocol disabled": (
+    _NO_PRIMARY: (
         "its role is not primary",
         "start it with `devpi-server --role primary`",
     ),
@@ -365,15 +379,18 @@ def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
     if isinstance(err, httpx.UnsupportedProtocol):
         return UsageError(attempted, why, hint="give --primary-url as http://… or https://…")
     if isinstance(err, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in why:
+        found = _CERT_WRONG.search(why)
         return PrimaryRefused(
             attempted,
-            "its TLS certificate cannot be verified",
-            hint="name a bundle with its CA: --ca-bundle, or SSL_CERT_FILE in the environment",
+            "its TLS certificate cannot be verified" + (f": {found[1]}" if found else ""),
+            hint="renew it, or check the name in --primary-url, and the clocks"
+            if _CERT_OF_ITS_OWN.search(why)
+            else "name a bundle with its CA: --ca-bundle, or SSL_CERT_FILE in the environment",
         )
     if refusal := _CERT_REFUSED.search(why):
         return PrimaryRefused(
             attempted,
-            f"it does not accept our TLS certificate, or that we show none ({refusal[0]})",
+            f"it does not accept our TLS certificate, or that we show none ({refusal[0].strip()})",
             hint="give the certificate and its key with --replica-cert",
         )
     if isinstance(err, httpx.ConnectError) and "Too many open files" in why:

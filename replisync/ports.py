@@ -74,6 +74,10 @@ class FileStore(Protocol):
         """Make what arrived survive a crash under no name."""
         ...
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove what arrived and can have no place."""
+        ...
+
     def place(self, moves: Sequence[tuple[str, str]]) -> None:
         """Give what arrived its names, durably: pairs of relpath and the name in the staging folder."""
         ...

@@ -90,7 +90,8 @@ def rewind(
         if dry_run:
             undo = plan(store, to_serial)
             found = bringer.look(undo)
-            _refuse_loss(work.judge(found.refused, undo), to_serial, accept_loss=accept_loss)
+            verdict = work.judge(found.refused, undo)
+            _refuse_loss(verdict, to_serial, accept_loss=accept_loss, asked=bringer.asks)
             return _result(serverdir, undo, found, aside=len(leaving(files, undo, found)), dry_run=True)
         with recorded(store, "rewind", work):
             done = take_back(serverdir, store, files, work, bringer, to_serial, accept_loss=accept_loss)
@@ -114,7 +115,13 @@ def take_back(
     found = bringer.bring(undo)
     if undo.first == undo.last:
         return _result(serverdir, undo, found, aside=0, dry_run=False)
-    commit = _commit(files, undo, found, work, to_serial, accept_loss=accept_loss)
+    verdict = work.judge(found.refused, undo)
+    try:
+        _refuse_loss(verdict, to_serial, accept_loss=accept_loss, asked=bringer.asks)
+    except ConditionFailed:
+        work.recover()  # all files are as they were
+        raise
+    commit = _commit(files, undo, found, verdict)
     # Before the commit: events that are handled twice do no harm, events that are never handled would.
     serverdir.lower_event_serial(to_serial)
     store.rewind(commit, to_serial)
@@ -135,16 +142,7 @@ def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial:
         )
 
 
-def _commit(
-    files: FileStore, undo: Undo, found: Found, work: Pipeline, to_serial: int, *, accept_loss: bool
-) -> Commit:
-    """Return what may be committed; where that is nothing, leave all files as they were."""
-    verdict = work.judge(found.refused, undo)
-    try:
-        _refuse_loss(verdict, to_serial, accept_loss=accept_loss)
-    except ConditionFailed:
-        work.recover()
-        raise
+def _commit(files: FileStore, undo: Undo, found: Found, verdict: Judgement) -> Commit:
     faults = (*verdict.faults, *map(_given_up, verdict.held))
     return Commit(undo, found.present, found.staged, leaving(files, undo, found), verdict.absent, faults)
 
@@ -153,7 +151,11 @@ def _given_up(fault: Fault) -> Fault:
     return replace(fault, kind="skipped", next_try=clock.now())
 
 
-def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool) -> None:
+def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool, asked: bool) -> None:
+    """Raise ConditionFailed where something would be missing that was not given up.
+
+    asked: whether the primary was asked for it.
+    """
     if accept_loss or not verdict.held:
         return
     relpaths = sorted(fault.relpath for fault in verdict.held)
@@ -162,8 +164,9 @@ def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool) -> No
     error = ConditionFailed(
         f"rewinding to serial {to_serial}",
         f"it needs {first.relpath}{more}, which cannot be had: {first.reason}",
-        hint="nothing was changed; let the primary be asked (--secretfile or --replica-keyfile), choose "
-        "another serial, or go back without these files with --accept-loss",
+        hint="nothing was changed; "
+        + ("" if asked else "let the primary be asked (--secretfile or --replica-keyfile), ")
+        + "choose another serial, or go back without these files with --accept-loss",
     )
     error.details["missing_files"] = relpaths[:_NAMED]
     raise error

@@ -78,6 +78,11 @@ class Bringer:
         self._threads = threads
         self._not_skipped = not_skipped
 
+    @property
+    def asks(self) -> bool:
+        """Whether the primary is asked."""
+        return self._primary is not None
+
     def bring(self, undo: Undo) -> Found:
         """Bring files here, durably.
 

@@ -4,6 +4,7 @@ As devpi-server does it (`devpi_server/config.py` get_validated_secret), a file 
 whose folder others may write, is refused.
 """
 
+import os
 import stat
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from replisync.errors import UsageError
 # devpi's own demands on a secret.
 _MIN_SECRET_BYTES = 32
 _MIN_DIFFERENT_BYTES = 6
+
+# What is longer is something else, and may be endless.
+_MAX_BYTES = 1024 * 1024
 
 _KEY_PREFIX = "replisync-replica-key-1:"
 
@@ -71,10 +75,17 @@ def write_key(path: Path, key: bytes) -> None:
 def _read_private(path: Path, option: str) -> bytes:
     path = path.expanduser()
     check_private(path, option)
+    attempted = f"reading of {path} ({option})"
     try:
-        return path.read_bytes()
+        # Without O_NONBLOCK a named pipe that nobody writes to would hold us for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            os.set_blocking(file.fileno(), True)
+            content = file.read(_MAX_BYTES + 1)
     except OSError as err:
-        raise UsageError(f"reading of {path} ({option})", err.strerror or str(err)) from err
+        raise UsageError(attempted, err.strerror or str(err)) from err
+    if len(content) > _MAX_BYTES:
+        raise UsageError(attempted, f"it has more than {_MAX_BYTES} bytes")
+    return content
 
 
 def check_private(path: Path, option: str) -> None:

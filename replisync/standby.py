@@ -319,10 +319,11 @@ def recorded(store: Store, command: str, work: Tallied) -> Iterator[None]:
     try:
         yield
     except Stopped as err:
-        end("stopped", err.exit_code, None)
+        # The record must not hide what is on its way, here and below.
+        with suppress(ReplisyncError):
+            end("stopped", err.exit_code, None)
         raise
     except BaseException as err:
-        # The record must not hide the error that is on its way.
         with suppress(ReplisyncError):
             if isinstance(err, WrongHistory):
                 _record_divergence(store, err)

@@ -1,5 +1,6 @@
 """TLS to the primary: whom we trust, and who we are. Verification is never switched off."""
 
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     if tls.ca_bundle is None and tls.client_cert is None:
         return None
     if tls.ca_bundle is None:
-        context = httpx.create_ssl_context()  # which looks at SSL_CERT_FILE
+        context = usual_trust()
     else:
         attempted = f"reading of {tls.ca_bundle} (--ca-bundle)"
         try:
@@ -42,6 +43,24 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     if tls.client_cert is not None:
         _show(context, tls.client_cert.expanduser())
     return context
+
+
+def usual_trust() -> ssl.SSLContext:
+    """Return what trusts the usual CAs, or those that SSL_CERT_FILE or SSL_CERT_DIR name.
+
+    Raises UsageError where a file cannot be used.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as err:  # ssl.SSLError is one
+        named = os.environ.get("SSL_CERT_FILE")
+        raise UsageError(
+            f"reading of {named or 'the CAs of this machine'} (SSL_CERT_FILE)",
+            "it holds no certificates in PEM form"
+            if isinstance(err, ssl.SSLError)
+            else err.strerror or str(err),
+            hint="correct the variable, or name a bundle with --ca-bundle",
+        ) from err
 
 
 def _show(context: ssl.SSLContext, path: Path) -> None:

@@ -19,11 +19,21 @@ from replisync.errors import LocalFailure
 
 _LENGTH = struct.Struct("!I")
 
+_VARIABLES = ("REPLISYNC_", "PG")
+
 
 def command(program: Path, *arguments: str) -> list[str]:
     """Return the command that runs a program of ours."""
     # -I and -S: nothing of the environment, and a start in milliseconds.
     return [sys.executable, "-I", "-S", os.fspath(program), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that a process of ours gets: all but ours, and PostgreSQL's.
+
+    Secrets may be among those.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
 
 
 class Workers:
@@ -39,7 +49,10 @@ class Workers:
         with local_errors(f"{attempted}: starting of a process"):
             for _ in range(count):
                 process = subprocess.Popen(  # noqa: S603
-                    command(program, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    command(program, *arguments),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment(),
                 )
                 self._all.append(process)
                 self._idle.put(process)

@@ -13,7 +13,7 @@ import click
 
 from replisync import __version__
 from replisync.cli import commands, operator, verify
-from replisync.cli.options import PATH, WANTS_JSON
+from replisync.cli.options import PATH, SERVERDIR, WANTS_JSON, addressed
 from replisync.durable import trouble
 from replisync.errors import LocalFailure, ReplisyncError, UsageError
 from replisync.logs import FORMATS, LEVELS, make_logger, printable
@@ -142,7 +142,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
-    line, hint = printable(" ".join(message.split())), printable(hint)
+    line, hint = (
+        printable(addressed(text, meta.get(SERVERDIR))) for text in (" ".join(message.split()), hint)
+    )
     with contextlib.suppress(OSError):  # nobody may be left to read it; the code tells as much
         click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:

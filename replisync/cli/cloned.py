@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from replisync.cli.options import addressed
 from replisync.seed.reseed import Reseeded
 from replisync.seed.survey import Forecast
 from replisync.seed.target import Cloned
@@ -31,7 +32,11 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
         f"{done.files.total} files"
         + (f", {done.local} of them from this machine" if done.local else "")
-        + (f", {done.faults} could not be had (see `replisync faults list`)" if done.faults else "")
+        + (
+            addressed(f", {done.faults} could not be had (see `replisync faults list`)", serverdir)
+            if done.faults
+            else ""
+        )
     )
     _tell_export(done)
 

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from replisync.cli.cloned import show_forecast, show_reseeded, show_result
 from replisync.cli.options import (
     PATH,
+    cover_password,
     file_options,
     json_option,
     patience_option,
@@ -74,6 +75,7 @@ from replisync.seed.ways import clone as run_clone
     default="sqlite",
     show_default=True,
     metavar="SPEC",
+    callback=cover_password,
     help="devpi-server's storage for the target.",
 )
 @file_options
@@ -148,7 +150,7 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply everything up to the primary's serial as of now, then end."""
-    with watched(log) as context, _naming_reseed(serverdir):
+    with watched(log) as context, _naming_reseed():
         done = run_catchup(
             target(serverdir, storage),
             settings(values),
@@ -190,7 +192,7 @@ def follow(
     **values: Any,
 ) -> None:
     """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
-    with watched(log) as context, _naming_reseed(serverdir):
+    with watched(log) as context, _naming_reseed():
         try:
             run_follow(
                 target(serverdir, storage),
@@ -204,13 +206,13 @@ def follow(
 
 
 @contextmanager
-def _naming_reseed(serverdir: Path) -> Iterator[None]:
+def _naming_reseed() -> Iterator[None]:
     """Tell those whose primary has no history to go on with what there is."""
     try:
         yield
     except PrimaryDamaged as err:
         err.hint += (
-            f"; where it cannot be mended, `replisync clone --reseed --serverdir {serverdir}` makes a new "
+            "; where it cannot be mended, `replisync clone --reseed` makes a new "
             "standby beside this one, of the changelog, or with --from-serverdir or --from-export"
         )
         raise

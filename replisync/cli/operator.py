@@ -11,6 +11,7 @@ import click
 from replisync.auth import derive_key as derive
 from replisync.cli.options import (
     PATH,
+    addressed,
     cost_options,
     dry_run_option,
     json_option,
@@ -61,6 +62,7 @@ def status(
 ) -> None:
     """Say where the standby stands."""
     fields = run_status(target(serverdir, storage), offline=offline, tls=tls(values))
+    fields["error"] = fields["error"] and addressed(fields["error"], serverdir)
     if not json:
         click.echo("\n".join(_status_lines(fields)))
     try:
@@ -186,7 +188,10 @@ def rewind(
         f"files come back, {done.fetched} from the primary, {done.put_aside} are put aside"
     )
     if done.missing:
-        click.echo(f"{done.missing} files could not be had (see `replisync faults list`)")
+        listed = addressed("`replisync faults list`", serverdir)
+        click.echo(
+            f"{done.missing} files could not be had: the primary deleted them later, or {listed} has them"
+        )
     if not done.dry_run:
         click.echo("start a devpi-server again that was running on it: it remembers what it has read")
 

@@ -1,6 +1,8 @@
 """Options that several commands have, named as devpi-server names them where it has them."""
 
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,12 +37,51 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+# The standby that a command is about, as its user named it.
+SERVERDIR = "replisync.serverdir"
+
+# What a message tells to run on the same standby.
+_ADVISED = "catchup|status|verify|promote|rewind|faults|clone --reseed"
+_ADVICE = re.compile(f"`replisync (?P<words>(?:{_ADVISED})(?: (?!--serverdir)[^` ]+)*)`")
+
+
+def _note_serverdir(context: click.Context, _param: click.Parameter, value: Path) -> Path:
+    context.meta[SERVERDIR] = value
+    return value
+
+
 serverdir_option = click.option(
-    "--serverdir", type=PATH, required=True, metavar="DIR", help="The standby's folder."
+    "--serverdir",
+    type=PATH,
+    required=True,
+    metavar="DIR",
+    callback=_note_serverdir,
+    help="The standby's folder.",
 )
+
+
+def addressed(text: str, serverdir: Path | None) -> str:
+    """Return a message in which the commands that it names can be run as they stand.
+
+    serverdir: the standby that it is about.
+    """
+    if serverdir is None:
+        return text
+    option = f"--serverdir {shlex.quote(str(serverdir))}"
+    return _ADVICE.sub(lambda found: f"`replisync {found['words']} {option}`", text)
+
+
+def cover_password(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Cover the password of a storage in the list of processes."""
+    for password in re.findall("password=[^,]*", value or ""):
+        hide(password)
+    return value
+
+
 storage_option = click.option(
     "--storage",
     metavar="SPEC",
+    callback=cover_password,
     help="The database's password, as pg8000:password=.., unless PGPASSWORD has it; or its new address.",
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from replisync.cli.options import (
+    addressed,
     file_options,
     json_option,
     patience_option,
@@ -61,7 +62,7 @@ def verify(
         else:
             report = run_verify(where, Level.of(level), context, how)
     if not json:
-        click.echo("\n".join(_lines(serverdir, report)))
+        click.echo("\n".join(addressed(line, serverdir) for line in _lines(serverdir, report)))
     if report.total:
         error = VerificationFailed(
             f"verification of {serverdir}",

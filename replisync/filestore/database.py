@@ -182,6 +182,11 @@ class DatabaseFiles:
         """Tell whether what arrived is still under no name."""
         return name in self._small or self._disk.staged(name)
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove what arrived and can have no place."""
+        left = [name for name in names if self._small.pop(name, None) is None]
+        self._disk.discard(left)
+
     def clean_staging(self, keep: Iterable[str]) -> None:
         """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
         self._disk.clean_staging(keep)

@@ -196,6 +196,13 @@ class DiskFiles:
         """Tell whether a staged file is there."""
         return os.path.isfile(f"{self._staging}/{name}")
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove staged files that can have no place."""
+        with local_errors(f"cleaning of {self._staging}"):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self._staging}/{name}")
+
     def clean_staging(self, keep: Iterable[str]) -> None:
         """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
         kept = set(keep)

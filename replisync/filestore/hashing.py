@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from replisync.durable import local_errors
 from replisync.errors import LocalFailure
-from replisync.workers import Workers, command
+from replisync.workers import Workers, command, environment
 
 _HASHER = Path(__file__).with_name("hasher.py")
 _LISTER = Path(__file__).with_name("lister.py")
@@ -95,7 +95,9 @@ def listed(root: str) -> Iterator[bytes]:
     """
     attempted = f"reading of {root}"
     with local_errors(attempted):
-        process = subprocess.Popen(command(_LISTER, root), stdout=subprocess.PIPE)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            command(_LISTER, root), stdout=subprocess.PIPE, env=environment()
+        )
     pipe = process.stdout
     assert pipe is not None  # noqa: S101 - opened above
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from replisync.durable import local_errors, write_file
 from replisync.errors import UsageError
 from replisync.standby import Context
+from replisync.workers import environment
 
 EXPORT_TOOL = "devpi-export"
 IMPORT_TOOL = "devpi-import"
@@ -112,7 +113,7 @@ def run_tool(
     Raises Stopped where we are to stop; then the command is ended.
     """
     config = said.with_suffix(".yml")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
+    variables = {name: value for name, value in environment().items() if not name.startswith(_VARIABLES)}
     with local_errors(f"running of {command[0]}"), said.open("wb") as log:
         write_file(config, _yaml(secrets or {}))
         process = subprocess.Popen(  # noqa: S603
@@ -123,7 +124,7 @@ def run_tool(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env=variables,
         )
     try:
         while True:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from replisync.changelog import ChangelogEntry, KeyChange, digest, parse_stored, same_entry
+from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, KeyChange, digest, parse_stored, same_entry
 from replisync.divergence import Comparison
 from replisync.errors import BrokenStream, CorruptEntry
 from replisync.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
@@ -17,6 +17,9 @@ from replisync.verify.subject import Subject
 
 # So many differences are no damage of single entries any more.
 _MANY = 100
+
+# Nor are the last so many entries that change something.
+_LAST = 4
 
 # Asks the primary for an entry; None where it has none.
 Ask = Callable[[int], ChangelogEntry | None]
@@ -127,14 +130,14 @@ def compare(subject: Subject, primary: History, patience: Patience, upto: int) -
     Raises WrongHistory where the histories parted.
     """
     agreement = Agreement(subject.store, subject.source)
-    due, differing = agreement.first, 0
+    due, differing, last = agreement.first, 0, 0
     subject.context.progress.stage("primary", max(0, upto + 1 - due), "serials")
 
     def ask(serial: int) -> ChangelogEntry | None:
         return patience.call(lambda: primary.entry(serial)[1])
 
     def read() -> None:
-        nonlocal due, differing
+        nonlocal due, differing, last
         while due <= upto:
             subject.context.stop.check()
             with primary.changes(due, poll=False) as changes:
@@ -143,7 +146,8 @@ def compare(subject: Subject, primary: History, patience: Patience, upto: int) -
                 begun = due
                 for group in until(changes.groups, upto):
                     if group:
-                        differing += _compare_group(subject, agreement, ask, group)
+                        found, last = _compare_group(subject, agreement, ask, group, last)
+                        differing += found
                         due = group[-1].serial + 1
                         subject.context.progress.advance(len(group), sum(len(e.data) for e in group))
                         subject.context.stop.check()
@@ -154,6 +158,9 @@ def compare(subject: Subject, primary: History, patience: Patience, upto: int) -
                     raise BrokenStream("reading of the primary's changelog", "the answer had no entries")
 
     patience.call(read, progress=lambda: due)
+    if last >= _LAST:
+        tip = _readable(subject.store, upto)
+        patience.call(lambda: check_same_history(subject, primary, tip))
 
 
 def _readable(store: Store, serial: int) -> int:
@@ -177,18 +184,26 @@ def check_same_history(subject: Subject, primary: History, serial: int) -> None:
     Comparison(subject.store.primary_entry, primary.entry, first=first).check(serial)
 
 
-def _compare_group(subject: Subject, agreement: Agreement, ask: Ask, group: list[ChangelogEntry]) -> int:
-    """Compare a group of the primary's entries; return how many are others than ours."""
+def _compare_group(
+    subject: Subject, agreement: Agreement, ask: Ask, group: list[ChangelogEntry], last: int
+) -> tuple[int, int]:
+    """Compare a group of the primary's entries; return how many are others than ours.
+
+    last: how many differed in a row before them; the same is returned of the end of the group. Entries
+    that change nothing do not count.
+    """
     differing = 0
     theirs = {entry.serial: entry for entry in group}
     for serial, data in _ours(subject.store, group[0].serial, group[-1].serial):
         entry = theirs[serial]
         subject.checked["primary_entries"] += 1
-        if not agreement.same(serial, data, entry):
-            differing += 1
+        if agreement.same(serial, data, entry):
+            last = last if data == EMPTY_ENTRY else 0
+        else:
+            differing, last = differing + 1, last + 1
             finding = _other(subject, serial, data, entry)
             subject.findings.suspect(finding, _again(subject, ask, serial))
-    return differing
+    return differing, last
 
 
 def _ours(store: Store, first: int, last: int) -> Iterator[tuple[int, bytes]]:

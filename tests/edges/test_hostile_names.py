@@ -44,6 +44,7 @@ def follow(target: Target, server: ScriptedPrimary) -> None:
     target.catch_up(server.serial)
     target.pipeline.step(poll=False)
     assert state(target.serverdir.root)["pending"] == []
+    assert list(target.serverdir.tmp.iterdir()) == [], "what can have no place is not kept"
 
 
 def faults(target: Target) -> dict[str, tuple[str, str]]:

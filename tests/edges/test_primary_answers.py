@@ -95,6 +95,15 @@ def test_a_403_says_what_is_wrong_in_our_words(text: str, act: Callable[[Primary
     assert error.hint != PrimaryRefused.default_hint
 
 
+@pytest.mark.parametrize("own", ["primary", "another"])
+def test_nobody_is_told_to_make_a_primary_of_a_replica(own: str) -> None:
+    """That would be a second one; a server by itself may become the primary."""
+    handler = always(403, "Replication protocol disabled", **{"X-DEVPI-UUID": own})
+    error = refused(ask_entry, handler)
+    assert ("it is a replica" in error.why) == (own == "another")
+    assert ("--role primary" in error.hint) == (own == "primary")
+
+
 @pytest.mark.parametrize("act", ENTRIES)
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 599, 408, 425, 429])
 def test_a_failure_of_the_server_may_pass(status: int, act: Callable[[Primary], object]) -> None:
@@ -155,7 +164,8 @@ def test_an_answer_without_devpis_headers_is_refused(missing: str, act: Callable
 
 
 @pytest.mark.parametrize(
-    "serial", ["", "-", "--5", "5.0", "five", "²", "5 6", "0x5", "9" * 5000, "9" * 30, "1_0", "2147483648"]
+    "serial",
+    ["-2", "-5", "", "-", "--5", "5.0", "five", "²", "5 6", "0x5", "9" * 5000, "9" * 30, "1_0", "2147483648"],
 )
 def test_a_serial_that_is_no_number_is_refused(serial: str) -> None:
     def handle(_request: httpx.Request) -> httpx.Response:

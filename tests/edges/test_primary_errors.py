@@ -127,6 +127,11 @@ def test_an_exception_without_words_is_named() -> None:
             PrimaryRefused,
             "SSL_CERT_FILE",
         ),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired (_ssl.c:1)",
+            PrimaryRefused,
+            "renew it",
+        ),
         ("[Errno 24] Too many open files", LocalFailure, "ulimit -n"),
         ("[Errno 111] Connection refused", PrimaryUnreachable, "can be reached"),
         ("[Errno -2] Name or service not known", PrimaryUnreachable, "can be reached"),

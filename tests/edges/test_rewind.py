@@ -242,6 +242,7 @@ class TestMissingFiles:
         ) as caught:
             standby.take_back(8)
         assert "no secret was given" in str(caught.value)
+        assert "--replica-keyfile" in caught.value.hint
         assert caught.value.details["missing_files"] == [TOX]
         assert state(folder / "target") == states[LAST]
 
@@ -264,8 +265,9 @@ class TestMissingFiles:
     ) -> None:
         standby, states = target
         server.files[TOX] = answer
-        with pytest.raises(ConditionFailed, match="toxresult"):
+        with pytest.raises(ConditionFailed, match="toxresult") as caught:
             standby.take_back(9, asks=True)
+        assert "--replica-keyfile" not in caught.value.hint, "it was asked already"
         assert state(folder / "target") == states[LAST]
 
     def test_the_operator_may_go_back_without(

@@ -4,11 +4,16 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from replisync.errors import ConditionFailed, Stopped
+from replisync.pipeline import Tally
+from replisync.standby import recorded
 from replisync.stop import Stop
+from replisync.store.sqlite import SqliteStore
+from tests.fakes import FailingStore, Trap, failure
 
 LONG_SECONDS = 30.0
 
@@ -47,3 +52,24 @@ def test_a_limit_does_not_end_what_is_in_hand() -> None:
         assert stop.wait(LONG_SECONDS)
         with pytest.raises(ConditionFailed):
             stop.check()
+
+
+class NothingDone:
+    """The work of a run that did nothing."""
+
+    tally = Tally()
+
+
+def test_that_a_run_was_stopped_is_known_although_it_cannot_be_written_down(tmp_path: Path) -> None:
+    """As where the database is what has gone away: `follow` ends with 0 all the same."""
+    path = tmp_path / ".sqlite"
+    with SqliteStore(path, write=True, create=True) as store:
+        store.prepare()
+    trap = Trap(("store.in_the_transaction", 1), error=failure)
+    with (
+        FailingStore(path, write=True, trap=trap) as failing,
+        pytest.raises(Stopped),
+        recorded(failing, "follow", NothingDone()),
+    ):
+        raise Stopped("the run", "a signal asked to end it")
+    assert trap.sprung

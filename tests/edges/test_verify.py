@@ -27,6 +27,7 @@ from tests.edges.conftest import Database, PostgresDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby, context, copied, made
 from tests.fakes import Died, Trap
+from tests.support.history import serialize
 from tests.support.runs import run_here
 
 LAST = sum(map(len, HISTORY)) - 1
@@ -795,6 +796,23 @@ def test_a_primary_that_parted_long_ago_is_no_heap_of_findings(one: Standby) -> 
     with pytest.raises(WrongHistory) as caught:
         one.look(Level.PRIMARY)
     assert caught.value.details["fork_serial"] == LAST - 1
+
+
+@pytest.mark.parametrize("differing", [3, 4, 5])
+def test_a_primary_that_was_rewound_and_has_grown_past_us_is_no_list_of_findings(
+    one: Standby, differing: int
+) -> None:
+    """Some of our last entries may have been altered; that all of them were is not believed."""
+    for serial in range(LAST + 1 - differing, LAST + 1):
+        one.server.entries[serial] = serialize(({f"other{serial}/.config": ("USER", -1, {})}, []))
+    one.server.commit({})
+    if differing < 4:
+        assert {finding.kind for finding in one.look(Level.PRIMARY).findings} == {kinds.OTHER_ENTRY}
+        return
+    for act in (lambda: one.look(Level.PRIMARY), lambda: one.repair(level=Level.PRIMARY)):
+        with pytest.raises(WrongHistory) as caught:
+            act()
+        assert caught.value.details["fork_serial"] == LAST - differing
 
 
 def test_what_somebody_else_wrote_stays_and_is_told(one: Standby) -> None:

@@ -46,12 +46,14 @@ def test_a_primary_that_was_rewound_and_grew_again(world: World, restored: Resto
         world.lead_to(restored.server)
         said = follower.end(5)
     assert f"agree up to serial {world.early_serial}" in said.message
-    assert f"rewind --to-serial {world.early_serial}`" in said.message
+    advice = f"`replisync rewind --to-serial {world.early_serial} --serverdir {ahead.serverdir}`"
+    assert advice in said.message
     assert_untouched(ahead.serverdir, before)
     for options in ((), ("--offline",)):
         fields = ahead.status(*options)
         assert fields["state"] == "diverged"
         assert fields["divergence"]["fork_serial"] == world.early_serial
+        assert advice in fields["error"]
     assert "history is not ours" in ahead.promote("--dry-run", code=9)["hint"]
     world.proxy.refuse()
     ahead.catchup("--patience", 0.1, code=3)

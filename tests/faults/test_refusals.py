@@ -65,12 +65,14 @@ def test_a_server_that_is_no_primary(world: World) -> None:
     replica = Server(
         world.standby("replica"), role="replica", primary_url=world.primary.url, secretfile=world.secretfile
     )
-    for number, server in enumerate((standalone, replica)):
+    for number, (server, why) in enumerate(
+        ((standalone, "its role is not primary"), (replica, "it is a replica, not the primary itself"))
+    ):
         target = world.standby(f"standby{number}")
         before = snapshot(target)
         with world.lead_to(server):
             said = run_here("catchup", *world.options(target), code=4)
-        assert "its role is not primary" in said.message
+        assert why in said.message
         assert_untouched(target, before)
 
 

@@ -1,11 +1,15 @@
 """Neither the secret, nor the key made of it, nor a token is ever shown or stored."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from replisync.auth import KeyCost, derive_key
+from replisync.filestore import hasher
+from replisync.workers import Workers
 from tests.faults.conftest import World
 from tests.support.devpi import make_secret
 from tests.support.runs import Background, run_here
@@ -134,3 +138,32 @@ def test_a_secret_file_that_others_may_read(world: World) -> None:
     loose.chmod(0o644)
     said = run_here("catchup", *world.options(world.standby(), "--secretfile", loose), code=2)
     assert "others may read it" in said.message
+
+
+def test_the_password_of_a_database_is_covered_in_the_list_of_processes() -> None:
+    """Until it is read it stands there: the environment and the configuration are the better places."""
+    program = (
+        "import sys; from pathlib import Path; from replisync.cli.options import cover_password\n"
+        "cover_password(None, None, sys.argv[1]); print(Path('/proc/self/cmdline').read_bytes())"
+    )
+    words = [sys.executable, "-c", program, "pg8000:user=u,password=hunter2,database=d"]
+    shown = subprocess.run(words, capture_output=True, encoding="utf-8", check=True).stdout
+    assert "user=u" in shown
+    assert "database=d" in shown
+    assert "hunter2" not in shown
+
+
+def test_processes_that_only_read_files_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by way of the environment."""
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    monkeypatch.setenv("REPLISYNC_CLONE_ROOT_PASSWD", "hunter3")
+    before = children()
+    with Workers("a test", Path(hasher.__file__), (), 1):
+        [child] = children() - before
+        assert b"hunter" not in Path(f"/proc/{child}/environ").read_bytes()
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {int(child) for task in tasks for child in task.read_text().split()}

@@ -61,7 +61,9 @@ def test_a_certificate_that_cannot_be_verified(world: World, authority: Authorit
         assert "--ca-bundle" in refused(world, proxy.url)
         assert "cannot be verified" in refused(world, proxy.url, "--ca-bundle", other.bundle)
     with TlsProxy(world.primary.url, authority, host="primary.example.com") as elsewhere:
-        assert "cannot be verified" in refused(world, elsewhere.url, "--ca-bundle", authority.bundle)
+        message = refused(world, elsewhere.url, "--ca-bundle", authority.bundle)
+        assert "cannot be verified: IP address mismatch, certificate is not valid for '127.0.0.1'." in message
+        assert "check the name in --primary-url" in message.lower()
     assert elsewhere.served == proxy.served == 0
 
 
@@ -98,3 +100,16 @@ def test_files_that_are_none(world: World, authority: Authority, tmp_path: Path)
         message = refused(world, "https://127.0.0.1:9", option, path, code=2)
         assert why in message
         assert str(path) in message
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_file_in_the_environment_that_is_none(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    """SSL_CERT_FILE is as good a place for a mistake as an option."""
+    path = tmp_path / "bundle"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    message = refused(world, "https://127.0.0.1:9", code=2)
+    assert f"reading of {path} (SSL_CERT_FILE)" in message

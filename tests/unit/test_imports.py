@@ -49,7 +49,7 @@ EDGES = {
     "durable": set(),
     "stop": set(),
     "heads": set(),
-    "origin": {"heads", "plain"},
+    "origin": {"heads", "plain", "tls"},
     "plain": set(),
     "primary": {"origin"},
     "filestore.disk": {"durable", "filestore.sync"},

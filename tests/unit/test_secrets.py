@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import io
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,29 @@ class TestSecretFiles:
         with pytest.raises(UsageError, match="others may write to its folder") as caught:
             read_secret(link)
         assert str(shared) in caught.value.hint
+
+    def test_what_is_too_long_for_a_secret_is_not_read(self, folder: Path) -> None:
+        path = secret(folder)
+        os.truncate(path, 2**40)
+        with pytest.raises(UsageError, match="more than"):
+            read_secret(path)
+
+    def test_a_named_pipe_that_nobody_writes_to_holds_nobody(self, folder: Path) -> None:
+        path = folder / "pipe"
+        os.mkfifo(path, 0o600)
+        with pytest.raises(UsageError, match="too short"):
+            read_secret(path)
+
+    def test_a_pipe_is_read_to_its_end(self) -> None:
+        """As a shell makes one of `--secretfile <(command)`, whose first words may take a while."""
+        reading, writing = os.pipe()
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(read_secret, Path(f"/proc/self/fd/{reading}"))
+            os.write(writing, SECRET[:20].encode())
+            os.write(writing, SECRET[20:].encode())
+            os.close(writing)
+            assert found.result(10) == SECRET.encode()
+        os.close(reading)
 
     @pytest.mark.parametrize("text", ["", "short", "a" * 64, "ababababab" * 10, "abcde" * 20])
     def test_a_secret_that_devpi_would_refuse_is_refused(self, folder: Path, text: str) -> None:
