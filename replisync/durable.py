@@ -21,6 +21,18 @@ _HINTS = {
 }
 
 
+# What can happen to any call at any time, and is nobody's mistake.
+_ANYWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
+
+
+def trouble(err: BaseException, attempted: str) -> LocalFailure | None:
+    """Return what an error is that the system may answer any call with; None where it is another."""
+    if not isinstance(err, OSError) or err.errno not in _ANYWHERE:
+        return None
+    where = f" ({os.fsdecode(err.filename)})" if isinstance(err.filename, str | bytes) else ""
+    return LocalFailure(attempted, f"{err.strerror}{where}", hint=_HINTS[err.errno])
+
+
 @contextmanager
 def local_errors(attempted: str) -> Iterator[None]:
     """Translate the system's errors into LocalFailure with a hint."""

@@ -16,6 +16,7 @@ from replisync.errors import (
     BrokenStream,
     PrimaryTimeout,
     PrimaryUnreachable,
+    ReplisyncError,
     Stopped,
     WrongContent,
 )
@@ -213,6 +214,8 @@ class Fetcher:
                     result = self._fetch_one(*task)
                 except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
                     work.ended = True
+                    if isinstance(err, ReplisyncError) and err.serial is None:
+                        err.serial = task[0].serial
                     result = err
             work.put(result)
 

@@ -25,6 +25,7 @@ from replisync.errors import (
     UsageError,
     WrongHistory,
 )
+from replisync.heads import HeadBoundTransport
 from replisync.plain import PlainTransport
 from replisync.tls import usual_trust
 
@@ -110,10 +111,7 @@ class Origin:
         self._timeout = httpx.Timeout(silence, connect=min(silence, _CONNECT_SECONDS))
         # A transport of our own leaves httpx's environment (proxies, .netrc) out: it must not decide to
         # whom the token goes.
-        self._transport = transport or httpx.HTTPTransport(
-            verify=context or True,
-            limits=httpx.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2),
-        )
+        self._transport = transport or HeadBoundTransport(context, connections + 2)
         self._client = httpx.Client(
             headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
             timeout=self._timeout,

@@ -17,6 +17,7 @@ from replisync.errors import (
     BrokenStream,
     FilesMissing,
     ForeignWriter,
+    LocalFailure,
     ReplisyncError,
     WrongHistory,
 )
@@ -143,6 +144,13 @@ class Pipeline:
         """
         settle(self._store, self._files, retain=self._retain)
         position = self._store.last_serial()
+        try:
+            return self._step(position, poll=poll, last=last, metadata_only=metadata_only)
+        except LocalFailure as err:
+            err.serial = self._reached + 1 if err.serial is None else err.serial
+            raise
+
+    def _step(self, position: int, *, poll: bool, last: int | None, metadata_only: bool) -> int:
         self._check_alone(position)
         # Both are known again when the step has ended well: an error may come before or after a commit.
         self._left_at, doubtful, self._doubtful = None, self._doubtful, True

@@ -113,7 +113,8 @@ class _Connection:
         except OSError as err:
             raise httpx.ConnectError(str(err)) from err
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.settimeout(timeouts["read"])
+        self._patience = timeouts["read"]
+        self._socket.settimeout(self._patience)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._used = time.monotonic()
@@ -138,9 +139,10 @@ class _Connection:
         except OSError as err:
             raise httpx.WriteError(str(err)) from err
         answer = b""
+        began = time.monotonic()
         while True:
             try:
-                piece = self.receive(_READ_BYTES)
+                piece = self._receive_head(began)
             except httpx.ReadError as err:
                 if answer:
                     raise
@@ -155,6 +157,19 @@ class _Connection:
                 return answer[:end], answer[end + 4 :]
             if len(answer) > _HEAD_BYTES:
                 raise httpx.RemoteProtocolError(f"the head of the answer has more than {_HEAD_BYTES} bytes")
+
+    def _receive_head(self, began: float) -> bytes:
+        """Return what comes of a head, which as a whole has as long as one read."""
+        if self._patience is None:
+            return self.receive(_READ_BYTES)
+        left = began + self._patience - time.monotonic()
+        if left <= 0:
+            raise httpx.ReadTimeout("the head of the answer is not complete")
+        self._socket.settimeout(left)
+        try:
+            return self.receive(_READ_BYTES)
+        finally:
+            self._socket.settimeout(self._patience)
 
     def receive(self, most: int) -> bytes:
         """Return what comes; nothing where the server closed it.

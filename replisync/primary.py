@@ -36,6 +36,9 @@ _FEW = 8
 # has; before, it is what was left of it on the way.
 _CUTS = 3
 
+# The same of answers that are empty, as proxies in trouble send them too.
+_EMPTIES = 5
+
 _LENGTH = re.compile("[0-9]{1,18}")
 
 
@@ -270,9 +273,17 @@ class Primary:
         except CorruptEntry as err:
             where, times = self._cut
             self._cut = (serial, times + 1 if where == serial else 1)
-            if self._cut[1] >= _CUTS or not (body and is_cut(body, self._limits)):
+            if not body and self._cut[1] >= _EMPTIES:
+                raise CorruptEntry(
+                    err.attempted,
+                    f"its answer is empty, {_EMPTIES} times in a row: it lacks the entry, or something "
+                    "before it keeps its answers back",
+                    serial=serial,
+                    hint=f"ask the primary itself, without any proxy; then {CorruptEntry.default_hint}",
+                ) from err
+            if (body and self._cut[1] >= _CUTS) or not is_cut(body, self._limits):
                 raise
-            why = "the answer ended in the middle of an entry"
+            why = "the answer ended in the middle of an entry" if body else "the answer was empty"
             raise BrokenStream(err.attempted, why, serial=serial) from err
         if self._cut[0] == serial:
             self._cut = (-1, 0)

@@ -258,9 +258,10 @@ class Serverdir:
         with local_errors(f"locking of {self.root}"):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            self._take(fd)
-            os.truncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            with local_errors(f"locking of {self.root}"):
+                self._take(fd)
+                os.truncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(fd)

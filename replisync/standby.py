@@ -3,6 +3,7 @@
 Every command that writes opens the target through here, so that the same checks stand before each write.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -97,7 +98,10 @@ def open_database(
         return PostgresStore(storage, write=write, alone=alone, guard=guard)
     if not create and not serverdir.has_database():
         raise TargetUnusable(f"opening of {serverdir}", "its database is missing")
-    return SqliteStore(serverdir.root / SQLITE_FILE, write=write, create=create, guard=guard)
+    path = serverdir.root / SQLITE_FILE
+    # SQLite makes its log to read, too; where nobody can write, nothing changes while we read without.
+    at_rest = not (write or create or os.access(serverdir.root, os.W_OK) or os.path.lexists(f"{path}-wal"))
+    return SqliteStore(path, write=write, create=create, immutable=at_rest, guard=guard)
 
 
 def require_ours(serverdir: Serverdir) -> None:

@@ -43,10 +43,16 @@ def status(
             f"status of {serverdir}", "it is no standby of replisync", hint="make one with `replisync clone`"
         )
     with open_database(serverdir) as store:
-        store.check_version()
-        source = store.source()
+        begun = store.version() is not None or serverdir.role() is not None
+        if begun:
+            store.check_version()
+        source = store.source() if begun else None
         if source is None:
-            raise TargetUnusable(f"status of {serverdir}", "its clone has not begun")
+            raise TargetUnusable(
+                f"status of {serverdir}",
+                "its clone has not begun",
+                hint="run the same `replisync clone` again",
+            )
         settings = Settings(tls=tls or Tls(), silence=silence)
         return _fields(serverdir, store, source, None if offline else settings)
 

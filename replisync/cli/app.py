@@ -14,6 +14,7 @@ import click
 from replisync import __version__
 from replisync.cli import commands, operator, verify
 from replisync.cli.options import PATH, SERVERDIR, WANTS_JSON, addressed
+from replisync.durable import trouble
 from replisync.errors import LocalFailure, ReplisyncError, UsageError
 from replisync.logs import FORMATS, LEVELS, make_logger, printable
 
@@ -133,6 +134,8 @@ def run(arguments: list[str]) -> int:
         why = "there is not enough memory: free some, or let replisync have more (ulimit -v, MemoryMax)"
         return _fail(why, LocalFailure.exit_code, LocalFailure.default_hint, meta)
     except Exception as err:  # noqa: BLE001 - the last resort: a line, a code, and the details in the log
+        if failure := trouble(err, "the run"):
+            return _fail(str(failure), failure.exit_code, failure.hint, meta)
         meta.get(LOGGER, make_logger("info", None)).error("bug", exc_info=err)
         return _fail(f"{type(err).__name__}: {err}", 1, ReplisyncError.default_hint, meta)
     return 0

@@ -183,7 +183,8 @@ class OwnDump:
         Raises what `Dumper.make` does.
         """
         work, dump = folder / "export", folder / "dump"
-        work.mkdir()
+        with local_errors(f"making of {work}"):
+            work.mkdir()
         tool = find_tool(EXPORT_TOOL, f"export of --from-serverdir {self.origin.root}")
         dumper = Dumper(
             self.origin.root,

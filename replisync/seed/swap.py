@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from replisync.durable import fsync_folder, local_errors, write_file
+from replisync.durable import fsync_folder, local_errors, trouble, write_file
 from replisync.errors import LocalFailure, TargetUnusable
 from replisync.serverdir import Serverdir
 
@@ -131,6 +131,8 @@ class Swap:
                     probe.mkdir(mode=0o700)
             self._names.exchange(*probes)
         except OSError as err:
+            if failure := trouble(err, attempted):
+                raise failure from err
             raise LocalFailure(
                 attempted,
                 f"two folders in {self.parent} cannot exchange their names: {err.strerror or err}",

@@ -13,14 +13,13 @@ from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, Usa
 from replisync.filestore.survey import DiskSurvey, Survey
 from replisync.loop import Patience
 from replisync.pipeline import History
-from replisync.serverdir import SQLITE_FILE, Serverdir
+from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings, connection, open_database, require_ours, require_replica
 from replisync.storage import POSTGRES
 from replisync.store import audit
 from replisync.store.base import Store
 from replisync.store.records import Source, Verification
 from replisync.store.scratch import Scratch
-from replisync.store.sqlite import SqliteStore
 from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
 from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
@@ -243,13 +242,7 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
     require_ours(serverdir)
     if serverdir.remembered_storage() is None:
         raise TargetUnusable(attempted, "its clone has not begun")
-    path = serverdir.root / SQLITE_FILE
-    at_rest = not os.access(serverdir.root, os.W_OK) and not os.path.exists(f"{path}-wal")
-    if serverdir.storage().name != POSTGRES and at_rest and path.exists():
-        store: Store = SqliteStore(path, immutable=True)
-    else:
-        store = open_database(serverdir)
-    with store:
+    with open_database(serverdir) as store:
         store.check_version()
         yield store
 

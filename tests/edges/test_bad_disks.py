@@ -1,5 +1,6 @@
 """Disks that are full, protected or out of handles: a local failure with what to do, and nothing left."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from replisync.changelog import ChangelogEntry
+from replisync.durable import trouble
 from replisync.errors import LocalFailure
 from replisync.plan import Batch
 from replisync.serverdir import Serverdir, standby_nodeinfo
+from replisync.standby import open_database
 from replisync.store.records import Commit
 from replisync.store.sqlite import SqliteStore
 from tests.edges.test_disk_files import PATH, SHA256, Disk
@@ -51,6 +54,20 @@ class TestFullDisk:
             serverdir.write_nodeinfo({"role": "primary"})
         assert serverdir.nodeinfo() == before
         assert serverdir.foreign_content() == [".nodeinfo"]
+
+    def test_a_lock_that_cannot_be_written_says_so(self, small: SmallDisk) -> None:
+        serverdir = Serverdir(small.root / "target")
+        serverdir.prepare()
+        small.fill(0)
+        with pytest.raises(LocalFailure, match=r"locking of .* failed: No space left"), serverdir.lock():
+            pass
+
+    def test_whatever_call_it_hits_is_no_bug_of_ours(self) -> None:
+        found = trouble(OSError(errno.ENOSPC, "No space left on device", "/d/x"), "the run")
+        assert found is not None
+        assert str(found).startswith("the run failed: No space left on device (/d/x). The disk is full")
+        assert trouble(OSError(errno.EINVAL, "Invalid argument"), "the run") is None
+        assert trouble(ValueError(), "the run") is None
 
     def test_a_commit_that_does_not_fit_is_none(self, small: SmallDisk) -> None:
         path = small.root / ".sqlite"
@@ -123,6 +140,21 @@ class TestProtectedDisk:
                 assert reader.last_serial() == 0
             with pytest.raises(LocalFailure), SqliteStore(path, write=True) as store:
                 store.apply(commit(1, 10), 1, "now")
+        finally:
+            small.unprotect()
+
+    def test_a_database_at_rest_in_wal_mode_can_be_read(self, small: SmallDisk) -> None:
+        """SQLite would make its log beside it, which nobody can here."""
+        serverdir = Serverdir(small.root / "target")
+        serverdir.prepare()
+        with open_database(serverdir, write=True, create=True) as store:
+            store.prepare()
+            store.apply(commit(0, 10), 0, "now")
+        assert not (serverdir.root / ".sqlite-wal").exists()
+        small.protect()
+        try:
+            with open_database(serverdir) as reader:
+                assert reader.last_serial() == 0
         finally:
             small.unprotect()
 

@@ -21,7 +21,8 @@ HARMLESS = {
 }
 # Each library is known at one edge alone, where its errors are translated.
 HOMES = {
-    "httpx": {"origin", "plain", "primary", "tls"},
+    "httpx": {"heads", "origin", "plain", "primary", "tls"},
+    "httpcore": {"heads"},
     # Files in PostgreSQL are rows of the target's database.
     "sqlalchemy": {"store", "filestore.database", "filestore.dbsurvey"},
     "sqlite3": {"store"},
@@ -47,7 +48,8 @@ EDGES = {
     "clock": set(),
     "durable": set(),
     "stop": set(),
-    "origin": {"plain", "tls"},
+    "heads": set(),
+    "origin": {"heads", "plain", "tls"},
     "plain": set(),
     "primary": {"origin"},
     "filestore.disk": {"durable", "filestore.sync"},
