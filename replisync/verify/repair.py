@@ -4,9 +4,7 @@ The order is that of every commit: files are durably in place before a transacti
 put aside goes after it. Each step can be repeated, so that whoever is interrupted simply begins anew.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from contextlib import suppress
 from functools import partial
 
 from replisync import clock
@@ -25,7 +23,6 @@ from replisync.standby import (
     Settings,
     connection,
     local_files,
-    open_database,
     pipeline,
     recorded,
     require_ours,
@@ -34,16 +31,17 @@ from replisync.standby import (
 from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
-from replisync.store.schema import HEAD, VERSION_TABLE
 from replisync.verify import findings as kinds
 from replisync.verify.access import give, owner_of
-from replisync.verify.findings import Finding, Report
+from replisync.verify.findings import Report
 from replisync.verify.healing import Asking
 from replisync.verify.looking import prepare
 from replisync.verify.mendfiles import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
+from replisync.verify.opening import opened, refuse_server
 from replisync.verify.quick import tables_missing, temporary
+from replisync.verify.reports import both, joined
 from replisync.verify.retained import forget_lost
 from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
 from replisync.verify.sources import mend_source
@@ -78,7 +76,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
     Raises TargetUnusable where we may not write to it, and what asking the primary raises.
     """
     require_ours(serverdir)
-    _refuse_server(serverdir)
+    refuse_server(serverdir)
     modes = list(wrong_modes(serverdir))
     before = [finding for finding in modes if grant(serverdir, finding)]
     secret = level == Level.PRIMARY or settings.secretfile is not None or settings.keyfile is not None
@@ -94,63 +92,6 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
             report.outcome = "repaired"
         store.put_verification(record_of(report))
         return report
-
-
-def _refuse_server(serverdir: Serverdir) -> None:
-    """Make sure that a serverdir is no server of its own, whatever else is wrong with it.
-
-    Raises TargetUnusable.
-    """
-    try:
-        info = serverdir.nodeinfo() or {}
-    except TargetUnusable:
-        return
-    if info.get("role", "replica") == "replica":
-        return
-    with open_database(serverdir) as store:
-        found = store.identity()
-    if found is None or info.get("uuid") in (found.uuid, found.primary_uuid):
-        raise TargetUnusable(
-            f"repair of {serverdir}",
-            f"it was promoted, or made a server of its own: its role is {info.get('role')}",
-            hint="such a server is never written again; where that was a mistake, clone anew",
-        )
-
-
-@contextmanager
-def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store, Source]]:
-    """Hold the lock and the open database of a standby that may be damaged.
-
-    mended: gets what had to be mended before it could be opened.
-    Raises TargetUnusable where it is no standby, or another replisync writes to it.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(serverdir.lock())
-        serverdir.make_own_folders()
-        store = stack.enter_context(
-            open_database(serverdir, write=True, alone=True, guard=lambda: _refuse_server(serverdir))
-        )
-        if store.restore_version():
-            mended.append(Finding(kinds.SCHEMA, VERSION_TABLE, None, f"version {HEAD}", "none"))
-        try:
-            store.check_version()
-        except TargetUnusable:
-            store.prepare()  # which raises where it is a newer one
-        source = judged_source(serverdir, store)
-        remembered = serverdir.remembered_uuid()
-        if source.promoted is not None:
-            raise TargetUnusable(
-                f"repair of {serverdir}",
-                f"its database was promoted at {source.promoted}",
-                hint="a promoted server is never written again",
-            )
-        if remembered not in (None, source.uuid):
-            raise TargetUnusable(
-                f"repair of {serverdir}",
-                "its database is not the one that it was made with",
-                hint="give the right one with --storage",
-            )
-        yield store, source
 
 
 def _primary(source: Source, settings: Settings, *, secret: bool) -> Primary:
@@ -223,8 +164,8 @@ class Mender:
             self._source = judged_source(self._serverdir, self._store)
             after = self._look(level)
             if tables_missing(self._store):
-                return _both(before, after, {})
-            before = _joined(before, after)
+                return both(before, after, {})
+            before = joined(before, after)
         if {kinds.DATABASE, kinds.ROW} & set(before.counts):
             # Before anything else is written: what is hidden from a look would be in the way. What is removed
             # is made anew from the history.
@@ -232,12 +173,12 @@ class Mender:
             after = self._look(level)
             if not done:
                 left = [one.subject for one in after.findings if one.kind == kinds.ROW]
-                return _both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
-            before = _joined(before, after)
+                return both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
+            before = joined(before, after)
         with recorded(self._store, "verify", self):
             reasons = self._mend(before, level)
             after = self._look(level)
-        return _both(before, after, reasons)
+        return both(before, after, reasons)
 
     def _look(self, level: Level) -> Report:
         compare = None
@@ -368,39 +309,3 @@ class Mender:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
-
-
-def _joined(first: Report, second: Report) -> Report:
-    """Return what two looks found."""
-    known = {one.identity for one in first.findings}
-    new = [one for one in second.findings if one.identity not in known]
-    counts = first.counts | {
-        kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()
-    }
-    return replace(first, findings=[*first.findings, *new], counts=counts, total=sum(counts.values()))
-
-
-def _both(before: Report, after: Report, reasons: dict[object, str]) -> Report:
-    """Return the report of a repair, from those of the looks before it and after it."""
-    left = {one.identity for one in after.findings}
-    mended = [one for one in before.findings if one.identity not in left and one.subject not in reasons]
-    # What could not be had is a fault from now on, and no finding of the next look.
-    lost = [one for one in before.findings if one.identity not in left and one.subject in reasons]
-    remaining = [_with_reason(one, reasons) for one in (*after.findings, *lost)]
-    total = after.total + len(lost)
-    return replace(
-        after,
-        started=before.started,
-        seconds=round(before.seconds + after.seconds, 3),
-        outcome="failed" if total else "repaired",
-        findings=remaining,
-        mended=mended,
-        total=total,
-        repaired=max(0, before.total - total),
-        finished=clock.now(),
-    )
-
-
-def _with_reason(one: Finding, reasons: dict[object, str]) -> Finding:
-    reason = reasons.get(one.subject) or reasons.get(one.serial)
-    return one if reason is None else replace(one, remedy=reason)

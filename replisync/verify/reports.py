@@ -1,0 +1,42 @@
+"""Reports of several looks at a standby, made into one."""
+
+from dataclasses import replace
+
+from replisync import clock
+from replisync.verify.findings import Finding, Report
+
+
+def joined(first: Report, second: Report) -> Report:
+    """Return what two looks found."""
+    known = {one.identity for one in first.findings}
+    new = [one for one in second.findings if one.identity not in known]
+    counts = first.counts | {
+        kind: max(first.counts.get(kind, 0), number) for kind, number in second.counts.items()
+    }
+    return replace(first, findings=[*first.findings, *new], counts=counts, total=sum(counts.values()))
+
+
+def both(before: Report, after: Report, reasons: dict[object, str]) -> Report:
+    """Return the report of a repair, from those of the looks before it and after it."""
+    left = {one.identity for one in after.findings}
+    mended = [one for one in before.findings if one.identity not in left and one.subject not in reasons]
+    # What could not be had is a fault from now on, and no finding of the next look.
+    lost = [one for one in before.findings if one.identity not in left and one.subject in reasons]
+    remaining = [_with_reason(one, reasons) for one in (*after.findings, *lost)]
+    total = after.total + len(lost)
+    return replace(
+        after,
+        started=before.started,
+        seconds=round(before.seconds + after.seconds, 3),
+        outcome="failed" if total else "repaired",
+        findings=remaining,
+        mended=mended,
+        total=total,
+        repaired=max(0, before.total - total),
+        finished=clock.now(),
+    )
+
+
+def _with_reason(one: Finding, reasons: dict[object, str]) -> Finding:
+    reason = reasons.get(one.subject) or reasons.get(one.serial)
+    return one if reason is None else replace(one, remedy=reason)
