@@ -29,7 +29,7 @@ _UNKNOWN = object()
 
 _REMEDY = (
     "`--repair` takes the primary's entry where those around it agree; where all that follow differ too, the "
-    "histories parted: `replisync rewind`"
+    "histories parted, and `replisync catchup` names the serial to go back to"
 )
 _LAST_REMEDY = (
     "at the very end an altered entry and a primary that was taken back look the same: "
