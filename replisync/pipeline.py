@@ -208,8 +208,13 @@ class Pipeline:
         metadata_only: bool,
     ) -> None:
         entries = read_ahead(groups, self._stop)
+        counted = metadata_only or self._reached < primary_serial
         with closing(entries):
             for batch in batches(self._rewrite(until(entries, last)), self._limits):
+                if not counted:
+                    # What the primary had not yet when it began to answer is no part of what was before.
+                    self._progress.stage("changes", None, "serials")
+                    counted = True
                 self._apply(batch, primary_serial, metadata_only=metadata_only)
 
     def _apply(self, batch: Batch, primary_serial: int, *, metadata_only: bool) -> None:

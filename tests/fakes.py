@@ -236,6 +236,7 @@ class ScriptedPrimary:
     entries: stored bytes, by serial.
     files: content by relpath; or a status in its place.
     chunk: bytes of each piece of a body.
+    began_at: the serial that answers name, which may be one before the last; None for the last.
     """
 
     def __init__(self, uuid: str = "primary") -> None:
@@ -244,6 +245,7 @@ class ScriptedPrimary:
         self.files: dict[str, bytes | int] = {}
         self.requests: list[httpx.Request] = []
         self.chunk = 1000
+        self.began_at: int | None = None
         self.connection: object = object()
         self.trap = Trap()
 
@@ -286,9 +288,10 @@ class ScriptedPrimary:
 
     def _respond(self, status: int, body: bytes, **headers: str) -> httpx.Response:
         pieces = [body[start : start + self.chunk] for start in range(0, len(body), self.chunk)]
+        serial = self.serial if self.began_at is None else self.began_at
         return httpx.Response(
             status,
-            headers=answers(self.uuid, self.serial, content_length=str(len(body)), **headers),
+            headers=answers(self.uuid, serial, content_length=str(len(body)), **headers),
             stream=Body(*self.trap.cut("primary.body", pieces)),
             extensions={"network_stream": self.connection},
         )

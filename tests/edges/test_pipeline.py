@@ -160,6 +160,18 @@ class TestVerdicts:
             target.pipeline.step(poll=False)
         assert target.progress.stages == [("changes", 2, "serials"), ("changes", 3, "serials")]
 
+    def test_changes_that_came_while_the_primary_waited_are_a_stage_of_their_own(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """Its answer names the serial before them, so that they are none of the last stage's total."""
+        target.catch_up(target.pipeline.check_identity().serial)
+        target.progress.stages.clear()
+        server.began_at = server.serial
+        server.commit({})
+        target.pipeline.step(poll=True)
+        assert target.store.last_serial() == server.serial
+        assert target.progress.stages == [("changes", None, "serials")]
+
 
 class TestOrder:
     """At the instant of a commit every file that it needs is in place or staged, whole."""
