@@ -27,6 +27,7 @@ from tests.support.postgres import Database, Postgres
 from tests.support.proxy import Fault, Proxy
 from tests.support.runs import Background, arguments, run_apart, run_here
 from tests.support.standby import Standby
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -287,8 +288,9 @@ def test_there_is_one_writer_of_a_database(new: PostgresStandby, tmp_path: Path)
     twin = PostgresStandby(copy.serverdir, new.primary_url, new.secretfile, new.database)
     with new.follow() as follower:
         assert "another replisync" in twin.catchup(code=6).message
-        # devpi's own lock is free meanwhile: a server of the hot standby needs it to store a file.
-        assert new.database.scalar("SELECT pg_try_advisory_lock(1)") is True
+        # devpi's own lock is free between two commits: a server of the hot standby needs it to store a file.
+        free = lambda: new.database.scalar("SELECT pg_try_advisory_lock(1)") is True  # noqa: E731
+        wait_until(free, 10, "devpi's own lock is free")
         follower.stop()
     twin.catchup()
 
