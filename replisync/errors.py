@@ -30,7 +30,8 @@ from typing import ClassVar
 class ReplisyncError(Exception):
     """Say what was attempted, on what, at which serial, why it failed, and what the operator can do.
 
-    attempted: the operation and its subject, as in "fetch of root/dev/+f/…/pkg-1.0.whl".
+    attempted: what could not be done, to what, as in "cannot fetch root/dev/+f/…/pkg-1.0.whl"; or, as older
+        messages have it, the operation and its subject, as in "fetch of root/dev/+f/…/pkg-1.0.whl".
     why: the cause in one clause; never a secret, never a URL with credentials.
     serial: the serial that the operation was about, where there is one.
     hint: what the operator can do now.
@@ -52,7 +53,8 @@ class ReplisyncError(Exception):
     def __str__(self) -> str:
         at = "" if self.serial is None else f" at serial {self.serial}"
         why = self.why.rstrip(".")  # others' words may end with one
-        return f"{self.attempted} failed{at}: {why}. {self.hint[:1].upper()}{self.hint[1:]}."
+        failed = "" if self.attempted.startswith("cannot ") else " failed"
+        return f"{self.attempted}{failed}{at}: {why}. {self.hint[:1].upper()}{self.hint[1:]}."
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the keyword arguments in place."""

@@ -72,6 +72,10 @@ class TestEachClass:
         text = str(cls("fetch of a/b", "the wind blew", serial=41, hint="wait for the wind"))
         assert text == "fetch of a/b failed at serial 41: the wind blew. Wait for the wind."
 
+    def test_its_message_may_begin_with_what_cannot_be_done(self, cls: type[ReplisyncError]) -> None:
+        text = str(cls("cannot fetch a/b", "the wind blew", serial=41, hint="wait for the wind"))
+        assert text == "cannot fetch a/b at serial 41: the wind blew. Wait for the wind."
+
     def test_its_message_without_serial_and_hint_is_a_sentence_too(self, cls: type[ReplisyncError]) -> None:
         text = str(cls("fetch of a/b", "the wind blew"))
         assert text.startswith("fetch of a/b failed: the wind blew. ")
