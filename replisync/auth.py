@@ -2,13 +2,23 @@
 
 devpi signs the replica's UUID and the time with a key that it derives from the server's secret. The salt,
 the parameters and the signature are devpi's (`devpi_server/config.py` get_replica_secret,
-`devpi_server/replica.py` get_auth_serializer); the primary accepts a token for 37.6 seconds, and none that
-comes from its future.
+`devpi_server/replica.py` get_auth_serializer).
+
+The primary takes a token whose age, in whole seconds by its own clock, is 0 to 37 (REPLICA_AUTH_MAX_AGE is
+37.6); itsdangerous calls older ones expired, and those from its future too. It looks at the signature first:
+a token of another secret is "malformed", whatever its time, and one that is "expired" has the right secret.
+
+Let e be how far the primary's clock is ahead of the time that we think it has. A token is stamped 15 seconds
+into the past and serves for 5, so its age is between 15 + e and 20 + e: it is good for its whole life while e
+is between -15 and +17, and while it is fresh up to +22. Beyond that the primary's time has to be learned. Its
+`Date` says it, but a proxy may replace that by its own time, so what `Date` says is only tried first. Else
+offsets are tried in steps of 30 seconds, away from what we think to both sides: windows of 32 seconds leave
+no gap between them, and two seconds for rounding and for the way of a request.
 
 No I/O here: time is handed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from argon2.exceptions import HashingError
@@ -20,8 +30,21 @@ from replisync.errors import UsageError
 _SALT = b"devpi-server-replica"
 KEY_BYTES = 16
 
-# Of the 37.6 seconds for which the primary takes a token.
+_BACK_SECONDS = 15
 _REUSE_SECONDS = 5
+
+# The search: 10 minutes to both sides, 40 requests. It ends early where the primary answers slowly: its queue
+# may be what makes tokens old. In 5 minutes no more than 120 tokens are tried, and none after a search that
+# found nothing.
+_STEP_SECONDS = 30
+_STEPS = 20
+_SEARCH_SECONDS = 20.0
+_PERIOD_SECONDS = 300.0
+_MOST_IN_PERIOD = 120
+
+# A `Date` within this of the time that did not do is another clock than the one that called it expired: where
+# it were the primary's own, the token would have been good.
+_SAME_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +83,84 @@ def derive_key(secret: bytes, cost: KeyCost | None = None) -> bytes:
 
 
 class TokenSigner:
-    """Make tokens that are valid by the primary's clock.
+    """Make tokens that are valid by the primary's clock. Threads may share it.
 
     key: the replication key.
     clock: returns the time in seconds since the epoch.
+    steady: returns seconds that no setting of a clock changes; `clock` where it is None.
     """
 
-    def __init__(self, key: bytes, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, key: bytes, clock: Callable[[], float], steady: Callable[[], float] | None = None
+    ) -> None:
         self._key = key
         self._clock = clock
-        self._offset = 0.0
+        self._steady = steady or clock
         self._last: tuple[str, int, str] = ("", 0, "")
+        self._period_ends = self._steady()
+        self._left = 0  # tokens that may still be tried in this period
+        self.offset = 0.0  # of the primary's clock from ours, in seconds, as far as we know
 
-    def learn(self, primary_time: float) -> None:
-        """Take over the primary's time, in seconds since the epoch, from an answer that just came.
-
-        An answer's time has whole seconds, cut off, and is older than now: tokens get a time that may be
-        a little early, never one in the primary's future, which it would refuse.
-        """
-        self._offset = primary_time - self._clock()
+    def keep(self, offset: float) -> None:
+        """Make tokens with this offset from now on: the primary took one."""
+        self.offset = offset
         self._last = ("", 0, "")
+
+    def offsets(self, expired: float, date: float | None) -> Iterator[tuple[float, float]]:
+        """Yield what may be tried after the primary called a token expired, each time one more.
+
+        To be used by one thread at a time, up to the first that the primary takes a token with.
+        expired: the offset of that token.
+        date: the primary's time by its answer, or that of a proxy before it, in seconds since the epoch; None
+            where it does not say.
+        Returns offsets to keep, each with the offset to try: for it, a token is as old as tokens get where
+        the primary's clock may be ahead, and as young as they get where it may be behind.
+        """
+        if self.offset != expired:
+            # Another thread learned it meanwhile.
+            yield self.offset, self.offset
+            expired = self.offset
+        centres = [expired]
+        # The time of an answer has whole seconds, cut off, and is older than now: up to a second too early.
+        said = expired if date is None else date - self._clock()
+        if abs(said - expired) > _SAME_SECONDS:
+            yield said, said
+            if abs(said - expired) > _STEPS * _STEP_SECONDS:
+                centres.append(said)
+        began = self._steady()
+        if began >= self._period_ends:
+            self._period_ends, self._left = began + _PERIOD_SECONDS, _MOST_IN_PERIOD
+        for centre in centres:
+            for distance in range(_STEP_SECONDS, (_STEPS + 1) * _STEP_SECONDS, _STEP_SECONDS):
+                for offset, tried in (
+                    (centre - distance, centre - distance),
+                    (centre + distance, centre + distance - _REUSE_SECONDS),
+                ):
+                    if self._left <= 0 or self._steady() - began > _SEARCH_SECONDS:
+                        return
+                    self._left -= 1
+                    yield offset, tried
+        self._left = 0
 
     def token(self, uuid: str) -> str:
         """Return a token for the replica `uuid`, valid now and for some seconds.
 
         A token serves for a few seconds: making one costs a good part of a small download.
         """
-        # A primary may claim any time; a token can bear none before 1970.
-        now = max(0, int(self._clock() + self._offset))
+        now = self._stamp(self.offset)
         for_whom, made, token = self._last
         if for_whom != uuid or not 0 <= now - made < _REUSE_SECONDS:
             token = self._make(uuid, now)
             self._last = (uuid, now, token)
         return token
+
+    def token_by(self, uuid: str, offset: float) -> str:
+        """Return a token for the replica `uuid` that is made with this offset, to try it."""
+        return self._make(uuid, self._stamp(offset))
+
+    def _stamp(self, offset: float) -> int:
+        # A primary may claim any time; a token can bear none before 1970.
+        return max(0, int(self._clock() + offset - _BACK_SECONDS))
 
     def _make(self, uuid: str, now: int) -> str:
         class Signer(TimestampSigner):

@@ -5,9 +5,10 @@ All of httpx's errors are translated here; no module above this one sees one.
 
 import re
 import ssl
+import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote
@@ -107,6 +108,7 @@ class Origin:
         self.disconnected = True  # whether the connection of the last answer is closed after it
         self.before_6_13 = False  # by its last answer too
         self._signer = signer
+        self._searching = threading.Lock()  # held by the one thread that tries offsets of the clocks
         self._connections: deque[object] = deque(maxlen=8)  # those that answered since the last error
         self._timeout = httpx.Timeout(silence, connect=min(silence, _CONNECT_SECONDS))
         # A transport of our own leaves httpx's environment (proxies, .netrc) out: it must not decide to
@@ -167,34 +169,48 @@ class Origin:
     def signed(
         self, path: str, attempted: str, headers: dict[str, str] | None = None, *, poll: bool = False
     ) -> Iterator[httpx.Response]:
-        """Ask with a token; where the primary calls it expired, ask once more by the primary's clock."""
-        for last in (False, True):
-            with self.get(path, attempted, {**self._identity(), **(headers or {})}, poll=poll) as response:
-                if last or not self._expired(response, attempted):
-                    yield response
-                    return
+        """Ask with a token, by the primary's clock as far as it can be learned."""
 
-    def _identity(self) -> dict[str, str]:
+        def ask(token: str) -> AbstractContextManager[httpx.Response]:
+            return self.get(path, attempted, {**self._identity(token), **(headers or {})}, poll=poll)
+
+        with self._timely(ask, attempted) as response:
+            yield response
+
+    def _identity(self, token: str) -> dict[str, str]:
         headers = {
             "X-DEVPI-REPLICA-UUID": self.uuid,
             "X-DEVPI-EXPECTED-PRIMARY-ID": self.expected,
             "X-DEVPI-EXPECTED-MASTER-ID": self.expected,
         }
-        if self._signer is not None:
-            headers["Authorization"] = f"Bearer {self._signer.token(self.uuid)}"
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         return headers
 
+    @contextmanager
+    def _timely(
+        self, ask: Callable[[str], AbstractContextManager[httpx.Response]], attempted: str
+    ) -> Iterator[httpx.Response]:
+        """Hold an answer to which the token was not expired, or the last of those to which it was.
+
+        ask: asks with a token; "" for none.
+        """
+        signer = self._signer
+        with ExitStack() as stack:
+            offset = signer.offset if signer else 0.0
+            response = stack.enter_context(ask(signer.token(self.uuid) if signer else ""))
+            if signer is not None and self._expired(response, attempted):
+                with self._searching:
+                    for better, tried in signer.offsets(offset, _date(response)):
+                        stack.close()
+                        response = stack.enter_context(ask(signer.token_by(self.uuid, tried)))
+                        if not self._expired(response, attempted):
+                            signer.keep(better)
+                            break
+            yield response
+
     def _expired(self, response: httpx.Response, attempted: str) -> bool:
-        if response.status_code != 403 or self._signer is None:
-            return False
-        if "expired" not in self._text(response, attempted):
-            return False
-        try:
-            sent = parsedate_to_datetime(response.headers["date"]).timestamp()
-        except (KeyError, ValueError, OverflowError):
-            return False
-        self._signer.learn(sent)
-        return True
+        return response.status_code == 403 and _EXPIRED in self._text(response, attempted)
 
     def hello(self, response: httpx.Response, attempted: str, serial: int | None = None) -> Hello:
         """Return who answers.
@@ -232,6 +248,10 @@ class Origin:
         if status in (200, 202):
             return
         text = self._text(response, attempted)
+        if self._expired(response, attempted):
+            # A primary that is known took our tokens before, so its clock, or ours, may be set right again.
+            refused = PrimaryUnreachable if self.expected else PrimaryRefused
+            raise refused(attempted, _CLOCKS, serial=serial, hint=_CLOCKS_HINT)
         if status >= 500 or status in (408, 425, 429):
             raise PrimaryUnreachable(
                 attempted, f"it answered {status} {response.reason_phrase}", serial=serial
@@ -314,24 +334,21 @@ class Origin:
 
         Raises what `translated` makes of httpx's errors.
         """
-        for last in (False, True):
+
+        def ask(token: str) -> AbstractContextManager[httpx.Response]:
             with self._translated(attempted):
                 transport = self._files if method == "GET" else self._transport
-                response = transport.handle_request(self._file_request(relpath, method))
-            try:
-                if last or not self._expired(response, attempted):
-                    yield response
-                    return
-            finally:
-                response.close()
+                return closing(transport.handle_request(self._file_request(relpath, method, token)))
 
-    def _file_request(self, relpath: str, method: str) -> httpx.Request:
+        with self._timely(ask, attempted) as response:
+            yield response
+
+    def _file_request(self, relpath: str, method: str, token: str) -> httpx.Request:
         """Return the request of a file, for the transport.
 
         A client's own way to a request (cookies, redirects, hooks, a URL parsed each time) costs as much
         as all the rest of a small download, and none of it is wanted here.
         """
-        token = self._signer.token(self.uuid) if self._signer else ""
         if self._file_headers[0] != token:
             headers = {
                 "Host": self._root.netloc.decode(),
@@ -339,7 +356,7 @@ class Origin:
                 "Accept": "*/*",
                 "Accept-Encoding": "identity",
                 "X-DEVPI-REPLICA-FILEREPL": "YES",
-                **self._identity(),
+                **self._identity(token),
             }
             self._file_headers = (token, httpx.Headers(headers))
         target = self._root.raw_path + quote(relpath).encode()
@@ -348,6 +365,15 @@ class Origin:
 
 
 _NO_PRIMARY = "Replication protocol disabled"
+
+_EXPIRED = "Authorization expired"
+_CLOCKS = (
+    "it calls our token expired, so its clock differs from ours, and its answer does not say by how much"
+)
+_CLOCKS_HINT = (
+    "set the clocks of both machines by NTP; where nginx is before the primary, let its server block say "
+    "`proxy_pass_header Date;`, so that the primary's time arrives here"
+)
 
 # What the primary's 403 and 400 say (devpi_server/replica.py), what it means and what helps.
 _REFUSALS = {
@@ -359,16 +385,20 @@ _REFUSALS = {
         "it does not accept our secret",
         "use the very secret file (or a key derived from it) that the primary was started with",
     ),
-    "Authorization expired": (
-        "it calls our token expired: its clock and ours differ, or it was started with another secret",
-        "set both clocks (NTP)",
-    ),
     "Wrong authorization value": ("it does not accept our identity", "check for proxies that change headers"),
     "requires a replica identity": (
         "our token did not reach it",
         "let the proxy before the primary pass on the Authorization header",
     ),
 }
+
+
+def _date(response: httpx.Response) -> float | None:
+    """Return when an answer says that it was made, in seconds since the epoch; None where it does not."""
+    try:
+        return parsedate_to_datetime(response.headers["date"]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return None
 
 
 def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:

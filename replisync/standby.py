@@ -221,7 +221,8 @@ def signer(settings: Settings) -> TokenSigner:
 
     Raises UsageError where no secret can be had.
     """
-    return TokenSigner(replication_key(settings.secretfile, settings.keyfile, settings.cost), time.time)
+    key = replication_key(settings.secretfile, settings.keyfile, settings.cost)
+    return TokenSigner(key, time.time, time.monotonic)
 
 
 def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True) -> FileStore:

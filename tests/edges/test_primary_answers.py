@@ -78,7 +78,6 @@ def refused(act: Callable[[Primary], object], handler: Handler, **options: str) 
 
 FORBIDDEN = {
     "Authorization malformed.": "does not accept our secret",
-    "Authorization expired.": "clock",
     "Wrong authorization value.": "does not accept our identity",
     "Replication endpoint requires a replica identity.": "our token did not reach it",
     "Replication protocol disabled": "its role is not primary",

@@ -122,7 +122,7 @@ def world(_base: World, tmp_path: Path) -> Iterator[World]:
     proxy = _base.proxy
     proxy.clear()
     proxy.accept()
-    proxy.bad_gateway = False
+    proxy.bad_gateway = proxy.own_dates = False
     proxy.requests.clear()
     _base.folder = tmp_path
     _base.lead_to(_base.primary)

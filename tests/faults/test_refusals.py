@@ -4,13 +4,11 @@ import pytest
 
 from tests.faults.conftest import World
 from tests.support.devpi import Server, make_secret
-from tests.support.oracle import assert_replicated
 from tests.support.proxy import Proxy
 from tests.support.runs import Outcome, run_here
 from tests.support.snapshot import assert_untouched, snapshot
 
 COMMANDS = ("clone", "catchup", "follow")
-LONG_AGO = "Sat, 03 Feb 2001 04:05:06 GMT"
 
 
 def refused(world: World, command: str, *more: object) -> Outcome:
@@ -34,28 +32,6 @@ def test_a_wrong_secret(world: World, command: str) -> None:
     said = refused(world, command, "--secretfile", wrong)
     assert "does not accept our secret" in said.message
     assert wrong.read_text() not in said.message
-
-
-@pytest.mark.parametrize("shift", [-3600, -20, 20, 3600])
-def test_a_primary_whose_clock_is_wrong_is_followed_by_its_own_clock(world: World, shift: int) -> None:
-    """Tokens are signed for the time that the primary believes in, whatever ours is."""
-    server = world.copied()
-    server.clock_shift = shift
-    target = world.standby()
-    with world.lead_to(server):
-        run_here("catchup", *world.options(target))
-        assert_replicated(server, target, export=False, fsck=False)
-
-
-@pytest.mark.parametrize("date", [None, "yesterday", LONG_AGO])
-def test_a_primary_whose_clock_is_wrong_and_cannot_be_known(world: World, date: str | None) -> None:
-    """Where the time that the answers bear is missing or untrue, the operator is told of the clocks."""
-    server = world.copied()
-    server.clock_shift = -3600
-    with world.lead_to(server), world.proxy.fault(headers={"Date": date}):
-        said = refused(world, "catchup")
-    assert "clock" in said.message
-    assert "NTP" in said.message
 
 
 def test_a_server_that_is_no_primary(world: World) -> None:

@@ -44,6 +44,8 @@ class Proxy:
         self.bytes_sent = 0
         # Answer 502 for a server that is gone and keep the client's connection, as reverse proxies do.
         self.bad_gateway = False
+        # Replace the Date of answers by the time of our own clock, as nginx does.
+        self.own_dates = False
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -296,7 +298,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif body.expected is None:
             headers.append(("Transfer-Encoding", "chunked"))
         self.send_response_only(response.status, response.reason)
-        self._send_headers(_replaced(headers, fault.headers))
+        dates = {"Date": self.date_time_string()} if self.proxy.own_dates else {}
+        self._send_headers(_replaced(headers, {**dates, **fault.headers}))
         body.send()
         if fault.changes_length:
             self.cut(reset=False)
