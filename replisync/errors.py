@@ -7,6 +7,7 @@
     │   └── BrokenStream        3  an answer that ended before its end            (transient)
     │       └── WrongContent    3  a file that is not the one that was promised   (transient)
     ├── PrimaryRefused          4  secret, clock, role or route: an operator must act
+    │   └── NewerPrimary        4  a generation of devpi-server whose changelog we do not read
     ├── PrimaryDamaged          5  what the primary stores cannot be used
     │   └── CorruptEntry        5  bytes that are no changelog entry
     ├── WrongHistory            5  another server, a rewound or a rewritten primary
@@ -102,6 +103,15 @@ class PrimaryRefused(ReplisyncError):
 
     exit_code = 4
     default_hint = "check secret, clock and role of the primary"
+
+
+class NewerPrimary(PrimaryRefused):
+    """The primary runs a devpi-server whose changelog we do not read; its serials are others, too."""
+
+    default_hint = (
+        "nothing was written; use a replisync that reads the changelog of this server, or follow a primary "
+        "that runs devpi-server 6"
+    )
 
 
 class PrimaryDamaged(ReplisyncError):

@@ -19,6 +19,7 @@ from replisync.auth import TokenSigner
 from replisync.errors import (
     BrokenStream,
     LocalFailure,
+    NewerPrimary,
     PrimaryRefused,
     PrimaryTimeout,
     PrimaryUnreachable,
@@ -47,6 +48,11 @@ _UUID = re.compile("[!-~]{1,64}")
 _SERIAL = re.compile("-1|[0-9]{1,10}")
 # As devpi's value format, and its tables in PostgreSQL, hold a serial.
 _SERIAL_MAX = 2**31 - 1
+
+# devpi-server 4 to 6 have one format of the changelog, 7 has another. Each answer names the version.
+_VERSION = re.compile(r"([0-9]{1,4})(?:\.[0-9A-Za-z.+-]{1,40})?")
+_NEWEST = 6
+_READS = "this replisync reads the changelogs of devpi-server 4 to 6"
 
 # How much of an answer that is no success is looked at.
 _TEXT_BYTES = 16384
@@ -167,12 +173,15 @@ class Origin:
 
     @contextmanager
     def signed(
-        self, path: str, attempted: str, headers: dict[str, str] | None = None, *, poll: bool = False
+        self, path: str, attempted: str, accept: str = "application/octet-stream", *, poll: bool = False
     ) -> Iterator[httpx.Response]:
-        """Ask with a token, by the primary's clock as far as it can be learned."""
+        """Ask for changelog entries with a token, by the primary's clock as far as it can be learned.
+
+        accept: their formats. It is never all: devpi-server 7 would take that for one that we cannot read.
+        """
 
         def ask(token: str) -> AbstractContextManager[httpx.Response]:
-            return self.get(path, attempted, {**self._identity(token), **(headers or {})}, poll=poll)
+            return self.get(path, attempted, {**self._identity(token), "Accept": accept}, poll=poll)
 
         with self._timely(ask, attempted) as response:
             yield response
@@ -215,9 +224,10 @@ class Origin:
     def hello(self, response: httpx.Response, attempted: str, serial: int | None = None) -> Hello:
         """Return who answers.
 
-        Raises WrongHistory where it is not the server that we follow, and what its status means where
-        the headers of a devpi-server are missing.
+        Raises NewerPrimary where its changelog is not one that we read, WrongHistory where it is not the
+        server that we follow, and what its status means where the headers of a devpi-server are missing.
         """
+        self._check_generation(response, serial)
         uuid = response.headers.get("x-devpi-primary-uuid") or response.headers.get("x-devpi-master-uuid")
         position = response.headers.get("x-devpi-serial", "")
         good = uuid and _UUID.fullmatch(uuid) and _SERIAL.fullmatch(position)
@@ -238,6 +248,18 @@ class Origin:
         self.last_seen = int(position)
         self.before_6_13 = "x-devpi-primary-uuid" not in response.headers
         return Hello(uuid, self.last_seen, self.before_6_13)
+
+    def _check_generation(self, response: httpx.Response, serial: int | None) -> None:
+        """Raise NewerPrimary where the changelog is of a format that we do not read."""
+        found = _VERSION.fullmatch(response.headers.get("x-devpi-server-version", ""))
+        runs = None
+        if found is not None and int(found[1]) > _NEWEST:
+            runs = f"devpi-server {found[0]}"
+        elif response.status_code == 406 and "x-devpi-serial" in response.headers:
+            # So devpi-server 7 answers those who accept none of its formats; a proxy may remove its version.
+            runs = "a newer devpi-server (it answered 406)"
+        if runs is not None:
+            raise NewerPrimary(f"cannot follow {self.url}", f"it runs {runs}, and {_READS}", serial=serial)
 
     def refuse(self, response: httpx.Response, attempted: str, serial: int | None) -> None:
         """Raise what a status means that is no success.

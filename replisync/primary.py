@@ -216,9 +216,7 @@ class Primary:
     def _many(self, first: int, *, poll: bool) -> Iterator[Changes]:
         attempted = f"reading of the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
-        with self._origin.signed(
-            f"+changelog/{first}-{wait}", attempted, {"Accept": _ACCEPT}, poll=poll
-        ) as response:
+        with self._origin.signed(f"+changelog/{first}-{wait}", attempted, _ACCEPT, poll=poll) as response:
             if self._lacks_batches(response, attempted, first):
                 # Sure by a 404; a 500 may pass, and is asked about again.
                 self._batches = response.status_code == 500

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from replisync import clock
-from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, WrongHistory
+from replisync.errors import ConditionFailed, NewerPrimary, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.serverdir import Serverdir
 from replisync.settle import settle
 from replisync.standby import ASK_SECONDS, Settings, connection, existing_standby, target_files
@@ -24,6 +24,7 @@ class Promotion:
     reachable: whether the old primary still answers; it must not be written to any more.
     lost_serials: how many of its serials the standby does not have.
     missing_files: how many files of private stages are not there.
+    doubt: why it is not known what the old primary has, although it answers; None where it is.
     """
 
     serverdir: str
@@ -35,6 +36,7 @@ class Promotion:
     missing_files: int
     uuid: str
     dry_run: bool
+    doubt: str | None = None
 
 
 def promote(
@@ -88,12 +90,15 @@ def _assess(
     serial = store.last_serial()
     contact = store.contact()
     primary_serial = contact.primary_serial if contact else None
-    reachable = True
+    reachable, doubt = True, None
     try:
         with connection(
             settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
         ) as primary:
             primary_serial = primary.hello().serial
+    except NewerPrimary as err:
+        # Its serials are others: it may have been upgraded after changes that the standby does not have.
+        doubt = err.why
     except (PrimaryUnreachable, PrimaryRefused, WrongHistory):
         reachable = False
     return Promotion(
@@ -106,11 +111,19 @@ def _assess(
         missing_files=store.missing_private_files(),
         uuid=source.primary_uuid if keep_identity else source.uuid,
         dry_run=dry_run,
+        doubt=doubt,
     )
 
 
 def _refuse_loss(promotion: Promotion, *, diverged: bool) -> None:
     attempted = f"promotion of {promotion.serverdir}"
+    if promotion.doubt:
+        raise ConditionFailed(
+            f"cannot promote {promotion.serverdir}",
+            f"a server answers at the primary's URL, and it is not known what it has: {promotion.doubt}",
+            serial=promotion.serial,
+            hint="where this standby is to take its place, stop that server, then promote with --accept-loss",
+        )
     if promotion.lost_serials:
         raise ConditionFailed(
             attempted,

@@ -4,7 +4,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from replisync import __version__, clock
-from replisync.errors import ConditionFailed, PrimaryRefused, PrimaryUnreachable, TargetUnusable, WrongHistory
+from replisync.errors import (
+    ConditionFailed,
+    PrimaryRefused,
+    PrimaryUnreachable,
+    ReplisyncError,
+    TargetUnusable,
+    WrongHistory,
+)
 from replisync.serverdir import Serverdir
 from replisync.standby import ASK_SECONDS, Settings, connection, open_database
 from replisync.store.base import Store
@@ -70,6 +77,8 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     heard = _ask(source, settings) if asked and settings else None
     known_serial = contact.primary_serial if contact else None
     primary_serial = heard if isinstance(heard, int) else known_serial
+    # Why there is an answer that says nothing of the serial is what an operator has to know first.
+    refusal = str(heard) if isinstance(heard, PrimaryRefused) else None
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
     divergence = store.divergence()
     running = serverdir.locked_by() is not None
@@ -80,8 +89,10 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     state = state or _state(
         contact,
         lag,
-        diverged=divergence is not None or heard == "diverged" or (isinstance(heard, int) and heard < serial),
-        silent=heard == "unreachable",
+        diverged=divergence is not None
+        or isinstance(heard, WrongHistory)
+        or (isinstance(heard, int) and heard < serial),
+        silent=isinstance(heard, PrimaryUnreachable | PrimaryRefused),
         offline=settings is None,
     )
     return {
@@ -110,7 +121,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         "last_verify": _last_verify(store),
         "version": __version__,
         "running": running,
-        "error": run.error if run else None,
+        "error": refusal or (run.error if run else None),
         "divergence": None if divergence is None else asdict(divergence),
     }
 
@@ -120,17 +131,15 @@ def _last_verify(store: Store) -> dict[str, Any] | None:
     return None if found is None else {name: getattr(found, name) for name in _VERIFY_FIELDS}
 
 
-def _ask(source: Source, settings: Settings) -> int | str:
-    """Return the primary's serial, or why it cannot be had: "unreachable" or "diverged"."""
+def _ask(source: Source, settings: Settings) -> int | ReplisyncError:
+    """Return the primary's serial, or why it is not known."""
     try:
         with connection(
             settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
         ) as primary:
             return primary.hello().serial
-    except WrongHistory:
-        return "diverged"
-    except (PrimaryUnreachable, PrimaryRefused):
-        return "unreachable"
+    except (PrimaryUnreachable, PrimaryRefused, WrongHistory) as err:
+        return err
 
 
 def _state(contact: Contact | None, lag: int | None, *, diverged: bool, silent: bool, offline: bool) -> str:

@@ -65,7 +65,13 @@ class Origin:
         if not isinstance(info, dict) or not isinstance(info.get("uuid"), str):
             raise UsageError(attempted, "its .nodeinfo is not what devpi-server writes")
         if not version.startswith("4"):
-            raise UsageError(attempted, f"its state has version {version.strip()}, and 4 is supported")
+            newer = ", that of devpi-server 7" if version.strip() == "5" else ""
+            raise UsageError(
+                attempted,
+                f"its state has version {version.strip()[:20]}{newer}; this replisync reads version 4, "
+                "that of devpi-server 4 to 6",
+                hint="use a replisync that reads it, or a serverdir of devpi-server 6",
+            )
         if not (root / SQLITE_FILE).is_file():
             raise UsageError(
                 attempted,

@@ -9,10 +9,13 @@ from replisync.errors import ReplisyncError, UsageError, WrongHistory
 from replisync.ports import FileSource
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.dumping import Dumper
-from replisync.seed.local import DUMP_INDEX
+from replisync.seed.local import DUMP_INDEX, read_dump
 from replisync.seed.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
+
+# Of devpi-import 6 (`devpi_server/importexport.py`, Migrator); devpi-export 7 makes 3.
+_NEWEST_DUMP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,28 @@ class NamedDump:
                 f"it is no dump of devpi-export: there is no {DUMP_INDEX}",
             )
         check_apart(serverdir, self.path, self.option)
+        self._check_version()
         if self.followed and self.serial is None:
             raise UsageError(
                 "clone --from-export", "--at-serial is needed to follow the primary from there on"
             )
         return Made(self.path, self.serial)
+
+    def _check_version(self) -> None:
+        """Raise UsageError where the dump is of a devpi-server that is newer than the one it would be for."""
+        try:
+            index = read_dump(self.path)
+        except UsageError:
+            return  # devpi-import says what is wrong with it
+        version = str(index.get("dumpversion"))
+        if version.isdecimal() and int(version) > _NEWEST_DUMP:
+            server = str(index.get("devpi_server", "unknown"))[:40]
+            raise UsageError(
+                f"cannot use --from-export {self.path}",
+                f"it is a dump of devpi-server {server} (dump version {version[:9]}); devpi-server 6 reads "
+                f"versions up to {_NEWEST_DUMP}",
+                hint="use a replisync that reads it, or a dump of devpi-server 6",
+            )
 
     def make(
         self,

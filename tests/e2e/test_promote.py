@@ -209,6 +209,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(still: Server, standby
         "uuid": standby.status()["uuid"],
         "dry_run": False,
         "storage": "sqlite",
+        "doubt": None,
     }
 
 

@@ -1,4 +1,4 @@
-"""Releases of devpi-server from before today's protocol, each in an environment of its own."""
+"""Releases of devpi-server with another protocol than today's, each in an environment of its own."""
 
 import fcntl
 import os
@@ -15,6 +15,7 @@ from tests.support.releases import Release, parse_version
 
 LAST_WITHOUT_STREAMING = "6.4.0"  # 6.5.0 streams the changelog
 LAST_WITHOUT_BLOCKS = "4.8.1"  # 4.9.0 sends several entries at once
+NEXT_GENERATION = "7.0.0b4"  # another format of the changelog, and of the state on disk
 
 # All import pkg_resources (by way of Pyramid), which setuptools dropped in 81.
 PINS = ("setuptools<81",)
@@ -25,7 +26,7 @@ INSTALL_SECONDS = 580
 
 
 def old_release(version: str) -> Release:
-    """Return an old devpi-server, installed with pip on first use and kept for later runs."""
+    """Return another devpi-server, installed with pip on first use and kept for later runs."""
     home = cache_dir() / "old-devpi" / f"{version}-py{sysconfig.get_python_version()}"
     marker = home / "complete"
     home.parent.mkdir(parents=True, exist_ok=True)
