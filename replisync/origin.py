@@ -371,7 +371,8 @@ class Origin:
         A client's own way to a request (cookies, redirects, hooks, a URL parsed each time) costs as much
         as all the rest of a small download, and none of it is wanted here.
         """
-        if self._file_headers[0] != token:
+        known = self._file_headers  # once: other threads, with other tokens, set it too
+        if known[0] != token:
             headers = {
                 "Host": self._root.netloc.decode(),
                 "User-Agent": _USER_AGENT,
@@ -380,10 +381,10 @@ class Origin:
                 "X-DEVPI-REPLICA-FILEREPL": "YES",
                 **self._identity(token),
             }
-            self._file_headers = (token, httpx.Headers(headers))
+            known = self._file_headers = (token, httpx.Headers(headers))
         target = self._root.raw_path + quote(relpath).encode()
         extensions = {"target": target, "timeout": self._timeout.as_dict()}
-        return httpx.Request(method, self._root, headers=self._file_headers[1], extensions=extensions)
+        return httpx.Request(method, self._root, headers=known[1], extensions=extensions)
 
 
 _NO_PRIMARY = "Replication protocol disabled"
