@@ -89,6 +89,7 @@ class Pipeline:
         self._doubtful = True
         self._left_at: int | None = None  # the serial after our last step; None where that is not known
         self._reached = -1  # the serial after our last commit
+        self._counted = -1  # the last serial of the stage that is shown
         self._rewrite = rewrite or (lambda groups: groups)
         self.tally = tally or Tally()
         self.wanted = Wanted(
@@ -169,9 +170,11 @@ class Pipeline:
             if changes.new_connection:
                 self.check_identity()
                 self._doubtful = True
-            total = min(changes.hello.serial, changes.hello.serial if last is None else last) - position
-            if total > 0 and not metadata_only:
-                self._progress.stage("changes", total, "serials")
+            upto = min(changes.hello.serial, changes.hello.serial if last is None else last)
+            # After an error the same stage goes on: what was done of it stays done.
+            if upto > position >= self._counted and not metadata_only:
+                self._progress.stage("changes", upto - position, "serials")
+                self._counted = upto
             try:
                 self._apply_all(changes.groups, changes.hello.serial, last, metadata_only)
             except BaseException:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, WrongHistory
-from replisync.fetch import Fetched, Fetcher, Refused
+from replisync.fetch import Fetcher, Refused
 from replisync.plan import WantedFile
 from replisync.ports import ChunkSource, FileSource, FileStore
 from replisync.primary import Download, Primary
@@ -177,10 +177,10 @@ class Bringer:
         done = 0
         for outcome in fetcher.fetch(files):
             done += 1
-            self._context.progress.advance(1, outcome.size if isinstance(outcome, Fetched) else 0)
             if isinstance(outcome, Refused):
                 refused.append(outcome)
                 continue
+            self._context.progress.advance(1, outcome.size)
             relpath = outcome.file.relpath
             found.present[relpath] = outcome.size
             if outcome.staged is not None:

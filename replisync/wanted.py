@@ -57,6 +57,7 @@ class Wanted:
         self._progress = progress
         self._skip_indexes = skip_indexes
         self._tally = tally
+        self._counted: set[str] = set()  # files that arrived, until that is recorded
 
     def not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
         """Return those of some files that are not of an index whose files are left where they are."""
@@ -113,7 +114,9 @@ class Wanted:
         outcomes: list[Outcome] = []
         for outcome in self.fetch(self._wanted()):
             outcomes.append(outcome)
-            self._progress.advance(1, outcome.size if isinstance(outcome, Fetched) else 0)
+            if isinstance(outcome, Fetched) and outcome.file.relpath not in self._counted:
+                self._counted.add(outcome.file.relpath)
+                self._progress.advance(1, outcome.size)
             if len(outcomes) >= _CHUNK:
                 held += self._record(outcomes)
                 outcomes = []
@@ -141,6 +144,9 @@ class Wanted:
         present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
         verdict = self.judge([o for o in outcomes if isinstance(o, Refused)])
         self._store.files_arrived(present, verdict.absent, (*verdict.faults, *verdict.held))
+        self._counted.difference_update(present)
+        # The others that did not arrive are missing still.
+        self._progress.advance(len(verdict.absent))
         return verdict.held
 
     def retry(self, limit: int = _CHUNK) -> None:

@@ -73,15 +73,21 @@ class NoProgress:
 
 
 class RecordingProgress(NoProgress):
-    """Progress whose stages are kept."""
+    """Progress whose stages are kept, and how much was done since the last one began."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self.stages: list[tuple[str, int | None, str]] = []
+        self.done = 0
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
         """Keep a stage."""
         self.stages.append((name, total, unit))
+        self.done = 0
+
+    def advance(self, done: int, size: int = 0) -> None:  # noqa: ARG002 - as the protocol has it
+        """Count."""
+        self.done += done
 
 
 class Died(BaseException):

@@ -234,6 +234,7 @@ def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, con
     complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)
     catch_up(work, store.last_serial, patience)
     if not complete:
+        context.progress.stage("missing files", store.file_counts().missing, "files")
         patience.call(work.wanted.fetch_all, progress=arrived)
 
 

@@ -43,7 +43,7 @@ def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[list[LedgerF
         subject.context.stop.check()
         yield chunk, looked
         size = sum(seen.size or 0 for seen in looked.files) if digests else 0
-        subject.context.progress.advance(len(chunk), size)
+        subject.context.progress.advance(sum(file.state == PRESENT for file in chunk), size)
 
 
 def known_files(subject: Subject, *, absent_too: bool) -> Iterator[LedgerFile]:

@@ -54,6 +54,7 @@ def _unknown(subject: Subject, names: Iterable[bytes]) -> Iterator[str]:
             row = next(known, None)
         if row != name:
             yield name.decode(errors="surrogateescape")
+    subject.context.progress.advance(count % _SOME)
     subject.checked["files_in_place"] = count
 
 

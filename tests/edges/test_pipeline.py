@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from replisync import clock
-from replisync.errors import CorruptEntry, FilesMissing, ForeignWriter, WrongHistory
+from replisync.errors import CorruptEntry, FilesMissing, ForeignWriter, PrimaryUnreachable, WrongHistory
 from replisync.store.records import Fault
 from tests.edges.scenario import NOMD5, TOX, A, B, Target, drop, put, state, users, value
 from tests.fakes import ScriptedPrimary, Trap
@@ -171,6 +171,44 @@ class TestVerdicts:
         target.pipeline.step(poll=True)
         assert target.store.last_serial() == server.serial
         assert target.progress.stages == [("changes", None, "serials")]
+
+    def test_after_an_error_the_stage_goes_on(self, target: Target, server: ScriptedPrimary) -> None:
+        """What was done of it stays done, and nothing is counted twice."""
+        target.progress.stages.clear()
+        commit_file(server, A, CONTENT)
+        commit_file(server, PRIVATE, 404)
+        commit_file(server, B, CONTENT)
+        for _ in range(3):
+            with pytest.raises(FilesMissing):
+                target.catch_up(3)
+        server.files[PRIVATE] = CONTENT
+        target.catch_up(3)
+        assert target.progress.stages == [("changes", 3, "serials")]
+        assert target.progress.done == 3
+
+    def test_a_file_that_is_fetched_in_several_tries_is_counted_once(
+        self, folder: Path, server: ScriptedPrimary
+    ) -> None:
+        """Whether it was refused, or came before the connection was lost, and was not recorded."""
+        commit_file(server, A, CONTENT)
+        commit_file(server, B, 503)
+        commit_file(server, PRIVATE, CONTENT)
+        with closing(Target(folder / "cloned", server, Trap(), entries=100, cloning=True)) as target:
+            target.begin()
+            target.catch_up(server.serial, metadata_only=True)
+            fetch_all = target.pipeline.wanted.fetch_all
+            target.progress.stage("files", 3, "files")
+            for _ in range(2):
+                with pytest.raises(PrimaryUnreachable):
+                    fetch_all()
+            for answer in (404, 404):
+                server.files[B] = answer
+                with pytest.raises(FilesMissing):
+                    fetch_all()
+                assert target.progress.done == 2
+            server.files[B] = CONTENT
+            fetch_all()
+            assert target.progress.done == 3
 
 
 class TestOrder:
