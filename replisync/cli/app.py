@@ -1,11 +1,12 @@
 """The entry: configuration, logging, and the translation of errors into a line and an exit code."""
 
+import codecs
 import contextlib
+import io
 import json
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,9 +104,14 @@ def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) 
 
 def main() -> NoReturn:
     """Run the command line of this process."""
-    _open_standard_streams()
-    with _closed_pipes():
-        sys.exit(run(sys.argv[1:]))
+    open_standard_streams()
+    try:
+        code = run(sys.argv[1:])
+    except BrokenPipeError:
+        # The reader of our output is gone, as in `replisync status | head -1`.
+        code = 0
+    give_up_unwritten()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -145,16 +151,22 @@ def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
     line, hint = (
         printable(addressed(text, meta.get(SERVERDIR))) for text in (" ".join(message.split()), hint)
     )
-    with contextlib.suppress(OSError):  # nobody may be left to read it; the code tells as much
+    # The streams may have no reader any more; the code tells as much.
+    with contextlib.suppress(OSError):
         click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:
         fields = {**meta.get("details", {}), "error": line, "code": code, "hint": hint}
-        click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
     return code
 
 
-def _open_standard_streams() -> None:
-    """Open what the caller closed, so that no file of ours gets the number of a standard stream."""
+def open_standard_streams() -> None:
+    """Make the standard streams such that each can be written to.
+
+    What the caller closed is opened, so that no file of ours gets the number of a standard stream. What an
+    encoding lacks is written as JSON escapes it, since it may be part of JSON.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -162,13 +174,21 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - for the rest of the process
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    codecs.register_error("replisync.json", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replisync.json")
 
 
-@contextlib.contextmanager
-def _closed_pipes() -> Iterator[None]:
-    """End quietly where the reader of our output has gone, as in `replisync status | head -1`."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+def _escaped(err: UnicodeError) -> tuple[str, int]:
+    assert isinstance(err, UnicodeEncodeError)  # noqa: S101 - nothing is read here
+    return json.dumps(err.object[err.start : err.end])[1:-1], err.end
+
+
+def give_up_unwritten() -> None:
+    """Forget what could not be written: else the interpreter tries again at its end, and exits with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
