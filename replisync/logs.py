@@ -1,6 +1,7 @@
 """Logging: for people on a terminal, as JSON elsewhere; always on stderr."""
 
 import logging
+import os
 import sys
 from contextlib import suppress
 from typing import Any, TextIO
@@ -29,16 +30,18 @@ class _Lines:
     """A logger of structlog that outlives the reader of its stream, and a full disk under it.
 
     What is done matters more than what is said of it.
+    stream: None for whatever stderr is at the time of each line; a display puts itself in its place.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def msg(self, message: str) -> None:
         """Write a line, if that is possible."""
+        stream = self._stream or sys.stderr
         with suppress(OSError):
-            self._stream.write(f"{message}\n")
-            self._stream.flush()
+            stream.write(f"{message}\n")
+            stream.flush()
 
     debug = info = warning = error = msg
 
@@ -49,8 +52,8 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
     level: one of LEVELS.
     form: one of FORMATS; None chooses by whether the stream is a terminal.
     """
-    stream = stream or sys.stderr
-    form = form or ("console" if stream.isatty() else "json")
+    terminal = (stream or sys.stderr).isatty()
+    form = form or ("console" if terminal else "json")
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -63,7 +66,8 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
         # The plain form of a traceback has no values in it, among which a secret might be.
         shared.append(_printable_values)
         plain = structlog.dev.plain_traceback
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)
+        colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)
     return structlog.wrap_logger(
         _Lines(stream),
         processors=[*shared, renderer],

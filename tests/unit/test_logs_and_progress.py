@@ -4,14 +4,18 @@ import errno
 import io
 import json
 import os
+from contextlib import redirect_stderr
 
 import pytest
-from rich.console import Console
-from rich.progress import Progress as Display
+from rich.progress import TextColumn
 
 from replisync.logs import make_logger, printable
-from replisync.progress import Bars, Lines
+from replisync.progress import Bars, Lines, make_display
 from tests.fakes import RecordingLog
+from tests.support.terminal import screen
+from tests.support.waiting import wait_until
+
+WINDOW = {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
 
 
 class Terminal(io.StringIO):
@@ -83,6 +87,12 @@ class FullDisk(io.StringIO):
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().write(text)
+
+
+class GoneTerminal(FullDisk, Terminal):
+    """A terminal that is taken away for a while."""
+
+    full = False
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -187,14 +197,114 @@ class TestLines:
         assert log.lines[-1][2]["seconds_left"] == 0
 
 
-def test_a_stage_that_comes_again_has_the_same_bar() -> None:
-    """`follow` has one bar, however often changes arrive."""
-    with Display(console=Console(file=io.StringIO())) as display:
-        bars = Bars(display)
-        for total in (3, 5):
-            bars.stage("changes", total, "serials")
-            bars.advance(2, 10)
-        (task,) = display.tasks
-        assert (task.completed, task.total) == (2, 5)
-        bars.stage("files", 1, "files")
-        assert [task.description for task in display.tasks] == ["changes", "files"]
+class TestBars:
+    """A bar for each stage on a terminal, and log lines above them; a display that fails ends nothing."""
+
+    def test_a_stage_that_comes_again_has_the_same_bar(self) -> None:
+        """`follow` has one bar, however often changes arrive, and whether their number is known or not."""
+        terminal = Terminal()
+        display = make_display(terminal, WINDOW)
+        bars = Bars(RecordingLog(), display)
+        with bars.live():
+            for total in (3, 5, None):
+                bars.stage("changes", total, "serials")
+                bars.advance(2, 10)
+            bars.stage("files", 0, "files")
+        changes, files = screen(terminal.getvalue())
+        assert "changes" in changes
+        assert "2/? serials  0.0 MB" in changes
+        assert "0/0 files" in files
+
+    @pytest.mark.parametrize("columns", [0, 1, 20, 300])
+    def test_a_bar_is_no_wider_than_the_window(self, columns: int) -> None:
+        """One that is would be left behind at each drawing; 0 is a width that nobody set."""
+        terminal = Terminal()
+        bars = Bars(RecordingLog(), make_display(terminal, {**WINDOW, "COLUMNS": str(columns)}))
+        with bars.live():
+            bars.stage("metadata", 1_000_000, "serials")
+            bars.advance(999_999, 10**12)
+        lines = screen(terminal.getvalue())
+        assert len(lines) <= 1
+        assert all(len(line) <= (columns or 80) for line in lines)
+
+    def test_more_than_the_total_is_the_total(self) -> None:
+        terminal = Terminal()
+        bars = Bars(RecordingLog(), make_display(terminal, WINDOW))
+        with bars.live():
+            bars.stage("files", 2, "files")
+            bars.advance(3)
+        assert "3/3 files" in screen(terminal.getvalue())[0]
+
+    @pytest.mark.parametrize("form", ["console", "json"])
+    def test_a_log_line_has_a_line_of_its_own(self, form: str) -> None:
+        """As long as it is, and with what rich would read as markup."""
+        terminal, text = Terminal(), "[bold]/x[/] :smile: " + "long " * 100
+        with redirect_stderr(terminal):
+            log = make_logger("info", form)
+            bars = Bars(log, make_display(terminal, WINDOW))
+            with bars.live():
+                for number in range(3):
+                    bars.stage("files", 10, "files")
+                    bars.advance(number)
+                    log.info("event", number=number, text=text)
+        *lines, bar = screen(terminal.getvalue())
+        assert [f"{number}" in line and text.strip() in line for number, line in enumerate(lines)] == [
+            True
+        ] * 3
+        assert "2/10 files" in bar
+
+    def test_a_display_that_cannot_draw_is_switched_off(self) -> None:
+        """It is said once; from then on there are log lines, which go on counting."""
+        terminal, log, clock = Terminal(), RecordingLog(), Clock()
+        display = make_display(terminal, WINDOW)
+        bars = Bars(log, display, clock)
+        with bars.live():
+            bars.stage("files", 10, "files")
+            bars.advance(4)
+            display.columns = (TextColumn("{task.fields[nothing]}"),)
+            bars.stage("files", 10, "files")
+            bars.advance(4)
+            bars.stage("changes", 8, "serials")
+            bars.advance(1)
+            clock.now += 10
+            bars.advance(3)
+        (_, said, why), (_, event, values) = log.lines
+        assert (said, why) == ("cannot show progress", {"error": "KeyError: 'nothing'"})
+        assert (event, values["stage"], values["done"], values["total"]) == ("progress", "changes", 4, 8)
+
+    def test_a_display_that_fails_while_nothing_happens_is_switched_off(self) -> None:
+        terminal, log = Terminal(), RecordingLog()
+        display = make_display(terminal, WINDOW)
+        bars = Bars(log, display)
+        with bars.live():
+            bars.stage("files", 10, "files")
+            display.columns = (TextColumn("{task.fields[nothing]}"),)
+            wait_until(lambda: log.lines, 30, "it is said")
+            bars.advance(1)
+        assert [event for _, event, _ in log.lines] == ["cannot show progress"]
+
+    def test_a_terminal_that_is_gone_stops_nothing(self) -> None:
+        """Neither bars nor log lines can be written, until somebody opens it again."""
+        terminal = GoneTerminal()
+        with redirect_stderr(terminal):
+            log = make_logger("info", "json")
+            bars = Bars(log, make_display(terminal, WINDOW))
+            with bars.live():
+                bars.stage("files", 10, "files")
+                terminal.full = True
+                bars.advance(1)
+                log.info("lost")
+                bars.stage("changes", None, "serials")
+                terminal.full = False
+                log.info("found")
+        assert "lost" not in terminal.getvalue()
+        assert '"event": "found"' in screen(terminal.getvalue())[-1]
+
+    def test_no_cursor_is_hidden_while_bars_are_drawn(self) -> None:
+        """A process that is killed could not show it again."""
+        terminal = Terminal()
+        bars = Bars(RecordingLog(), make_display(terminal, WINDOW))
+        with bars.live():
+            bars.stage("files", 10, "files")
+            drawn = terminal.getvalue()
+        assert drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l")
