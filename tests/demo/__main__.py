@@ -3,8 +3,10 @@
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
+from replisync.cli.app import give_up_unwritten, open_standard_streams
 from tests.demo.stage import CommandFailed, Stage
 from tests.demo.story import play
 
@@ -13,21 +15,25 @@ INTERRUPTED = 130
 
 def main() -> int:
     """Play the story, and leave nothing behind however it ends."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    open_standard_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _interrupt)
     started = time.monotonic()
     try:
         with Stage() as stage:
             play(stage)
     except KeyboardInterrupt:
-        print("\nInterrupted: processes ended, folder removed.", file=sys.stderr)
-        return INTERRUPTED
+        code, end = INTERRUPTED, "Interrupted: processes ended, folder removed."
     except (CommandFailed, AssertionError, OSError) as err:
-        print(f"\nThe demo FAILED: {err}", file=sys.stderr)
-        return 1
-    print(
-        f"\nDone in {time.monotonic() - started:.0f} s. All processes are ended, and the folder is removed."
-    )
-    return 0
+        code, end = 1, f"The demo FAILED: {err}"
+    else:
+        seconds = time.monotonic() - started
+        code, end = 0, f"Done in {seconds:.0f} s. All processes are ended, and the folder is removed."
+    with suppress(OSError):  # a terminal or a pipe may be gone
+        print(f"\n{end}", file=sys.stderr if code else sys.stdout, flush=True)
+    give_up_unwritten()
+    return code
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -101,7 +101,7 @@ class Stage:
 
     def __exit__(self, *exc_info: object) -> None:
         """End the processes and remove the folder, whatever signals come meanwhile."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         self._stack.close()
 
