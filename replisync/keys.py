@@ -16,6 +16,10 @@ FILE_KEYNAMES = frozenset({"STAGEFILE", "PYPIFILE_NOMD5"})
 
 USER_KEYNAME = "USER"
 
+# What a user's value has the hash of the password under; see User.validate in devpi_server/model.py.
+PWHASH = "pwhash"
+PWSALT = "pwsalt"  # old devpi-servers' hashes alone have one
+
 # The kinds of keys that replication looks into; the values of all others are only passed on.
 READ_KEYNAMES = FILE_KEYNAMES | {USER_KEYNAME}
 
@@ -48,6 +52,18 @@ class Digest:
         if algorithm not in _ALGORITHMS or not hexdigest:
             return None
         return cls(algorithm, hexdigest.lower())
+
+
+def user_name(user_key: str) -> str:
+    """Return the name of the user whose settings the key at this relpath holds."""
+    return user_key.partition("/")[0]
+
+
+def without_password(user_value: Any) -> Any:
+    """Return a user's value without the hash of a password: devpi-server refuses every login then."""
+    if not isinstance(user_value, Mapping):
+        return user_value
+    return {name: value for name, value in user_value.items() if name != PWHASH}
 
 
 def is_live_file(value: Any) -> bool:

@@ -24,6 +24,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
             "local": done.local,
             "faults": done.faults,
             "export_reason": done.export_reason,
+            "users_without_password": done.passwordless,
         }
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
         return
@@ -52,6 +53,7 @@ def show_reseeded(serverdir: Path, done: Reseeded, *, as_json: bool) -> None:
             "kept": str(done.kept),
             "left": done.left,
             "export_reason": reason,
+            "users_without_password": None if done.cloned is None else done.cloned.passwordless,
         }
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
         return
@@ -71,6 +73,12 @@ def _tell_export(done: Cloned) -> None:
         click.echo(
             f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
             "mirrors their settings alone"
+        )
+    if done.passwordless:
+        click.echo(
+            f"Users without a password, as in the dump: {done.passwordless}. Only a plugin of devpi-server "
+            "can log them in (LDAP, for example)"
+            + ("; devpi-passwd gives them one" if done.role != "replica" else "")
         )
 
 

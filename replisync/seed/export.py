@@ -23,7 +23,7 @@ from replisync.seed.dumps import DumpSource
 from replisync.seed.history import NoSource
 from replisync.seed.importing import Imported, Importer, import_command
 from replisync.seed.local import FILES, LocalFiles
-from replisync.seed.rebase import EXPORT, RebasedImport, Rewriter
+from replisync.seed.rebase import EXPORT, RebasedImport, Rewriter, users_without_password
 from replisync.seed.target import (
     Cloned,
     begin,
@@ -108,6 +108,7 @@ def copy_dump(
         )
         source = begin(serverdir, store, source)
         copier = _Copier(serverdir, imported, dump, store, settings, context)
+        passwordless = copier.passwordless()
         with recorded(store, "clone", copier):
             copier.run(primary, patience)
             store.put_source(replace(current_source(store), seed_finished=clock.now()))
@@ -117,7 +118,8 @@ def copy_dump(
         else:
             done = release(serverdir, store, source.uuid, copier.tally.local, handled)
         importer.clear()
-        return replace(done, export_reason=source.seed_reason if dump.own else None)
+        export_reason = source.seed_reason if dump.own else None
+        return replace(done, export_reason=export_reason, passwordless=passwordless)
 
 
 def check_seed(store: Store, primary: Primary, patience: Patience) -> None:
@@ -206,11 +208,17 @@ class _Copier:
             self._take_over(work)
             work.wanted.fetch_all()
 
+    def passwordless(self) -> int:
+        """Return how many users have no password."""
+        with closing(Rows(self._imported.staging / SQLITE_FILE)) as rows:
+            return len(users_without_password(rows, self._imported.with_password))
+
     @contextmanager
     def _history(self, *, mirrors: bool) -> Iterator[RebasedImport]:
         uuid = current_source(self._store).primary_uuid
         with closing(Rows(self._imported.staging / SQLITE_FILE)) as rows:
-            yield RebasedImport(rows, uuid, self._imported.serial, mirrors=mirrors)
+            imported = self._imported
+            yield RebasedImport(rows, uuid, imported.serial, imported.with_password, mirrors=mirrors)
 
     def _pipeline(self, history: History, files: FileSource) -> Pipeline:
         rewrite = Rewriter(self._store) if isinstance(history, Primary) else None

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from replisync.durable import local_errors, write_file
 from replisync.errors import TargetUnusable, UsageError
 from replisync.filestore.sync import Syncer
+from replisync.keys import PWHASH
 from replisync.loop import Patience
 from replisync.primary import Primary
 from replisync.seed.dumps import DumpSource, OwnDump
@@ -76,14 +78,27 @@ def _indexes(dump: Path) -> dict[str, Any]:
     return indexes
 
 
+def users_with_password(dump: Path, options: ToolOptions) -> list[str]:
+    """Return the users who have a password by a dump, or by the options; devpi-import gives one to all.
+
+    Raises UsageError where the index of the dump cannot be read.
+    """
+    users = read_dump(dump).get("users")
+    found = users.items() if isinstance(users, Mapping) else ()
+    named = {name for name, config in found if isinstance(config, Mapping) and PWHASH in config}
+    return sorted(named | {"root"} if options.gives_password else named)
+
+
 @dataclass(frozen=True, slots=True)
 class Imported:
     """A serverdir that devpi-import made.
 
+    with_password: see users_with_password.
     serial, tip: see Made.
     """
 
     staging: Path
+    with_password: list[str]
     serial: int | None
     tip: bytes | None
 
@@ -179,11 +194,12 @@ class Importer:
                     hint="go on with it in the way that it was begun, or remove the folder",
                 )
         elif not (begun and self._dump.own and found_unusable(store)):
-            *identity, serial, name = json.loads(self._done.read_bytes())
+            *identity, serial, name, with_password = json.loads(self._done.read_bytes())
             if identity == self._identity:
                 tip = self._tip.read_bytes() if self._tip.exists() else None
-                return Imported(self._seed / str(name), serial, tip)
-            if known is not None:
+                return Imported(self._seed / str(name), with_password, serial, tip)
+            # One of an older replisync ends with the name: it did not keep who has a password. Import again.
+            if known is not None and isinstance(with_password, list):
                 raise TargetUnusable(
                     f"clone into {self._serverdir}",
                     "another dump, another --at-serial or other options were begun with there",
@@ -247,10 +263,12 @@ class Importer:
         with local_errors(f"writing of {self._done}"):
             if made.tip is not None:
                 write_file(self._tip, made.tip)
-            write_file(self._done, json.dumps([*self._identity, made.serial, staging.name]).encode())
+            with_password = users_with_password(made.path, self._options)
+            done = [*self._identity, made.serial, staging.name, with_password]
+            write_file(self._done, json.dumps(done).encode())
         if made.path.is_relative_to(self._seed):
             self.remove(made.path)
-        return Imported(staging, made.serial, made.tip)
+        return Imported(staging, with_password, made.serial, made.tip)
 
     def _import(self, command: list[str], path: Path) -> str | None:
         endless = endless_bases(_indexes(path))

@@ -211,7 +211,8 @@ def read_dump(root: Path, note: Callable[[dict[str, Any]], None] = lambda _item:
         if isinstance(item.get("relpath"), str):
             note(item)
             return None
-        return None if isinstance(item.get("name"), str) else item
+        is_version = isinstance(item.get("name"), str) and "username" not in item
+        return None if is_version else item
 
     with local_errors(f"reading of {path}"):
         data = path.read_bytes()

@@ -6,14 +6,17 @@ and empty entries stand before it. Where there is not room enough its first entr
 
 Keys of mirrors are left out, here and in all changes that come later: what an import knows of a mirror is
 not what its server knew, and devpi would never mend the difference. A promoted server asks upstream afresh.
+
+devpi-import gives the empty password to users who have none in the dump (devpi_server/importexport.py). Here
+it is taken away: only a plugin can log these users in, as on the exported server.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, KeyChange, parse_stored
-from replisync.keys import USER_KEYNAME, index_of, index_type, user_key
+from replisync.keys import USER_KEYNAME, index_of, index_type, user_key, user_name, without_password
 from replisync.origin import Hello
 from replisync.primary import Changes
 from replisync.store.snapshot import Rows
@@ -34,13 +37,17 @@ class RebasedImport:
     uuid: of the exported server.
     serial: its serial when it was exported, at which the history is to end; None leaves the serials as
         they are.
+    with_password: the users who keep the password that the import gave them.
     mirrors: whether keys of mirrors are carried too.
     """
 
     disconnected = False
 
-    def __init__(self, rows: Rows, uuid: str, serial: int | None, *, mirrors: bool) -> None:
+    def __init__(
+        self, rows: Rows, uuid: str, serial: int | None, with_password: Collection[str], *, mirrors: bool
+    ) -> None:
         self._rows = rows
+        self._without_password = users_without_password(rows, with_password)
         last = rows.last_serial()
         self._offset = 0 if serial is None else serial - last
         self._hello = Hello(uuid, last + self._offset, before_6_13=False)
@@ -91,16 +98,28 @@ class RebasedImport:
 
     def _shifted(self, serial: int, data: bytes) -> dict[str, KeyChange]:
         return {
-            relpath: change._replace(back_serial=self._new_serial(serial, change.back_serial))
+            relpath: change._replace(
+                back_serial=self._new_serial(serial, change.back_serial), value=self._value(relpath, change)
+            )
             for relpath, change in parse_stored(serial, data).changes.items()
             if index_of(relpath) not in self._mirrors
         }
+
+    def _value(self, relpath: str, change: KeyChange) -> Any:
+        if change.keyname == USER_KEYNAME and user_name(relpath) in self._without_password:
+            return without_password(change.value)
+        return change.value
 
     def _new_serial(self, serial: int, back_serial: int) -> int:
         # Within the first entry nothing comes before.
         if back_serial < 0 or serial + self._offset <= 0:
             return -1
         return max(0, back_serial + self._offset)
+
+
+def users_without_password(rows: Rows, with_password: Collection[str]) -> frozenset[str]:
+    """Return the users of an import who are to have no password; see RebasedImport."""
+    return frozenset(map(user_name, rows.keys(USER_KEYNAME))) - frozenset(with_password)
 
 
 def _grouped(entries: Iterable[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:

@@ -27,6 +27,7 @@ class Cloned:
     role: of the server that it is now: replica, or standalone.
     local: files that were found on this machine.
     export_reason: why an export was made for it; None where none was.
+    passwordless: how many users have no password, as in the dump; None without a dump.
     """
 
     role: str
@@ -35,6 +36,7 @@ class Cloned:
     local: int
     faults: int
     export_reason: str | None = None
+    passwordless: int | None = None
 
 
 def known_identity(serverdir: Serverdir) -> Identity | None:

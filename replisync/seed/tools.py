@@ -62,6 +62,11 @@ class ToolOptions:
     include_mirrored_files: bool | None = None
 
     @property
+    def gives_password(self) -> bool:
+        """Whether the user root, where the dump has no password for it, gets one."""
+        return self.root_passwd is not None or self.root_passwd_hash is not None
+
+    @property
     def secrets(self) -> dict[str, str]:
         """What devpi-import must not find on its command line, which others can read."""
         given = {"root-passwd": self.root_passwd, "root-passwd-hash": self.root_passwd_hash}

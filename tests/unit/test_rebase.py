@@ -1,8 +1,8 @@
 """The history of an import at other serials, and changes that are rewritten to go on from it."""
 
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,25 @@ HISTORY: list[Changes] = [
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Iterable[Rows]:
-    with closing(sqlite3.connect(tmp_path / "import")) as database, database:
+def rows(tmp_path: Path) -> Iterator[Rows]:
+    with stored(tmp_path / "import", HISTORY) as rows:
+        yield rows
+
+
+@contextmanager
+def stored(path: Path, history: list[Changes]) -> Iterator[Rows]:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE changelog (serial INTEGER PRIMARY KEY, data BLOB NOT NULL)")
-        data = [(serial, serialize((changes, ["+files/x-tmp"]))) for serial, changes in enumerate(HISTORY)]
+        data = [(serial, serialize((changes, ["+files/x-tmp"]))) for serial, changes in enumerate(history)]
         database.executemany("INSERT INTO changelog VALUES (?, ?)", data)
         database.execute("CREATE TABLE kv (key TEXT NOT NULL PRIMARY KEY, keyname TEXT, serial INTEGER)")
         keys = [
             (key, change[0], serial)
-            for serial, changes in enumerate(HISTORY)
+            for serial, changes in enumerate(history)
             for key, change in changes.items()
         ]
         database.executemany("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", keys)
-    with closing(Rows(tmp_path / "import")) as found:
+    with closing(Rows(path)) as found:
         yield found
 
 
@@ -52,7 +58,7 @@ def read(history: RebasedImport, first: int = 0) -> dict[int, Changes]:
 @pytest.mark.parametrize("serial", [3, 4, 10])
 def test_an_import_is_shifted_and_what_is_before_it_is_empty(rows: Rows, serial: int) -> None:
     """Serials and back serials alike; the keys of mirrors are left out, their settings are not."""
-    found = read(RebasedImport(rows, "uuid", serial, mirrors=False))
+    found = read(RebasedImport(rows, "uuid", serial, ["u"], mirrors=False))
     shift = serial - 3
     assert list(found) == list(range(serial + 1))
     assert not any(found[empty] for empty in range(shift))
@@ -67,7 +73,7 @@ def test_an_import_is_shifted_and_what_is_before_it_is_empty(rows: Rows, serial:
 @pytest.mark.parametrize("serial", [0, 1, 2])
 def test_an_import_that_is_too_long_begins_with_one_entry(rows: Rows, serial: int) -> None:
     """What comes later counts, and the first entry refers to none before it."""
-    found = read(RebasedImport(rows, "uuid", serial, mirrors=False))
+    found = read(RebasedImport(rows, "uuid", serial, ["u"], mirrors=False))
     assert list(found) == list(range(serial + 1))
     latest: dict[str, Any] = {}
     for number, changes in found.items():
@@ -81,7 +87,7 @@ def test_an_import_that_is_too_long_begins_with_one_entry(rows: Rows, serial: in
 @pytest.mark.parametrize("serial", [1, 3, 10])
 def test_it_can_be_read_from_any_serial_on(rows: Rows, serial: int) -> None:
     """As a clone does that was interrupted."""
-    history = RebasedImport(rows, "uuid", serial, mirrors=True)
+    history = RebasedImport(rows, "uuid", serial, ["u"], mirrors=True)
     whole = read(history)
     for first in range(serial + 2):
         assert read(history, first) == {key: value for key, value in whole.items() if key >= first}
@@ -89,6 +95,27 @@ def test_it_can_be_read_from_any_serial_on(rows: Rows, serial: int) -> None:
         assert (None if entry is None else len(entry.changes)) == (
             len(whole[first]) if first in whole else None
         )
+
+
+def test_users_who_are_to_have_no_password_have_none_in_any_entry(tmp_path: Path) -> None:
+    """devpi-import gives them the empty one; what else it says of them, and all of others, stays."""
+    changes: list[Changes] = [
+        {
+            "a/.config": ("USER", -1, {"pwhash": "x", "created": "2026", "indexes": {}}),
+            "b/.config": ("USER", -1, {"pwhash": "y", "created": "2026"}),
+        },
+        {"a/.config": ("USER", 0, {"pwhash": "x", "created": "2026", "indexes": {"s": {"type": "stage"}}})},
+        {"a/.config": ("USER", 1, None)},
+    ]
+    with stored(tmp_path / "import", changes) as rows:
+        found = read(RebasedImport(rows, "uuid", 4, ["b"], mirrors=False))
+        assert read(RebasedImport(rows, "uuid", 2, ["a", "b"], mirrors=False)) == dict(enumerate(changes))
+    assert found[2] == {
+        "a/.config": ("USER", -1, {"created": "2026", "indexes": {}}),
+        "b/.config": changes[0]["b/.config"],
+    }
+    assert found[3] == {"a/.config": ("USER", 2, {"created": "2026", "indexes": {"s": {"type": "stage"}}})}
+    assert found[4] == {"a/.config": ("USER", 3, None)}
 
 
 class Target:
