@@ -1,4 +1,4 @@
-"""The token that opens a primary's changelog.
+"""The token that opens a primary's changelog, and whether a user's hash is that of the empty password.
 
 devpi signs the replica's UUID and the time with a key that it derives from the server's secret. The salt,
 the parameters and the signature are devpi's (`devpi_server/config.py` get_replica_secret,
@@ -21,7 +21,8 @@ No I/O here: time is handed in.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from argon2.exceptions import HashingError
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import HashingError, InvalidHash, VerificationError
 from argon2.low_level import ARGON2_VERSION, Type, hash_secret_raw
 from itsdangerous import TimedSerializer, TimestampSigner
 
@@ -80,6 +81,28 @@ def derive_key(secret: bytes, cost: KeyCost | None = None) -> bytes:
         )
     except HashingError as err:
         raise UsageError("derivation of the key", str(err), hint="see the --argon2 options") from err
+
+
+# The most that is spent on a hash, which comes from outside and says itself what it costs. devpi-server takes
+# passlib's defaults: 64 MiB, 3 passes and 4 lanes; before argon2-cffi 21.2 100 MiB, 2 passes and 8 lanes.
+_HASH_KIB = 128 * 1024
+_HASH_PASSES = 8
+_HASH_LANES = 16
+
+
+def is_empty_password(pwhash: str) -> bool:
+    """Tell whether a hash accepts the empty password, in a tenth of a second.
+
+    pwhash: as in a user's value (`devpi_server/auth.py` hash_password). What is not argon2, as of old
+    devpi-servers, or costs more than a hash of devpi-server's, is not tried: False.
+    """
+    try:
+        cost = extract_parameters(pwhash)
+        if cost.memory_cost > _HASH_KIB or cost.time_cost > _HASH_PASSES or cost.parallelism > _HASH_LANES:
+            return False
+        return PasswordHasher().verify(pwhash, "")
+    except (InvalidHash, VerificationError, ValueError):
+        return False
 
 
 class TokenSigner:

@@ -78,7 +78,9 @@ def verify(
 
 def _hint(report: Report, *, repair: bool) -> str:
     if not repair:
-        return "mend it with `replisync verify --repair`"
+        # What only the primary tells is not found again without it.
+        level = f" --level {Level.PRIMARY}" if report.level == str(Level.PRIMARY) else ""
+        return f"mend it with `replisync verify{level} --repair`"
     remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
     return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
 
@@ -86,6 +88,9 @@ def _hint(report: Report, *, repair: bool) -> str:
 def _lines(serverdir: Path, report: Report) -> list[str]:
     lines = [f"mended  {_line(one)}" for one in report.mended]
     lines += [_line(one) for one in report.findings]
+    lines += [
+        printable(f"note    {one.kind}  {one.subject}{_at(one.serial)}: {one.note}") for one in report.notes
+    ]
     if report.total > LISTED:
         lines.append(f"and {report.total - LISTED} more")
     checked = ", ".join(
@@ -102,10 +107,15 @@ def _lines(serverdir: Path, report: Report) -> list[str]:
 
 
 def _line(one: Finding) -> str:
-    at = "" if one.serial is None else f" at serial {one.serial}"
     remedy = f" ({one.remedy})" if one.remedy else ""
     # Names, and what is in rows, come from outside.
-    return printable(f"{one.kind}  {one.subject}{at}: {one.expected} expected, found {one.found}{remedy}")
+    return printable(
+        f"{one.kind}  {one.subject}{_at(one.serial)}: {one.expected} expected, found {one.found}{remedy}"
+    )
+
+
+def _at(serial: int | None) -> str:
+    return "" if serial is None else f" at serial {serial}"
 
 
 ALL = (verify,)

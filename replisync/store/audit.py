@@ -160,6 +160,16 @@ def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
     return store.read(read)
 
 
+def keys_of_kind(store: Store, keyname: str, upto: int) -> list[Key]:
+    """Return the rows of all keys of one kind that no serial behind `upto` changed, in the order of serials.
+
+    Of such a kind there must be few.
+    """
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
+    query = query.where(t.kv.c.keyname == keyname, t.kv.c.serial <= upto).order_by(t.kv.c.serial, t.kv.c.key)
+    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query)])
+
+
 def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
     """Return a key's row, with the entry that it points at and those of some more serials."""
 

@@ -33,6 +33,7 @@ MISSING_FILE = "missing-file"
 FILE_SIZE = "file-size"
 FILE_DIGEST = "file-digest"
 SUPERFLUOUS_FILE = "superfluous-file"
+PASSWORD = "password"  # noqa: S105 - of a user, that is not the primary's
 
 KINDS = (
     POSITION,
@@ -57,7 +58,12 @@ KINDS = (
     FILE_SIZE,
     FILE_DIGEST,
     SUPERFLUOUS_FILE,
+    PASSWORD,
 )
+
+# Kinds of notes.
+EMPTY_PASSWORD = "empty-password"  # noqa: S105
+UNTRIED_PASSWORDS = "untried-passwords"
 
 # Those that are listed one by one; all are counted.
 LISTED = 5000
@@ -86,6 +92,19 @@ class Finding:
     def identity(self) -> tuple[str, str, int | None]:
         """What makes two findings the same."""
         return self.kind, self.subject, self.serial
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to know that is not damage: it may be meant.
+
+    subject, serial: as of a finding.
+    """
+
+    kind: str
+    subject: str
+    serial: int | None
+    note: str
 
 
 # Looks once more, and returns what is wrong now; None where nothing is.
@@ -152,6 +171,7 @@ class Report:
     mended: which of them.
     total: all that remain, also beyond the list.
     repaired: all that were mended.
+    notes: what is no finding.
     """
 
     level: str
@@ -168,6 +188,7 @@ class Report:
     mended: list[Finding] = field(default_factory=list)
     total: int = 0
     repaired: int = 0
+    notes: list[Note] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
         """Return what `verify --json` prints."""
@@ -188,4 +209,5 @@ class Report:
                 *({**asdict(one), "repaired": False} for one in self.findings),
                 *({**asdict(one), "repaired": True} for one in self.mended),
             ],
+            "notes": [asdict(one) for one in self.notes],
         }

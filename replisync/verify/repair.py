@@ -40,6 +40,7 @@ from replisync.verify.mendfiles import Bringer, mend_files, mend_states, put_asi
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
 from replisync.verify.opening import opened, refuse_server
+from replisync.verify.passwords import PrimaryUsers, mend_passwords
 from replisync.verify.quick import tables_missing, temporary
 from replisync.verify.reports import both, joined
 from replisync.verify.retained import forget_lost
@@ -145,6 +146,7 @@ class Mender:
         self._asks = asks
         self._files = files or target_files(serverdir, store, settings.threads)
         self._patience = Patience(context.stop, context.log, seconds=settings.patience)
+        self._users = PrimaryUsers(primary, self._patience) if asks else None
         self.tally = Tally()
 
     def run(self, level: Level) -> Report:
@@ -185,7 +187,14 @@ class Mender:
         if level == Level.PRIMARY:
             compare = partial(compare_with, self._primary, self._patience)
         return look(
-            self._serverdir, self._store, self._source, level, self._context, alone=True, compare=compare
+            self._serverdir,
+            self._store,
+            self._source,
+            level,
+            self._context,
+            alone=True,
+            compare=compare,
+            users=self._users,
         )
 
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
@@ -200,6 +209,8 @@ class Mender:
             if found & _ROWS:
                 reasons.update(mend_history(subject, report, self._asking(level), bringer))
                 reasons.update(bringer.lost)
+            if kinds.PASSWORD in found and self._users is not None:
+                mend_passwords(subject, report, self._users)
             if found & (_ROWS | {kinds.SOURCE}):
                 # After the history: what is remembered of its end must be of the end that it has then.
                 reasons.update(mend_source(subject, self._asking(level).one, clock.now()))

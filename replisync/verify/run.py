@@ -25,6 +25,7 @@ from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
 from replisync.verify.looking import prepare
 from replisync.verify.names import Names
+from replisync.verify.passwords import PrimaryUsers, look_at_passwords
 from replisync.verify.retained import look_at_retained
 from replisync.verify.subject import Subject
 
@@ -71,7 +72,7 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
     with ExitStack() as stack:
         store = stack.enter_context(readable(serverdir))
         source = judged_source(serverdir, store)
-        compare = None
+        compare = users = None
         if level == Level.PRIMARY:
             if not source.primary_url:
                 raise UsageError(
@@ -84,7 +85,8 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
             stack.enter_context(primary)
             patience = Patience(context.stop, context.log, seconds=settings.patience)
             compare = partial(compare_with, primary, patience)
-        report = look(serverdir, store, source, level, context, compare=compare)
+            users = PrimaryUsers(primary, patience)
+        report = look(serverdir, store, source, level, context, compare=compare, users=users)
     remember(serverdir, source, report, context)
     return report
 
@@ -131,11 +133,13 @@ def look(
     *,
     alone: bool = False,
     compare: Compare | None = None,
+    users: PrimaryUsers | None = None,
 ) -> Report:
     """Look at a target whose database is open.
 
     alone: whether we hold its lock.
     compare: compares its history with the primary's.
+    users: the primary's; None where it is not to be asked for them.
     """
     started, began = clock.now(), time.monotonic()
     # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
@@ -145,7 +149,7 @@ def look(
         with subject_of(serverdir, store, source, context, alone=alone) as subject:
             findings = subject.findings
             try:
-                serial = _look(subject, level, compare, texts=texts)
+                serial = _look(subject, level, compare, users, texts=texts)
                 findings.settle()
             except UnreadableText:
                 if texts:
@@ -168,6 +172,7 @@ def look(
         known=dict(subject.known),
         findings=findings.listed,
         total=findings.total,
+        notes=subject.notes,
     )
 
 
@@ -185,7 +190,9 @@ def subject_of(
         survey.close()
 
 
-def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: bool) -> int:
+def _look(
+    subject: Subject, level: Level, compare: Compare | None, users: PrimaryUsers | None, *, texts: bool
+) -> int:
     rows.look_at_rows(subject, texts=texts)
     with subject.stage("structure"):
         rows.look_at_structure(subject, pages=level >= Level.FULL)
@@ -219,6 +226,8 @@ def _look(subject: Subject, level: Level, compare: Compare | None, *, texts: boo
             with subject.stage("primary"):
                 # What somebody else wrote behind our last commit nobody says to be the primary's.
                 compare(subject, min(serial, audit.position(subject.store).committed))
+        with subject.stage("passwords"):
+            look_at_passwords(subject, users)
         subject.findings.settle()
     return serial
 

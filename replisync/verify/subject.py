@@ -13,7 +13,7 @@ from replisync.storage import POSTGRES
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify.access import Owner
-from replisync.verify.findings import Findings
+from replisync.verify.findings import Findings, Note
 
 
 @dataclass(slots=True)
@@ -37,6 +37,7 @@ class Subject:
     checked: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)
     stages: dict[str, float] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

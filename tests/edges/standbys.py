@@ -18,6 +18,7 @@ from replisync.store.postgres import PostgresStore
 from replisync.store.records import Source
 from replisync.verify.findings import Report
 from replisync.verify.modes import grant, wrong_modes
+from replisync.verify.passwords import PrimaryUsers
 from replisync.verify.repair import Mender
 from replisync.verify.run import Level, compare_with, judged_source, look, readable
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
@@ -106,7 +107,8 @@ class Standby:
                 "http://p/", None, uuid="ours", expected=uuid, transport=self.server.transport()
             ) as primary,
         ):
-            compare = partial(compare_with, primary, Patience(RecordingStop(), RecordingLog(), seconds=0.0))
+            patience = Patience(RecordingStop(), RecordingLog(), seconds=0.0)
+            compare = partial(compare_with, primary, patience)
             return look(
                 serverdir,
                 store,
@@ -114,6 +116,7 @@ class Standby:
                 level,
                 context(),
                 compare=compare if level == Level.PRIMARY else None,
+                users=PrimaryUsers(primary, patience) if level == Level.PRIMARY else None,
             )
 
     def repair(
