@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from replisync.errors import LocalFailure
+from replisync.denied import DENIED, denial
+from replisync.errors import LocalFailure, NotPermitted
+from replisync.owners import heir_of, new_file, new_folder
 
 _HINTS = {
     errno.ENOSPC: "the disk is full: make room, then run the command again",
     errno.EDQUOT: "the quota is used up: make room, then run the command again",
-    errno.EROFS: "the file system is read-only: remount it, then run the command again",
-    errno.EACCES: "run replisync as the owner of the serverdir",
-    errno.EPERM: "run replisync as the owner of the serverdir",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n), or use fewer threads",
     errno.ENFILE: "the system's file table is full: raise fs.file-max",
     errno.EIO: "the disk reports errors: look at the kernel's log",
@@ -29,6 +28,9 @@ def trouble(err: BaseException, attempted: str) -> LocalFailure | None:
     """Return what an error is that the system may answer any call with; None where it is another."""
     if not isinstance(err, OSError) or err.errno not in _ANYWHERE:
         return None
+    if err.errno == errno.EROFS:
+        why, hint = denial(err)
+        return NotPermitted(attempted, why, hint=hint)
     where = f" ({os.fsdecode(err.filename)})" if isinstance(err.filename, str | bytes) else ""
     return LocalFailure(attempted, f"{err.strerror}{where}", hint=_HINTS[err.errno])
 
@@ -39,6 +41,9 @@ def local_errors(attempted: str) -> Iterator[None]:
     try:
         yield
     except OSError as err:
+        if err.errno in DENIED:
+            why, hint = denial(err)
+            raise NotPermitted(attempted, why, hint=hint) from err
         why = err.strerror or str(err)
         raise LocalFailure(attempted, why, hint=_HINTS.get(err.errno or 0, "")) from err
 
@@ -52,17 +57,20 @@ def fsync_folder(folder: Path | str) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path | str) -> None:
-    """Make a folder and its parents, durably: each new name is synced in its parent."""
+def make_folder(folder: Path | str, mode: int | None = None) -> None:
+    """Make a folder and its parents, durably: each new name is synced in its parent.
+
+    mode: of the folder, whatever the umask; None for the usual one, which its parents get.
+    """
     parent = os.path.dirname(folder)
     try:
-        os.mkdir(folder)
+        new_folder(folder, heir_of(folder), mode)
     except FileExistsError:
         return
     except FileNotFoundError:
         make_folder(parent)
         with suppress(FileExistsError):
-            os.mkdir(folder)
+            new_folder(folder, heir_of(folder), mode)
     fsync_folder(parent)
 
 
@@ -72,7 +80,7 @@ def emptied(folder: Path) -> Iterator[None]:
     with local_errors(f"clearing of {folder}"):
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(mode=0o700)
+        new_folder(folder, heir_of(folder), 0o700)
     try:
         yield
     finally:
@@ -87,9 +95,8 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name.lstrip('.')}.replisync-tmp")
     # Never into what is there: it may be somebody else's, who would read what we write.
     temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        with os.fdopen(fd, "wb") as file:
+        with os.fdopen(new_file(temporary, heir_of(path), mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

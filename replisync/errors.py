@@ -16,6 +16,7 @@
     │   ├── UnreadableText      6  text in the target's database that is none
     │   └── ForeignWriter       6  someone else wrote while we did
     ├── LocalFailure            7  disk, permissions, database                    (transient: see class)
+    │   └── NotPermitted        7  an owner, a mode or a read-only file system    (transient)
     ├── FilesMissing            3  files that the primary did not deliver         (transient)
     ├── VerificationFailed      8  problems that remain
     └── ConditionFailed         9  lag, loss on promote, or a timeout that was asked for
@@ -163,6 +164,10 @@ class LocalFailure(ReplisyncError):
     exit_code = 7
     transient = True
     default_hint = "mend it and run the command again: it goes on where it was"
+
+
+class NotPermitted(LocalFailure):
+    """The owner or the mode of a file or folder, or a read-only file system, keeps us from it."""
 
 
 class FilesMissing(ReplisyncError):

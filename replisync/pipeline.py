@@ -18,6 +18,7 @@ from replisync.errors import (
     FilesMissing,
     ForeignWriter,
     LocalFailure,
+    NotPermitted,
     ReplisyncError,
     WrongHistory,
 )
@@ -27,7 +28,7 @@ from replisync.plan import Batch, BatchLimits, batches
 from replisync.ports import FileStore, Log, Progress
 from replisync.primary import Changes
 from replisync.refusals import missing
-from replisync.settle import set_apart, settle
+from replisync.settle import Settler, set_apart, settle
 from replisync.stop import Stop
 from replisync.store.base import Store
 from replisync.store.records import Commit
@@ -84,7 +85,7 @@ class Pipeline:
         self._log = log
         self._progress = progress
         self._limits = limits or BatchLimits()
-        self._retain = retain
+        self._settle = Settler(lambda: settle(store, files, retain=retain), log)
         # After any error somebody else may answer, even over the same connection to a proxy.
         self._doubtful = True
         self._left_at: int | None = None  # the serial after our last step; None where that is not known
@@ -128,7 +129,7 @@ class Pipeline:
 
     def recover(self) -> None:
         """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
-        settle(self._store, self._files, retain=self._retain)
+        self._settle()
         set_apart(self._store, self._files)
         self._files.clean_staging(())
 
@@ -143,7 +144,7 @@ class Pipeline:
             alone.
         Raises Stopped between two batches where we were asked to stop.
         """
-        settle(self._store, self._files, retain=self._retain)
+        self._settle()
         position = self._store.last_serial()
         try:
             return self._step(position, poll=poll, last=last, metadata_only=metadata_only)
@@ -231,7 +232,7 @@ class Pipeline:
                 self._apply(good, primary_serial, metadata_only=False)
             raise
         if self._store.apply(commit, primary_serial, clock.now()):
-            settle(self._store, self._files, retain=self._retain)
+            self._settle()
         self._reached = batch.last
         self.tally.entries += len(batch.entries)
         self._progress.advance(len(batch.entries), batch.size)
@@ -244,7 +245,13 @@ class Pipeline:
         return Commit(batch, leaving=self._in_place(batch.dropped))
 
     def _in_place(self, relpaths: Iterable[str]) -> frozenset[str]:
-        return frozenset(path for path in relpaths if self._files.size_of(path) is not None)
+        return frozenset(path for path in relpaths if self._is_in_place(path))
+
+    def _is_in_place(self, relpath: str) -> bool:
+        try:
+            return self._files.size_of(relpath) is not None
+        except NotPermitted:
+            return True  # as far as is known: it is put away as soon as we may look
 
     def _with_files(self, batch: Batch) -> Commit:
         """Bring the files that the batch demands; return what may now be committed.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from replisync import clock
+from replisync.denied import read_only
 from replisync.errors import ConditionFailed, NewerPrimary, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.serverdir import Serverdir
 from replisync.settle import settle
@@ -25,6 +26,8 @@ class Promotion:
     lost_serials: how many of its serials the standby does not have.
     missing_files: how many files of private stages are not there.
     doubt: why it is not known what the old primary has, although it answers; None where it is.
+    deleted_files: how many files stay in place that the primary deleted, since we may not move them.
+    read_only: why the server will be able to store no file; None where it will.
     """
 
     serverdir: str
@@ -37,6 +40,8 @@ class Promotion:
     uuid: str
     dry_run: bool
     doubt: str | None = None
+    deleted_files: int = 0
+    read_only: str | None = None
 
 
 def promote(
@@ -66,7 +71,8 @@ def promote(
             _refuse_loss(promotion, diverged=store.divergence() is not None)
         if dry_run:
             return promotion
-        settle(store, target_files(serverdir, store), retain=True)
+        held = settle(store, target_files(serverdir, store), retain=True)
+        promotion = replace(promotion, deleted_files=len(held))
         serverdir.write_event_serial(_NOTHING_HANDLED if replay_events else promotion.serial)
         # Whoever else has this database, through a copy of the serverdir, must not write to it any more.
         store.put_source(replace(source, promoted=clock.now()))
@@ -112,7 +118,14 @@ def _assess(
         uuid=source.primary_uuid if keep_identity else source.uuid,
         dry_run=dry_run,
         doubt=doubt,
+        deleted_files=len(store.pending()),
+        read_only=_read_only(serverdir),
     )
+
+
+def _read_only(serverdir: Serverdir) -> str | None:
+    mount = read_only(serverdir.files) if serverdir.files.exists() else None
+    return None if mount is None else f"the file system at {mount} is read-only"
 
 
 def _refuse_loss(promotion: Promotion, *, diverged: bool) -> None:

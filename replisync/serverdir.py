@@ -16,18 +16,17 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from replisync.durable import fsync_folder, local_errors, make_folder, write_file
 from replisync.errors import TargetLocked, TargetUnusable, UsageError
+from replisync.owners import OURS, give_folder, heir_of, new_file
 from replisync.storage import SQLITE, Storage
 
 # devpi-server 4.9 and later write, and expect, this state version.
 _SERVERVERSION = b"4"
-
-_OURS = ".replisync"
 
 # devpi's database, with SQLite.
 SQLITE_FILE = ".sqlite"
@@ -56,7 +55,7 @@ class Serverdir:
         self.root = root
         self.given = given
         self.password = password
-        self.own = root / _OURS
+        self.own = root / OURS
         self.tmp = self.own / "tmp"
         self.retained = self.own / "retained"
         self.seed = self.own / "seed"
@@ -73,12 +72,12 @@ class Serverdir:
         return str(self.root)
 
     def prepare(self) -> None:
-        """Make the folder and ours in it.
+        """Make the folder, which its owner alone may enter, and ours in it; one that is there keeps its mode.
 
         Raises LocalFailure.
         """
         with local_errors(f"making of the serverdir {self.root}"):
-            make_folder(self.root.absolute())
+            make_folder(self.root.absolute(), 0o700)
             self.make_own_folders()
             problem = names_problem(self.tmp)
         if problem:
@@ -123,6 +122,7 @@ class Serverdir:
             make_folder(self.aside.absolute())
             moment = time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime())
             folder = Path(tempfile.mkdtemp(prefix=moment, dir=self.aside))
+            give_folder(folder, heir_of(folder))
             path.rename(folder / path.name)
             for changed in (folder, self.aside, path.parent):
                 fsync_folder(changed)
@@ -149,7 +149,7 @@ class Serverdir:
         if not is_folder:
             return [] if is_folder is None else [self.root.name]
         with local_errors(f"reading of {self.root}"):
-            return sorted(name for name in os.listdir(self.root) if name not in (_OURS, "lost+found"))
+            return sorted(name for name in os.listdir(self.root) if name not in (OURS, "lost+found"))
 
     # Which database.
 
@@ -256,7 +256,7 @@ class Serverdir:
         """
         path = self.own / "lock"
         with local_errors(f"locking of {self.root}"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = self._open_lock(path)
         try:
             with local_errors(f"locking of {self.root}"):
                 self._take(fd)
@@ -265,6 +265,14 @@ class Serverdir:
             yield
         finally:
             os.close(fd)
+
+    @staticmethod
+    def _open_lock(path: Path) -> int:
+        while True:
+            with suppress(FileNotFoundError):
+                return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with suppress(FileExistsError):
+                return new_file(path, heir_of(path), 0o644, os.O_RDWR)
 
     def _take(self, fd: int) -> None:
         # A `status` that looks whether somebody holds the lock holds it itself for a moment.

@@ -4,10 +4,12 @@ What a serial drops or replaces must stay until the serial is committed. The com
 transaction which moves it demands; they are done after it, and again after a crash, which changes nothing.
 """
 
+from collections.abc import Callable
+
 from replisync import clock
-from replisync.errors import TargetUnusable
+from replisync.errors import NotPermitted, TargetUnusable
 from replisync.keys import path_problem
-from replisync.ports import FileStore
+from replisync.ports import FileStore, Log
 from replisync.store.base import Store
 from replisync.store.records import Pending
 
@@ -15,21 +17,58 @@ from replisync.store.records import Pending
 _TOGETHER = 1000
 
 
-def settle(store: Store, files: FileStore, *, retain: bool) -> None:
+Held = dict[str, NotPermitted]
+
+
+def settle(store: Store, files: FileStore, *, retain: bool) -> Held:
     """Do what committed serials demand, and remember that it is done.
 
     retain: whether what is dropped or replaced is kept in the retained folder.
-    Raises TargetUnusable where a damaged row would lead out of the folders.
+    Returns, by relpath, what keeps files in their place that are to go: no server needs that they are gone,
+    and the next call tries it again. Raises NotPermitted where a file that replaces another one cannot take
+    its place, TargetUnusable where a damaged row would lead out of the folders.
     """
     moves = store.pending()
     for move in moves:
         _check(move.relpath)
         _check(move.staged or "none", alone=True)
+    held: Held = {}
     for start in range(0, len(moves), _TOGETHER):
-        some = moves[start : start + _TOGETHER]
-        retained = [row for move in some for row in _move(files, move, retain=retain)]
-        files.sync_moves()
-        store.settle(some, retained)
+        done: list[Pending] = []
+        retained: list[dict[str, str | int]] = []
+        for move in moves[start : start + _TOGETHER]:
+            try:
+                retained += _move(files, move, retain=retain)
+                done.append(move)
+            except NotPermitted as err:
+                if move.staged is not None:
+                    raise
+                held[move.relpath] = err
+        if done:
+            files.sync_moves()
+            store.settle(done, retained)
+    return held
+
+
+class Settler:
+    """Settles time and again, and warns once of each file that stays in its place.
+
+    settle: does it; see `settle`.
+    """
+
+    def __init__(self, settle: Callable[[], Held], log: Log) -> None:
+        self._settle = settle
+        self._log = log
+        self._told: set[str] = set()
+
+    def __call__(self) -> None:
+        """Do what committed serials demand."""
+        held = self._settle()
+        new = held.keys() - self._told
+        if new:
+            first = min(new)
+            self._log.warning("deleted files stay in place", files=len(held), error=str(held[first]))
+        self._told |= new
 
 
 def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:

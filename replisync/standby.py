@@ -13,9 +13,11 @@ from typing import Protocol
 
 from replisync import clock
 from replisync.auth import KeyCost, TokenSigner
+from replisync.durable import local_errors
 from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
 from replisync.fetch import Fetcher
 from replisync.filestore.disk import DiskFiles
+from replisync.owners import heir_of, new_file
 from replisync.pipeline import History, Pipeline, Rewrite
 from replisync.plan import BatchLimits
 from replisync.ports import FileSource, FileStore, Log, Progress
@@ -99,6 +101,11 @@ def open_database(
     if not create and not serverdir.has_database():
         raise TargetUnusable(f"opening of {serverdir}", "its database is missing")
     path = serverdir.root / SQLITE_FILE
+    heir = heir_of(path) if create else None
+    if heir is not None:
+        # The files that SQLite makes beside it, it gives to the same owner.
+        with local_errors(f"making of {path}"), suppress(FileExistsError):
+            os.close(new_file(path, heir, 0o644))
     # SQLite makes its log to read, too; where nobody can write, nothing changes while we read without.
     at_rest = not (write or create or os.access(serverdir.root, os.W_OK) or os.path.lexists(f"{path}-wal"))
     return SqliteStore(path, write=write, create=create, immutable=at_rest, guard=guard)

@@ -134,6 +134,12 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) ->
     click.echo(f"{done.serverdir} {would} a primary at serial {done.serial}, with UUID {done.uuid}")
     if done.lost_serials or done.missing_files:
         click.echo(f"given up: {done.lost_serials} serials, {done.missing_files} files")
+    if done.deleted_files:
+        click.echo(
+            f"{done.deleted_files} files that the primary deleted stay in place, where no index names them"
+        )
+    if done.read_only:
+        click.echo(f"{done.read_only}: the server can store no file until it is writable")
     if done.reachable:
         click.echo("the old primary still answers: see to it that nobody writes to it any more")
     if not done.dry_run:

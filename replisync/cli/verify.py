@@ -77,11 +77,11 @@ def verify(
 
 
 def _hint(report: Report, *, repair: bool) -> str:
-    if not repair:
+    remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
+    if not repair and (len(remedies) > 1 or not all(one.remedy for one in report.findings)):
         # What only the primary tells is not found again without it.
         level = f" --level {Level.PRIMARY}" if report.level == str(Level.PRIMARY) else ""
         return f"mend it with `replisync verify{level} --repair`"
-    remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
     return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
 
 

@@ -20,6 +20,7 @@ from replisync.durable import fsync_folder, local_errors, write_file
 from replisync.errors import TargetUnusable, WrongContent
 from replisync.filestore.disk import DiskFiles, Received, check_content, open_plain
 from replisync.keys import Digest
+from replisync.owners import heir_of, new_file
 from replisync.storage import Storage
 from replisync.store.pgwire import COPY_BYTES, copy_file, copy_in, copy_rows, literal, text_array, translated
 from replisync.store.postgres import DEVPI_LOCK
@@ -247,7 +248,9 @@ class DatabaseFiles:
     def _write_out(self, relpath: str, size: int, aside: str) -> None:
         temporary = f"{self._staging}/{os.path.basename(aside)}"
         with local_errors(f"putting aside of {relpath}"):
-            with open(temporary, "wb") as file:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            with os.fdopen(new_file(temporary, heir_of(temporary), 0o666), "wb") as file:
                 for block in self._read(relpath, size):
                     file.write(block)
                 file.flush()

@@ -17,6 +17,7 @@ from replisync.durable import fsync_folder, local_errors
 from replisync.errors import WrongContent
 from replisync.filestore.sync import Syncer, sync_file
 from replisync.keys import Digest
+from replisync.owners import heir_of, new_file, new_folder
 
 # Folders that are remembered as durable.
 _FOLDERS_KNOWN = 10_000
@@ -59,6 +60,7 @@ class DiskFiles:
         self._synced: set[str] = set()
         self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
         self._syncer = sync(self._staging)
+        self._heir = heir_of(f"{self._staging}/file")
 
     @property
     def group(self) -> int:
@@ -81,7 +83,7 @@ class DiskFiles:
         size = 0
         with local_errors(f"writing of {relpath}"):
             self._syncer.begin()
-            fd = _create(path)
+            fd = self._create(path)
         try:
             for chunk in chunks:
                 sha256.update(chunk)
@@ -119,7 +121,7 @@ class DiskFiles:
                 with suppress(FileNotFoundError):
                     os.unlink(staged)
                 linked = link and _link(source, path, staged)
-                found = _digests(source, digest) if linked else _copy(source, staged, digest)
+                found = _digests(source, digest) if linked else self._copy(source, staged, digest)
                 if found is not None and (digest is None or found[2] == digest.hexdigest):
                     return Received(name, found[0], found[1])
                 with suppress(FileNotFoundError):
@@ -127,6 +129,34 @@ class DiskFiles:
                 return None
         finally:
             os.close(source)
+
+    def _create(self, path: str) -> int:
+        """Open a new file for writing; what had its name is gone."""
+        try:
+            return new_file(path, self._heir, 0o666)
+        except FileExistsError:
+            # Never into what is there: it may be a link to a file of somebody else's.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return new_file(path, self._heir, 0o666)
+
+    def _copy(self, source: int, target: str, digest: Digest | None) -> tuple[int, str, str] | None:
+        """Copy an open file; return what `_digests` says of the copy, or None where it cannot be read."""
+        copy = new_file(target, self._heir, 0o666, os.O_RDWR)
+        try:
+            # Where it can, the system lets the copy share the file's blocks, or has a file server copy.
+            with suppress(OSError):
+                while os.copy_file_range(source, copy, _COPY_BYTES):
+                    pass
+            try:
+                while piece := os.read(source, _PIECE_BYTES):
+                    _write_all(copy, piece, target)
+            except OSError:
+                return None
+            os.lseek(copy, 0, os.SEEK_SET)
+            return _digests(copy, digest)
+        finally:
+            os.close(copy)
 
     def hold(self, names: Sequence[str]) -> None:
         """Make staged files survive a power failure under their names in the staging folder."""
@@ -161,13 +191,13 @@ class DiskFiles:
         """Make a folder and those above it, whose names are not durable yet."""
         self._synced.discard(folder)
         try:
-            os.mkdir(folder)
+            new_folder(folder, self._heir)
         except FileExistsError:
             pass
         except FileNotFoundError:
             self._make(folder[: folder.rindex("/")])
             with suppress(FileExistsError):
-                os.mkdir(folder)
+                new_folder(folder, self._heir)
 
     def _sync_folders(self, folders: set[str]) -> None:
         """Sync folders, and those above them in which a name is not known to be durable."""
@@ -268,7 +298,7 @@ class DiskFiles:
                 if not keep:
                     os.rename(target, aside)
                 elif not os.path.exists(aside):
-                    os.link(target, aside)
+                    self._retain(target, name)
             except (FileNotFoundError, NotADirectoryError):
                 return name if os.path.isfile(aside) or os.path.islink(aside) else None
             if keep:
@@ -276,6 +306,20 @@ class DiskFiles:
             else:
                 self._moved_from.add(os.path.dirname(target))
         return name
+
+    def _retain(self, target: str, name: str) -> None:
+        try:
+            os.link(target, f"{self._retained}/{name}")
+        except PermissionError:
+            # Of another owner's file the system may make no link, and to a copy it has no objection.
+            copy = f"{self._staging}/{name}"
+            with suppress(FileNotFoundError):
+                os.unlink(copy)
+            with open(target, "rb") as source:
+                if self._copy(source.fileno(), copy, None) is None:
+                    raise
+            self.hold([name])
+            os.rename(copy, f"{self._retained}/{name}")
 
     def mend_size(self, relpath: str) -> None:
         """Do nothing: the file system knows the size."""
@@ -347,18 +391,6 @@ def open_plain(path: str) -> int | None:
     return None
 
 
-def _create(path: str) -> int:
-    """Open a new file for writing; what had its name is gone."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o666)
-    except FileExistsError:
-        # Never into what is there: it may be a link to a file of somebody else's.
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        return os.open(path, flags, 0o666)
-
-
 def _link(source: int, path: str, target: str) -> bool:
     """Make `target` a link to the open file that lies at `path`; tell whether that was possible."""
     try:
@@ -370,26 +402,6 @@ def _link(source: int, path: str, target: str) -> bool:
         return True
     os.unlink(target)
     return False
-
-
-def _copy(source: int, target: str, digest: Digest | None) -> tuple[int, str, str] | None:
-    """Copy an open file; return what `_digests` says of the copy, or None where it cannot be read."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    copy = os.open(target, flags, 0o666)
-    try:
-        # Where it can, the system lets the copy share the file's blocks, or has a file server copy.
-        with suppress(OSError):
-            while os.copy_file_range(source, copy, _COPY_BYTES):
-                pass
-        try:
-            while piece := os.read(source, _PIECE_BYTES):
-                _write_all(copy, piece, target)
-        except OSError:
-            return None
-        os.lseek(copy, 0, os.SEEK_SET)
-        return _digests(copy, digest)
-    finally:
-        os.close(copy)
 
 
 def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:

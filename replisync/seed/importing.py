@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from replisync.errors import TargetUnusable, UsageError
 from replisync.filestore.sync import Syncer
 from replisync.keys import PWHASH
 from replisync.loop import Patience
+from replisync.owners import give_all, heir_of, new_folder
 from replisync.primary import Primary
 from replisync.seed.dumps import DumpSource, OwnDump
 from replisync.seed.local import DUMP_INDEX, FILES, read_dump
@@ -175,7 +177,8 @@ class Importer:
                 return found
             shutil.rmtree(self._seed, ignore_errors=True)
             # Another process may still be removing what is in it; see `remove`.
-            self._seed.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                new_folder(self._seed, heir_of(self._seed), 0o700)
         try:
             return self._make(primary, patience)
         except BaseException:
@@ -217,7 +220,7 @@ class Importer:
                 return imported
             with local_errors(f"clearing of {self._seed}"):
                 self.clear()
-                self._seed.mkdir(mode=0o700)
+                new_folder(self._seed, heir_of(self._seed), 0o700)
         raise AssertionError("what has checked files is imported or refused")
 
     def _make_once(self, primary: Primary | None, patience: Patience, *, checked: bool) -> Imported | None:
@@ -257,6 +260,7 @@ class Importer:
                 hint="nothing was written; mend the dump, or make a new one, and run the command again",
             )
         with local_errors(f"syncing of {staging}"):
+            give_all(staging, heir_of(staging))
             # Its files are taken over as they are, and devpi-import leaves it to the system when they are
             # on disk. Once it counts as done they have to be.
             syncer.tree(os.fspath(staging.absolute()))

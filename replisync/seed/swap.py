@@ -19,6 +19,7 @@ from typing import Protocol
 
 from replisync.durable import fsync_folder, local_errors, trouble, write_file
 from replisync.errors import LocalFailure, TargetUnusable
+from replisync.owners import heir_of, new_folder, who
 from replisync.serverdir import Serverdir
 
 _AT_FDCWD = -100
@@ -49,7 +50,7 @@ class Names(Protocol):
         ...
 
     def give(self, folder: Path, like: os.stat_result) -> None:
-        """Give a folder the mode of another one, and as root, with all that is in it, its owner."""
+        """Give a folder the mode of another one."""
         ...
 
 
@@ -82,20 +83,8 @@ class SystemNames:
         fsync_folder(folder)
 
     def give(self, folder: Path, like: os.stat_result) -> None:
-        """Give a folder the mode of another one, and as root, with all that is in it, its owner.
-
-        A file with another name may be somebody else's, and stays whose it is. Folders come after what is in
-        them, and no name is looked up through one that is given away: its owner may be exchanging names.
-        """
-        os.chmod(folder, like.st_mode & 0o7777)
-        if os.geteuid() != 0 or (like.st_uid, like.st_gid) == (0, 0):
-            return
-        for _, _, names, at in os.fwalk(folder, topdown=False, onerror=_raise):
-            for name in names:
-                found = os.stat(name, dir_fd=at, follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-                    os.chown(name, like.st_uid, like.st_gid, dir_fd=at, follow_symlinks=False)
-            os.fchown(at, like.st_uid, like.st_gid)
+        """Give a folder the mode of another one."""
+        os.chmod(folder, stat.S_IMODE(like.st_mode))
 
 
 class Swap:
@@ -152,7 +141,7 @@ class Swap:
             raise LocalFailure(
                 attempted,
                 f"in {self.parent} only its owner may give it another name",
-                hint="run replisync as the owner of the serverdir",
+                hint=f"run replisync as {who(owner)}, the owner of the serverdir",
             )
 
     # The mark.
@@ -198,6 +187,9 @@ class Swap:
                 hint="remove it, or give it another name",
             )
         if mark is None:
+            # It belongs to whom the present one belongs, and so does all that is made in it.
+            with local_errors(f"making of {self.new}"), suppress(FileExistsError):
+                new_folder(self.new, heir_of(Serverdir(self.present).tmp), 0o700)
             new.prepare()
             self._write_mark(uuid, "")
         return new
@@ -207,14 +199,13 @@ class Swap:
     def exchange(self, uuid: str, moment: str) -> Path:
         """Put the new serverdir in the place of the present one; return where that is kept.
 
-        It then has the mode of the present one, and where we are root, with all that is in it, its owner.
-        Both must be locked by the caller, and closed.
+        It then has the mode of the present one. Both must be locked by the caller, and closed.
         uuid: of the present standby.
         moment: when, for the name.
         Raises LocalFailure; then the present standby is in its place.
         """
         self._write_mark(uuid, f"{self.present.name}.replaced-{moment}")
-        with local_errors(f"setting of the owner of {self.new}"):
+        with local_errors(f"setting of the mode of {self.new}"):
             self._names.give(self.new, self.present.stat())
         with local_errors(f"exchange of {self.present} and {self.new}"):
             self._names.exchange(self.new, self.present)
@@ -244,7 +235,3 @@ class Swap:
             self._names.remove(self._mark_of(self.present))
             self._names.sync(self._mark_of(self.present).parent)
         return kept
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -17,7 +17,8 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.pool import StaticPool
 
-from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UnreadableText
+from replisync.denied import denial_of
+from replisync.errors import ForeignWriter, LocalFailure, NotPermitted, TargetUnusable, UnreadableText
 from replisync.store.base import Store
 from replisync.store.database import Guard
 from replisync.store.records import PRESENT, FileRow
@@ -160,8 +161,12 @@ class SqliteStore(Store):
             "SQLITE_BUSY": "another process holds the database: end it, then run the command again",
             "SQLITE_READONLY": "check the owner and the permissions of the serverdir",
             "SQLITE_IOERR": "the disk is full or broken: make room, or look at the kernel's log",
-            "SQLITE_CANTOPEN": "check that the serverdir is there and yours, and that its disk has room",
+            "SQLITE_CANTOPEN": "check that the serverdir is there, and that its disk has room",
         }
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            kept = denial_of(why, *(f"{self._path}{end}" for end in ("", "-wal", "-shm", "-journal")))
+            if kept is not None:
+                return NotPermitted(attempted, kept.why, hint=kept.hint)
         hint = next((text for prefix, text in hints.items() if name.startswith(prefix)), "")
         return LocalFailure(attempted, why, hint=hint)
 

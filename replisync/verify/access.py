@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replisync.durable import local_errors
+from replisync.errors import NotPermitted
 from replisync.filestore.hashing import Kind
 from replisync.serverdir import Serverdir
 
-_REMEDY = "give it back with chown, as root"
+# What gives it back.
+REMEDY = "run `replisync verify --repair` as root"
 
 
 class Owner(NamedTuple):
@@ -37,8 +39,8 @@ class Owner(NamedTuple):
         needed = stat.S_IRWXU if folder else stat.S_IRUSR
         if uid == self.uid or uid < 0:
             usable = mode & needed == needed
-        elif os.geteuid() != 0 or self.uid == 0:
-            usable = True  # which whoever it is finds out by trying
+        elif self.uid == 0:
+            usable = True
         else:
             needed >>= 3 if gid in self.groups else 6
             usable = mode & needed == needed
@@ -64,6 +66,8 @@ def owner_of(serverdir: Serverdir) -> Owner | None:
     with suppress(KeyError, OSError):
         account = pwd.getpwuid(own.st_uid)
         groups |= {account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)}
+    if own.st_uid == os.geteuid():
+        groups |= {os.getegid(), *os.getgroups()}
     return Owner(own.st_uid, own.st_gid, frozenset(groups), not files.st_mode & stat.S_IWOTH)
 
 
@@ -83,8 +87,23 @@ class Folders:
                 folder = folder.rpartition("/")[0]
 
 
-def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str] | None:
-    """Return what a folder should be, and its mode and owner as it is; None where nothing is wrong."""
+def give_folders(serverdir: Serverdir) -> None:
+    """Let the owner use all folders of files, as far as we may."""
+    owner, files = owner_of(serverdir), serverdir.files
+    if owner is None:
+        return
+    left = [""]
+    while left:
+        folder = left.pop()
+        if folder and folder_lacks(owner, files, folder) is not None:
+            give(owner, files, folder)
+        with suppress(OSError), os.scandir(f"{files}/{folder}") as found:
+            inner = (entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+            left += [f"{folder}/{name}" if folder else name for name in inner]
+
+
+def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str] | None:
+    """Return what a folder should be, its mode and owner, and what helps; None where nothing is wrong."""
     try:
         found = os.lstat(f"{files}/{folder}")
     except OSError:
@@ -92,7 +111,9 @@ def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str] | No
     if not stat.S_ISDIR(found.st_mode):
         return None
     lacks = owner.lacks(found.st_mode, found.st_uid, found.st_gid)
-    return None if lacks is None else (lacks, shown(found.st_mode, found.st_uid))
+    if lacks is None:
+        return None
+    return lacks, shown(found.st_mode, found.st_uid), remedy(owner, found.st_uid)
 
 
 def shown(mode: int, uid: int) -> str:
@@ -102,17 +123,22 @@ def shown(mode: int, uid: int) -> str:
 
 def remedy(owner: Owner | None, uid: int) -> str:
     """Return what helps where we may not, or must not, do it."""
-    return _REMEDY if owner is not None and uid not in (-1, owner.uid) else ""
+    return REMEDY if owner is not None and uid not in (-1, owner.uid) else ""
 
 
 def give(owner: Owner | None, files: Path, relpath: str) -> None:
     """Let the owner use a file, or a folder, and the folders that it is in, and nobody else write to them.
 
-    What is a link, or has another name that may be somebody else's, is given to nobody.
+    What is a link, or has another name that may be somebody else's, is given to nobody. What we may not
+    change stays as it is, and is found again.
     Raises LocalFailure.
     """
     path = files
-    with local_errors(f"setting of the mode of {path / relpath}"), suppress(FileNotFoundError):
+    with (
+        suppress(NotPermitted),
+        local_errors(f"setting of the mode of {path / relpath}"),
+        suppress(FileNotFoundError),
+    ):
         for part in relpath.split("/"):
             path = path / part
             found = path.lstat()

@@ -1,10 +1,14 @@
 """Every file that must be there: whether it is, with its size, and with its digest."""
 
 import errno
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 
+from replisync.denied import DENIED
+from replisync.errors import NotPermitted
 from replisync.filestore.hashing import Seen
 from replisync.keys import Digest
+from replisync.owners import who
 from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import PRESENT, Pending
@@ -19,7 +23,7 @@ from replisync.verify.findings import (
     PERMISSIONS,
     Finding,
 )
-from replisync.verify.looking import known_files, look_at, looked_at
+from replisync.verify.looking import look_at, looked_at
 from replisync.verify.subject import Subject
 
 # Notes that are looked at at a time.
@@ -32,21 +36,30 @@ def files(subject: Subject, *, digests: bool) -> None:
     digests: whether its content is read too.
     """
     folders, owner = Folders(), subject.owner
+    if owner is not None:
+        # Of files that are to be put away the ledger knows no more.
+        _look_at_folders(subject, owner, Folders(), [move.relpath for move in subject.store.pending()])
     for chunk, looked in looked_at(subject, digests=digests):
         for file, seen in zip(chunk, looked.files, strict=True):
             subject.checked["files"] += file.state == PRESENT
             if digests:
                 subject.checked["bytes"] += seen.size or 0
+            if seen.problem in DENIED and owner is not None and os.geteuid() not in (0, owner.uid):
+                raise NotPermitted(
+                    f"cannot verify {subject.serverdir}",
+                    f"{who(os.geteuid())} may not read {file.relpath}",
+                    hint=f"run replisync as {who(owner.uid)}, the owner of the serverdir",
+                )
             if problem_of(file, seen, owner) is not None:
                 subject.findings.suspect(
                     _named(subject, file, seen), _looks_again(subject, file, digests=digests)
                 )
         if owner is not None and not owner.suits(looked.folders):
-            _look_at_folders(subject, owner, folders, chunk)
+            _look_at_folders(subject, owner, folders, [file.relpath for file in chunk])
 
 
-def _look_at_folders(subject: Subject, owner: Owner, folders: Folders, files: list[LedgerFile]) -> None:
-    for folder in folders.of(file.relpath for file in files):
+def _look_at_folders(subject: Subject, owner: Owner, folders: Folders, relpaths: list[str]) -> None:
+    for folder in folders.of(relpaths):
 
         def look(folder: str = folder) -> Finding | None:
             lacks = folder_lacks(owner, subject.serverdir.files, folder)
@@ -55,16 +68,6 @@ def _look_at_folders(subject: Subject, owner: Owner, folders: Folders, files: li
         found = look()
         if found is not None:
             subject.findings.suspect(found, look)
-
-
-def barred_folders(subject: Subject) -> Iterator[str]:
-    """Yield the folders that their owner cannot use, or everybody may write to."""
-    owner = subject.owner
-    if owner is None:
-        return
-    for folder in Folders().of(file.relpath for file in known_files(subject, absent_too=True)):
-        if folder_lacks(owner, subject.serverdir.files, folder) is not None:
-            yield folder
 
 
 def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:

@@ -17,7 +17,7 @@ from replisync.store import audit
 from replisync.store.audit import LedgerFile
 from replisync.store.records import Fault
 from replisync.verify.access import give
-from replisync.verify.files import barred_folders, is_misstated, problem_of
+from replisync.verify.files import is_misstated, problem_of
 from replisync.verify.findings import LEDGER, PERMISSIONS
 from replisync.verify.looking import look_at, looked_at
 from replisync.verify.strangers import names_nobody_has
@@ -123,8 +123,6 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     """
     reasons: dict[str, str] = {}
     some: list[LedgerFile] = []
-    for folder in barred_folders(subject):
-        give(subject.owner, subject.serverdir.files, folder)
     looked = looked_at(subject, digests=digests)
     for file, seen in (pair for chunk, found in looked for pair in zip(chunk, found.files, strict=True)):
         problem = problem_of(file, seen, subject.owner)

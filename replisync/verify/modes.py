@@ -13,6 +13,7 @@ from pathlib import Path
 from replisync.errors import LocalFailure
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.storage import SQLITE
+from replisync.verify.access import REMEDY
 from replisync.verify.findings import PERMISSIONS, Finding
 
 # devpi-server's small files, which we can write anew.
@@ -56,7 +57,7 @@ def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
     """Yield the paths, and the bits of their modes."""
     read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
     folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
-    folders += [serverdir.aside] if serverdir.aside.is_dir() else []
+    folders += [folder for folder in (serverdir.aside, serverdir.seed) if folder.is_dir()]
     names = [*_SMALL]
     if serverdir.storage().name == SQLITE:
         folders.append(serverdir.files)
@@ -107,8 +108,7 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | No
         return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
     if owner is not None and found.st_uid != owner and _is_closed(found.st_mode, owner):
         expected = f"the owner {owner}, as of {serverdir.own.name}"
-        remedy = "give it back with chown, as root"
-        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", remedy)
+        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", REMEDY)
     return None
 
 

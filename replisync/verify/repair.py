@@ -17,7 +17,7 @@ from replisync.ports import FileSource, FileStore
 from replisync.primary import Primary
 from replisync.seed.history import NoSource
 from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.settle import set_apart, settle
+from replisync.settle import Settler, set_apart, settle
 from replisync.standby import (
     Context,
     Settings,
@@ -32,7 +32,7 @@ from replisync.store import audit, oddrows
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.verify import findings as kinds
-from replisync.verify.access import give, owner_of
+from replisync.verify.access import give, give_folders, owner_of
 from replisync.verify.findings import Report
 from replisync.verify.healing import Asking
 from replisync.verify.looking import prepare
@@ -147,11 +147,16 @@ class Mender:
         self._files = files or target_files(serverdir, store, settings.threads)
         self._patience = Patience(context.stop, context.log, seconds=settings.patience)
         self._users = PrimaryUsers(primary, self._patience) if asks else None
+        retain = settings.retention_days > 0
+        self._settle = Settler(lambda: settle(store, self._files, retain=retain), context.log)
         self.tally = Tally()
 
     def run(self, level: Level) -> Report:
         """Look, mend, and look again where there was anything to mend."""
         before = self._look(level)
+        if level >= Level.FILES:
+            # Also those that hold no file now: the next one that comes may need them.
+            give_folders(self._serverdir)
         if not before.total:
             # What an interrupted run committed, and did not get to do on disk, is no finding.
             self._settle()
@@ -231,15 +236,9 @@ class Mender:
                 with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
                     path.unlink()
         reasons.update(self._mend_small_files(found))
-        # What was made anew belongs to whoever mends, which need not be who uses it.
-        for finding in list(wrong_modes(self._serverdir)):
-            grant(self._serverdir, finding)
         if kinds.SEQUENCE in found:
             self._store.restore_schema()
         return reasons
-
-    def _settle(self) -> None:
-        settle(self._store, self._files, retain=self._settings.retention_days > 0)
 
     def _recover(self) -> None:
         self._settle()

@@ -122,7 +122,7 @@ class TestProtectedDisk:
             ):
                 with pytest.raises(LocalFailure) as caught:
                     act()
-                assert "read-only" in caught.value.hint
+                assert "read-only" in str(caught.value)
             assert disk.files.digest_of(PATH, "sha256") == SHA256.hexdigest
             assert disk.listing() == before
         finally:
@@ -165,7 +165,7 @@ class TestProtectedDisk:
                 Serverdir(small.root / "target").prepare()
         finally:
             small.unprotect()
-        assert "read-only" in caught.value.hint
+        assert "read-only" in str(caught.value)
 
 
 OUT_OF_HANDLES = """
