@@ -56,8 +56,13 @@ class Server:
         fast_argon2: bool = True,
         port: int | None = None,
         clock_shift: float = 0,
+        user: int | None = None,
     ) -> None:
-        """Describe the server; nothing runs before `start`. Its clock is `clock_shift` seconds ahead."""
+        """Describe the server; nothing runs before `start`. Its clock is `clock_shift` seconds ahead.
+
+        user: whose process it is, where it is not ours.
+        """
+        self.user = user
         self.serverdir = serverdir
         self.role = role
         self.secretfile = secretfile
@@ -139,12 +144,16 @@ class Server:
         return self
 
     def _may_be_forked(self) -> bool:
+        if self.user is not None:
+            return True  # the interpreter may lie where that user may not look
         return forked.wanted() and self.release == current_release() and not self.clock_shift
 
     def _forked(self) -> forked.Forked:
         program = "run_full" if self.web else "run_lean"
         arguments = ["devpi-server", *self._arguments()]
-        return forked.Forked(f"{LAUNCHER_MODULE}:{program}", arguments, self.log_path, ends_with_us=True)
+        return forked.Forked(
+            f"{LAUNCHER_MODULE}:{program}", arguments, self.log_path, ends_with_us=True, user=self.user
+        )
 
     def _spawned(self) -> subprocess.Popen[bytes]:
         mode = "--lean" if self.release.has_web and not self.web else "--full"

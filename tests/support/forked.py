@@ -58,15 +58,17 @@ class Forked:
         stderr: Path | None = None,
         *,
         ends_with_us: bool = False,
+        user: int | None = None,
     ) -> None:
         """Start a program with these arguments, the program's name first; what it says is appended to files.
 
         program: `module:function`; the function's result is the exit code, as for a console script.
         stderr: as stdout where it is None.
         ends_with_us: whether it ends at once when this process is gone, however that ended.
+        user: whose process it is, without the groups of ours; only root may say.
         """
         said = (str(stdout), str(stderr or stdout))
-        args = (program, list(arguments), *said, dict(os.environ), ends_with_us)
+        args = (program, list(arguments), *said, dict(os.environ), ends_with_us, user)
         self._process = _context.Process(target=_become, args=args)
         self._process.start()
         self.pid: int = self._process.pid
@@ -138,6 +140,7 @@ def _become(
     stderr: str,
     environment: dict[str, str],
     ends_with_us: bool,
+    user: int | None,
 ) -> None:
     """Be the program; this is the new process."""
     for number, path in ((1, stdout), (2, stderr)):
@@ -146,6 +149,10 @@ def _become(
         os.close(opened)
     os.environ.clear()
     os.environ.update(environment)
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
     sys.argv = arguments
     if ends_with_us:
         threading.Thread(target=_end_with_parent, daemon=True).start()
