@@ -2,7 +2,17 @@
 
 import os
 import shlex
+import stat
 from pathlib import Path
+
+# What others than us rely on as it is, with all that is in it.
+_SYSTEM = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin"),
+    *("/snap", "/sys", "/usr", "/var/backups", "/var/cache", "/var/lib/apt", "/var/lib/dpkg"),
+    *("/var/lib/systemd", "/var/lock", "/var/log", "/var/mail", "/var/run", "/var/spool"),
+)
+# What our documentation makes there.
+_OURS = ("/etc/replisync", "/etc/devpi")
 
 
 def quoted(path: str | Path) -> str:
@@ -19,3 +29,37 @@ def _written(letter: str) -> str:
     if letter.isprintable() and letter not in "'\\":
         return letter
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
+
+
+def chmod(change: str, path: str | Path, owner: int | None = None) -> str | None:
+    """Return the command that changes a mode, in backquotes; None where it could harm others.
+
+    path: of a file or folder; where it is a link, what it leads to is meant.
+    owner: whose it may be beside ours.
+    """
+    real = os.path.realpath(path)
+    try:
+        found = os.stat(real)
+    except OSError:
+        return None
+    plain = stat.S_ISREG(found.st_mode) or (stat.S_ISDIR(found.st_mode) and not _is_shared(real, found))
+    if not plain or found.st_uid not in (os.geteuid(), owner) or _is_system(real):
+        return None
+    return f"`chmod {change} {quoted(real)}`"
+
+
+def _is_shared(folder: str, found: os.stat_result) -> bool:
+    return bool(found.st_mode & stat.S_ISVTX) or os.path.ismount(folder)
+
+
+def _is_system(real: str) -> bool:
+    """Tell whether something belongs to the system, by its path alone."""
+    if any(_is_within(real, folder) for folder in _OURS):
+        return False
+    depth = real.rstrip("/").count("/")
+    # Such as /srv and /home, and /var/lib.
+    return depth < (3 if _is_within(real, "/var") else 2) or any(_is_within(real, one) for one in _SYSTEM)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")

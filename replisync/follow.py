@@ -21,6 +21,7 @@ from replisync.standby import (
     pipeline,
     recorded,
     target_files,
+    warn_of_readers,
 )
 from replisync.store.base import Store
 
@@ -47,6 +48,7 @@ def _connected(
     """Hold a standby that is connected to its primary, with everything finished that was interrupted."""
     with ExitStack() as stack:
         store, source = stack.enter_context(existing_standby(serverdir))
+        warn_of_readers(serverdir, context.log)
         url = normalized_url(primary_url) if primary_url else source.primary_url
         primary = stack.enter_context(connection(settings, url, source.uuid, source.primary_uuid))
         local = local_files(serverdir, settings)

@@ -131,6 +131,15 @@ class Serverdir:
         """Tell whether replisync made, or began to make, this serverdir."""
         return bool(self._is(stat.S_ISDIR, self.own))
 
+    def is_open(self) -> bool:
+        """Tell whether any user of this machine can read what is in it.
+
+        Raises LocalFailure.
+        """
+        if not self._is(lambda mode: stat.S_ISDIR(mode) and bool(mode & stat.S_IXOTH), self.root):
+            return False
+        return self._is(lambda mode: bool(mode & stat.S_IROTH), self.root / SQLITE_FILE) is not False
+
     def has_database(self) -> bool:
         """Tell whether there is a file for SQLite."""
         return self._is(stat.S_ISREG, self.root / SQLITE_FILE) is not None

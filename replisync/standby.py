@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from replisync import clock
+from replisync.advice import chmod
 from replisync.auth import KeyCost, TokenSigner
 from replisync.durable import local_errors
 from replisync.errors import ReplisyncError, Stopped, TargetUnusable, UsageError, WrongHistory
@@ -109,6 +110,19 @@ def open_database(
     # SQLite makes its log to read, too; where nobody can write, nothing changes while we read without.
     at_rest = not (write or create or os.access(serverdir.root, os.W_OK) or os.path.lexists(f"{path}-wal"))
     return SqliteStore(path, write=write, create=create, immutable=at_rest, guard=guard)
+
+
+def warn_of_readers(serverdir: Serverdir, log: Log) -> None:
+    """Warn where other users can read what is in a serverdir."""
+    if not serverdir.is_open():
+        return
+    command = chmod("o-rwx", serverdir.root, owner=serverdir.root.stat().st_uid)
+    log.warning(
+        "others can read the serverdir",
+        serverdir=str(serverdir),
+        why="password hashes and private files are in it",
+        hint=f"run {command}" if command else "make it in a folder that its owner alone can enter",
+    )
 
 
 def require_ours(serverdir: Serverdir) -> None:

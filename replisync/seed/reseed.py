@@ -29,6 +29,7 @@ from replisync.standby import (
     recorded,
     require_same,
     require_standby,
+    warn_of_readers,
 )
 from replisync.storage import SQLITE, Storage
 from replisync.store.records import Source
@@ -91,6 +92,7 @@ def reseed(
     sources = replace(sources, primary_url=sources.primary_url or source.primary_url)
     sources.check(seed, options)
     swap.check()
+    warn_of_readers(present, context.log)
     _check_primary(sources, source, settings, context)
     new = Serverdir(swap.claim(source.uuid).root, storage, password=password)
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())

@@ -26,7 +26,7 @@ from replisync.seed.export import copy_dump
 from replisync.seed.target import Cloned, begun_export
 from replisync.seed.tools import ToolOptions
 from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings
+from replisync.standby import Context, Settings, warn_of_readers
 
 _OTHER_SOURCES = (
     "such a history cannot be had over the changelog: run the same command with --from-serverdir where the "
@@ -112,6 +112,7 @@ def clone(
     and there is no other way, and what the ways do.
     """
     sources.check(seed, options)
+    warn_of_readers(serverdir, context.log)
     if sources.serverdir is not None:
         return _from_serverdir(serverdir, sources, seed, options, settings, context)
     if sources.dump is not None and seed is not Seed.CHANGELOG:

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -17,7 +19,7 @@ from tests.support.history import connect, read_history
 from tests.support.oracle import assert_fsck, assert_replicated, assert_same_export
 from tests.support.ports import free_port
 from tests.support.proxy import Fault, Proxy
-from tests.support.runs import Background, run_here
+from tests.support.runs import Background, Outcome, run_here
 from tests.support.snapshot import assert_untouched, snapshot
 from tests.support.standby import Standby, changed, tree
 from tests.support.upstream import Upstream
@@ -104,6 +106,41 @@ def test_an_empty_folder_is_cloned_into(still: Server, new: Standby) -> None:
     new.clone()
     assert new.serverdir.stat().st_mode & 0o777 == 0o750
     assert_replicated(still, new.serverdir, export=False, fsck=False)
+
+
+@pytest.mark.parametrize("way", ["changelog", "base copy", "export"])
+def test_the_folder_of_a_clone_is_its_owners_alone(new: Standby, populated_serverdir: Path, way: str) -> None:
+    """Whatever the umask, and nothing is warned of."""
+    source = () if way == "changelog" else ("--from-serverdir", populated_serverdir)
+    more = ("--seed", "export") if way == "export" else ()
+    former = os.umask(0)
+    try:
+        said = new.clone(*source, *more)
+    finally:
+        os.umask(former)
+    assert new.serverdir.stat().st_mode & 0o7777 == 0o700
+    assert readers(said) == []
+
+
+def readers(said: Outcome) -> list[dict[str, Any]]:
+    """Return the warnings that others can read a serverdir."""
+    return [line for line in said.logs if line["event"] == "others can read the serverdir"]
+
+
+def test_a_folder_that_others_can_read_is_warned_of_once_a_run_and_stays_as_it_is(new: Standby) -> None:
+    new.serverdir.mkdir()
+    new.serverdir.chmod(0o755)
+    for run in (new.clone, new.catchup):
+        [warning] = readers(run())
+        assert warning["level"] == "warning"
+        assert warning["hint"] == f"run `chmod o-rwx {new.serverdir}`"
+    [warning] = readers(run_here("clone", "--reseed", *new.with_secret))
+    assert new.serverdir.stat().st_mode & 0o777 == 0o755
+    subprocess.run(["sh", "-c", warning["hint"].split("`")[1]], check=True)
+    assert readers(new.catchup()) == []
+    new.serverdir.chmod(0o750)
+    assert readers(new.catchup()) == []
+    assert new.serverdir.stat().st_mode & 0o777 == 0o750
 
 
 @pytest.mark.parametrize(

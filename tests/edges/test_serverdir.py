@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from replisync.durable import make_folder
 from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.seed.target import known_identity
 from replisync.serverdir import Serverdir, standby_nodeinfo
@@ -226,6 +228,24 @@ class TestFolders:
         assert serverdir.foreign_content() == ["target"]
         with pytest.raises(LocalFailure, match="making of the serverdir"):
             serverdir.prepare()
+
+    @pytest.mark.parametrize("mask", [0o000, 0o077, 0o277], ids=oct)
+    def test_a_new_folder_is_its_owners_alone_whatever_the_umask(self, tmp_path: Path, mask: int) -> None:
+        folder = tmp_path / "above/target"
+        former = os.umask(mask & 0o077)
+        folder.parent.mkdir()
+        os.umask(mask)
+        try:
+            make_folder(folder, 0o700)
+        finally:
+            os.umask(former)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_a_folder_that_is_there_keeps_its_mode(self, tmp_path: Path) -> None:
+        (tmp_path / "target").mkdir()
+        (tmp_path / "target").chmod(0o751)
+        Serverdir(tmp_path / "target").prepare()
+        assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == 0o751
 
     def test_a_folder_that_cannot_be_looked_into_is_a_local_failure(self) -> None:
         """It is not taken for one that is not there, or for somebody else's."""

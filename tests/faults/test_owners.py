@@ -117,8 +117,10 @@ def test_a_clone_of_root_into_a_folder_of_another_user_is_that_users(
     assert {path.lstat().st_uid for path in (target, *target.rglob("*"))} == {NOBODY}
 
 
-def test_a_reseed_of_root_makes_a_standby_of_the_same_owner(owned: Owned) -> None:
-    owned.as_root("clone", "--reseed")
+@pytest.mark.parametrize("way", ["changelog", "export"])
+def test_a_reseed_of_root_makes_a_standby_of_the_same_owner(owned: Owned, way: str) -> None:
+    export = ("--from-serverdir", owned.primary.serverdir, "--seed", "export")
+    owned.as_root("clone", "--reseed", *(export if way == "export" else ()))
     linked = {str(path) for path in owned.target.rglob("*") if path.is_file() and path.stat().st_nlink > 1}
     assert owned.strange() <= linked
     owned.as_owner("catchup")
