@@ -43,7 +43,10 @@ def chmod(change: str, path: str | Path, owner: int | None = None) -> str | None
     except OSError:
         return None
     plain = stat.S_ISREG(found.st_mode) or (stat.S_ISDIR(found.st_mode) and not _is_shared(real, found))
-    if not plain or found.st_uid not in (os.geteuid(), owner) or _is_system(real):
+    depth = real.rstrip("/").count("/")
+    # Such as /srv and /home, and /var/lib.
+    shallow = depth < (3 if _is_within(real, "/var") else 2)
+    if not plain or found.st_uid not in (os.geteuid(), owner) or shallow or is_system(real):
         return None
     return f"`chmod {change} {quoted(real)}`"
 
@@ -52,13 +55,11 @@ def _is_shared(folder: str, found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_ISVTX) or os.path.ismount(folder)
 
 
-def _is_system(real: str) -> bool:
+def is_system(real: str) -> bool:
     """Tell whether something belongs to the system, by its path alone."""
     if any(_is_within(real, folder) for folder in _OURS):
         return False
-    depth = real.rstrip("/").count("/")
-    # Such as /srv and /home, and /var/lib.
-    return depth < (3 if _is_within(real, "/var") else 2) or any(_is_within(real, one) for one in _SYSTEM)
+    return any(_is_within(real, folder) for folder in _SYSTEM)
 
 
 def _is_within(path: str, folder: str) -> bool:

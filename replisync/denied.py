@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from replisync.advice import quoted
+from replisync.advice import is_system, quoted
 from replisync.owners import OURS, standby_of, who
 
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -64,8 +64,11 @@ def read_only(path: str | Path) -> str | None:
 
 
 def _protected(mount: str) -> Denial:
+    why = f"the file system at {mount} is read-only"
+    if mount == "/" or is_system(mount):
+        return Denial(why, "put the serverdir on a file system that can be written to")
     return Denial(
-        f"the file system at {mount} is read-only",
+        why,
         f"look for the reason in the kernel's log, then remount it: `mount -o remount,rw {quoted(mount)}`",
     )
 

@@ -4,9 +4,12 @@ What root makes within a standby is the standby's owner's: a server that runs as
 use, to move and to remove it. For anyone else, and in a standby of root, nothing is to be done.
 """
 
+import errno
 import os
 import pwd
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Our folder in a serverdir; its owner is the standby's.
@@ -65,23 +68,56 @@ def new_folder(folder: str | Path, heir: Owner | None, mode: int | None = None) 
     Raises OSError, such as FileExistsError.
     """
     os.mkdir(folder, 0o777 if mode is None else mode)
-    if mode is not None:
+    if heir is None and mode is not None:
         os.chmod(folder, mode)
-    give_folder(folder, heir)
+    give_folder(folder, heir, mode)
 
 
-def give_folder(folder: str | Path, heir: Owner | None) -> None:
+def give_folder(folder: str | Path, heir: Owner | None, mode: int | None = None) -> None:
     """Give a folder that we have just made to its heir.
 
     Raises OSError.
     """
     if heir is None:
         return
+    # Not by its name, which its heir may give to something else meanwhile.
     made = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if mode is not None:
+            os.fchmod(made, mode)
         give(made, heir)
     finally:
         os.close(made)
+
+
+@contextmanager
+def held(name: str | Path, at: int | None = None) -> Iterator[tuple[int, os.stat_result]]:
+    """Hold a file or folder open, and no other that gets its name, to change its owner or mode.
+
+    name: of what is no link; a path below the folder `at` where that is given.
+    Raises OSError, also where it is neither a file nor a folder.
+    """
+    found = os.stat(name, dir_fd=at, follow_symlinks=False)
+    if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+        raise OSError(errno.ELOOP, "it is no file or folder", os.fspath(name))
+    if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IRUSR:
+        os.chmod(name, stat.S_IMODE(found.st_mode) | stat.S_IRUSR, dir_fd=at)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(name, flags, dir_fd=at)
+    try:
+        yield fd, os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def hand_back(fd: int, owner: Owner) -> None:
+    """As root, give a file or folder to its owner; not a file with another name, which may be another's.
+
+    Raises OSError.
+    """
+    found = os.fstat(fd)
+    if os.geteuid() == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
+        os.fchown(fd, *owner)
 
 
 def new_file(path: str | Path, heir: Owner | None, mode: int, flags: int = os.O_WRONLY) -> int:

@@ -8,6 +8,7 @@ import os
 import stat
 from pathlib import Path
 
+from replisync.advice import chmod
 from replisync.auth import KEY_BYTES, KeyCost, derive_key
 from replisync.durable import local_errors, write_file
 from replisync.errors import UsageError
@@ -18,6 +19,11 @@ _MIN_DIFFERENT_BYTES = 6
 
 # What is longer is something else, and may be endless.
 _MAX_BYTES = 1024 * 1024
+
+# Of a secret that Kubernetes mounts a group may read: the one that `fsGroup` gives it to.
+_OTHERS_OF_MOUNTED = stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
+
+_ELSEWHERE = "that only its owner can write to, such as /etc/replisync"
 
 _KEY_PREFIX = "replisync-replica-key-1:"
 
@@ -96,12 +102,57 @@ def check_private(path: Path, option: str) -> None:
     attempted = f"reading of {path} ({option})"
     try:
         mode = path.stat().st_mode
+        mounted = _is_mounted(path)
         # Of a link the folder of what it leads to counts as well.
-        folders = [path.absolute().parent, path.resolve().parent]
-        shared = [one for one in folders if one.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)]
+        folders = [path.resolve().parent] if mounted else [path.absolute().parent, path.resolve().parent]
+        shared = [one for one in folders if _is_shared(one)]
     except OSError as err:
         raise UsageError(attempted, err.strerror or str(err)) from err
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise UsageError(attempted, "others may read it", hint=f"run `chmod 0600 {path}`")
+    if mode & (_OTHERS_OF_MOUNTED if mounted else stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(attempted, "others may read it", hint=_private_file(path, mounted=mounted))
     if shared:
-        raise UsageError(attempted, "others may write to its folder", hint=f"run `chmod go-w {shared[0]}`")
+        raise UsageError(attempted, "others may write to its folder", hint=_private_folder(shared[0]))
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a key file at this path will be taken by the commands that read it.
+
+    Raises UsageError.
+    """
+    folder, attempted = path.absolute().parent, f"writing of the key file {path}"
+    try:
+        shared = _is_shared(folder)
+    except OSError as err:
+        raise UsageError(attempted, err.strerror or str(err)) from err
+    if shared:
+        raise UsageError(attempted, "others may write to its folder", hint=_private_folder(folder))
+
+
+def _is_shared(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _is_mounted(path: Path) -> bool:
+    """Tell whether a file is of a secret that Kubernetes mounts, so that root alone can replace it.
+
+    It is a link by way of `..data`, a link too, to a folder beside it. The folder of the links is open to all
+    and sticky: links of root are root's to replace.
+    """
+    links = [path, path.parent / "..data"]
+    if not all(link.is_symlink() and link.lstat().st_uid == 0 for link in links):
+        return False
+    above, folder = path.parent.stat(), path.resolve().parent.stat()
+    sticky = above.st_uid == 0 and (above.st_mode & stat.S_ISVTX or not _is_shared(path.parent))
+    return bool(path.readlink().parts[0] == "..data" and sticky and folder.st_uid == 0)
+
+
+def _private_file(path: Path, *, mounted: bool) -> str:
+    if mounted:
+        return "mount the secret with `defaultMode: 0400`, or 0440 and the group of replisync as `fsGroup`"
+    command = chmod("0600", path)
+    return f"run {command}" if command else f"copy it, with mode 0600, into a folder {_ELSEWHERE}"
+
+
+def _private_folder(folder: Path) -> str:
+    command = chmod("go-w", folder)
+    return f"run {command}" if command else f"move the file into a folder {_ELSEWHERE}"

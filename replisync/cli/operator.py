@@ -1,13 +1,13 @@
 """The commands of an operator: status, promote, rewind, faults, derive-key."""
 
 import json as jsonlib
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from replisync.advice import quoted
 from replisync.auth import derive_key as derive
 from replisync.cli.options import (
     PATH,
@@ -32,7 +32,7 @@ from replisync.faults import clear_faults, list_faults, retry_faults, skip_fault
 from replisync.logs import printable
 from replisync.promote import promote as run_promote
 from replisync.rewind import rewind as run_rewind
-from replisync.secretfiles import read_secret, write_key
+from replisync.secretfiles import check_place, read_secret, write_key
 from replisync.status import check_lag
 from replisync.status import status as run_status
 
@@ -143,9 +143,10 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) ->
     if done.reachable:
         click.echo("the old primary still answers: see to it that nobody writes to it any more")
     if not done.dry_run:
-        words = ["devpi-server", "--serverdir", done.serverdir, "--role", "primary", "--secretfile", "F"]
-        words += [] if done.storage == "sqlite" else ["--storage", f"{done.storage},password=.."]
-        click.echo(f"start it: {shlex.join(words)}")
+        words = f"devpi-server --serverdir {quoted(done.serverdir)} --role primary --secretfile F"
+        if done.storage != "sqlite":
+            words += f" --storage {quoted(f'{done.storage},password=..')}"
+        click.echo(f"start it: {words}")
 
 
 @click.command()
@@ -259,6 +260,7 @@ def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
     """Write the key that only replication needs, derived from the server's secret."""
     if secretfile is None:
         raise UsageError("reading of the secret", "--secretfile is not given")
+    check_place(output)  # before the work
     write_key(output, derive(read_secret(secretfile), key_cost(values)))
     click.echo(f"{output} opens the changelog of servers with this secret, and nothing else")
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from replisync.advice import quoted
 from replisync.auth import KeyCost
 from replisync.cli.arguments import hide
 from replisync.errors import UsageError
@@ -67,7 +67,7 @@ def addressed(text: str, serverdir: Path | None) -> str:
     """
     if serverdir is None:
         return text
-    option = f"--serverdir {shlex.quote(str(serverdir))}"
+    option = f"--serverdir {quoted(serverdir)}"
     return _ADVICE.sub(lambda found: f"`replisync {found['words']} {option}`", text)
 
 

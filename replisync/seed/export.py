@@ -152,8 +152,8 @@ def check_seed(store: Store, primary: Primary, patience: Patience) -> None:
                     f"comparison of the dump with the primary at serial {serial}",
                     f"{has} has the release {path.removesuffix('/.config')}, which {lacks} does not have",
                     serial=at,
-                    hint="the dump is older than --at-serial says, or of another server; remove the new "
-                    "folder, and clone with the serial that the server had when the dump was begun",
+                    hint="the dump is older than --at-serial says, or of another server; clone into "
+                    "another --serverdir, with the serial that the server had when the dump was begun",
                 )
 
 

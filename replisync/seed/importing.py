@@ -194,7 +194,7 @@ class Importer:
                 raise TargetUnusable(
                     f"clone into {self._serverdir}",
                     "another kind of clone was begun there",
-                    hint="go on with it in the way that it was begun, or remove the folder",
+                    hint="go on with it in the way that it was begun, or choose another --serverdir",
                 )
         elif not (begun and self._dump.own and found_unusable(store)):
             *identity, serial, name, with_password = json.loads(self._done.read_bytes())
@@ -206,7 +206,7 @@ class Importer:
                 raise TargetUnusable(
                     f"clone into {self._serverdir}",
                     "another dump, another --at-serial or other options were begun with there",
-                    hint="run the same command as before, or remove the folder",
+                    hint="run the same command as before, or choose another --serverdir",
                 )
         if begun:
             # What was begun leads to where the history cannot be used.

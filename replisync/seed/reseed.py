@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replisync import clock
+from replisync.advice import quoted
 from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
 from replisync.follow import run_catchup
 from replisync.loop import Patience
@@ -194,7 +195,8 @@ def _prove(new: Serverdir, context: Context) -> None:
             f"verification of the new standby {new}",
             f"{report.total} findings remain{first}",
             serial=report.serial,
-            hint=f"the present standby stays in its place; `replisync verify --serverdir {new}` lists them, "
+            hint="the present standby stays in its place; "
+            f"`replisync verify --serverdir {quoted(new.root)}` lists them, "
             "and without that folder the same command begins anew",
         )
 

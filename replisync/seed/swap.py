@@ -178,13 +178,13 @@ class Swap:
             raise TargetUnusable(
                 f"reseed of {self.present}",
                 f"{self.new} is in the way, and was not begun for it",
-                hint="give it another name, or remove it",
+                hint="give it another name",
             )
         if mark is not None and mark["of"] != uuid:
             raise TargetUnusable(
                 f"reseed of {self.present}",
                 f"{self.new} was begun for another standby, whose UUID is {mark['of']}",
-                hint="remove it, or give it another name",
+                hint="give it another name",
             )
         if mark is None:
             # It belongs to whom the present one belongs, and so does all that is made in it.

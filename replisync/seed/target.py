@@ -81,20 +81,20 @@ def check_begun(serverdir: Serverdir, known: Identity | Source | None, kind: str
         raise TargetUnusable(
             attempted,
             f"another kind of clone was begun there ({known.seed_kind})",
-            hint="go on with it in the way that it was begun, or remove the folder",
+            hint="go on with it in the way that it was begun, or choose another --serverdir",
         )
     if known.primary_url and not followed:
         raise TargetUnusable(
             attempted,
             "it was begun as a standby, with --primary-url, and would become a server of its own",
-            hint="run the same command as before, with --primary-url, or remove the folder",
+            hint="run the same command as before, with --primary-url, or choose another --serverdir",
         )
     if kind == EXPORT and followed and not known.primary_url:
         # What was imported for a server of its own has mirrors in it, and serials of its own.
         raise TargetUnusable(
             attempted,
             "it was begun as a server of its own, without --primary-url, and cannot become a standby",
-            hint="run the same command as before, without --primary-url, or remove the folder",
+            hint="run the same command as before, without --primary-url, or choose another --serverdir",
         )
 
 

@@ -3,6 +3,7 @@
 Modes and owners are looked at, and not what we may do now: the superuser may do everything.
 """
 
+import errno
 import os
 import pwd
 import stat
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from replisync.durable import local_errors
 from replisync.errors import NotPermitted
 from replisync.filestore.hashing import Kind
+from replisync.owners import hand_back, held
 from replisync.serverdir import Serverdir
 
 # What gives it back.
@@ -133,22 +135,30 @@ def give(owner: Owner | None, files: Path, relpath: str) -> None:
     change stays as it is, and is found again.
     Raises LocalFailure.
     """
-    path = files
     with (
         suppress(NotPermitted),
-        local_errors(f"setting of the mode of {path / relpath}"),
+        local_errors(f"setting of the mode of {files / relpath}"),
         suppress(FileNotFoundError),
     ):
-        for part in relpath.split("/"):
-            path = path / part
-            found = path.lstat()
-            folder = stat.S_ISDIR(found.st_mode)
-            if not folder and not stat.S_ISREG(found.st_mode):
-                return  # it may lead anywhere
-            if owner is not None and os.geteuid() == 0 and (folder or found.st_nlink == 1):
-                os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
-            mode = found.st_mode | (stat.S_IRWXU if folder else stat.S_IRUSR | stat.S_IWUSR)
-            if owner is not None and owner.closed:
-                mode &= ~stat.S_IWOTH
-            if mode != found.st_mode:
-                path.chmod(stat.S_IMODE(mode))
+        at = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in relpath.split("/"):
+                with held(part, at) as (fd, found):
+                    _set_right(fd, found, owner)
+                    os.dup2(fd, at, inheritable=False)
+        except OSError as err:
+            if err.errno != errno.ELOOP:  # a link may lead anywhere
+                raise
+        finally:
+            os.close(at)
+
+
+def _set_right(fd: int, found: os.stat_result, owner: Owner | None) -> None:
+    if owner is not None:
+        hand_back(fd, (owner.uid, owner.gid))
+    folder = stat.S_ISDIR(found.st_mode)
+    mode = found.st_mode | (stat.S_IRWXU if folder else stat.S_IRUSR | stat.S_IWUSR)
+    if owner is not None and owner.closed:
+        mode &= ~stat.S_IWOTH
+    if mode != found.st_mode:
+        os.fchmod(fd, stat.S_IMODE(mode))

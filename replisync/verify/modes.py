@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from replisync.errors import LocalFailure
+from replisync.owners import hand_back, held
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.storage import SQLITE
 from replisync.verify.access import REMEDY
@@ -44,10 +45,10 @@ def grant(serverdir: Serverdir, finding: Finding) -> bool:
         return False
     wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
     try:
-        os.chmod(path, stat.S_IMODE(path.stat().st_mode) | wanted)
-        if os.geteuid() == 0:
-            owner = serverdir.own.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
+        owner = serverdir.own.stat()
+        with held(path) as (fd, found):
+            os.fchmod(fd, stat.S_IMODE(found.st_mode) | wanted)
+            hand_back(fd, (owner.st_uid, owner.st_gid))
     except OSError:
         return False
     return all(one.subject != finding.subject for one in wrong_modes(serverdir))

@@ -71,7 +71,7 @@ def _linked_folder(subject: Subject, relpath: str) -> bool:
 
 def _stranger(subject: Subject, relpath: str) -> Finding:
     if _linked_folder(subject, relpath):
-        remedy = "move the folder that it leads to into its place, or mount it there"
+        remedy = "copy the folder that it leads to into its place, or mount it there"
         return Finding(SUPERFLUOUS_FILE, relpath, None, "a folder", "a link to one", remedy)
     kind = TEMPORARY if _TEMPORARY.search(relpath) else SUPERFLUOUS_FILE
     shown = relpath.encode(errors="surrogateescape").decode(errors="backslashreplace")

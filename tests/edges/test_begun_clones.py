@@ -62,7 +62,7 @@ def refused(serverdir: Serverdir, sources: Sources, words: str) -> None:
         with pytest.raises(TargetUnusable, match=words) as caught:
             act(serverdir, *work)  # type: ignore[operator]
         assert caught.value.exit_code == 6
-        assert "remove the folder" in caught.value.hint
+        assert "choose another --serverdir" in caught.value.hint
     with SqliteStore(serverdir.root / ".sqlite") as store:
         assert store.last_run() is None
     assert set(before) <= {*files_below(serverdir.root), ".replisync/lock"}

@@ -903,7 +903,7 @@ def test_a_linked_folder_with_files_in_it_stays_and_is_told(one: Standby) -> Non
     folder.rename(one.root / "elsewhere")
     folder.symlink_to(one.root / "elsewhere")
     [finding] = [each for each in one.repair().findings if each.subject == "u"]
-    assert "move the folder" in finding.remedy
+    assert "copy the folder" in finding.remedy
     assert one.read_file(B) == b"b" * 10
 
 

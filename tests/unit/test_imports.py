@@ -72,7 +72,7 @@ EDGES = {
     "seed.local": {"durable"},
     "storage": set(),
     "serverdir": {"durable", "owners", "storage"},
-    "secretfiles": {"durable"},
+    "secretfiles": {"advice", "durable"},
     "tls": {"secretfiles"},
     "store.tables": set(),
     "store.records": set(),
