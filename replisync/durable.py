@@ -87,16 +87,18 @@ def emptied(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_file(path: Path, data: bytes, mode: int = 0o600, *, ours: bool = False) -> None:
     """Replace a file's content in one step: a reader, or a crash, sees the old content or the new.
 
+    ours: whether it stays ours wherever it is.
     Raises OSError; then the old content is untouched and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name.lstrip('.')}.replisync-tmp")
     # Never into what is there: it may be somebody else's, who would read what we write.
     temporary.unlink(missing_ok=True)
     try:
-        with os.fdopen(new_file(temporary, heir_of(path), mode), "wb") as file:
+        heir = None if ours else heir_of(path)
+        with os.fdopen(new_file(temporary, heir, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

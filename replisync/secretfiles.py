@@ -75,7 +75,7 @@ def read_key(path: Path) -> bytes:
 def write_key(path: Path, key: bytes) -> None:
     """Write a key file, mode 0600, in one step."""
     with local_errors(f"writing of the key file {path}"):
-        write_file(path.absolute(), f"{_KEY_PREFIX}{key.hex()}\n".encode())
+        write_file(path.absolute(), f"{_KEY_PREFIX}{key.hex()}\n".encode(), ours=True)
 
 
 def _read_private(path: Path, option: str) -> bytes:

@@ -21,6 +21,7 @@ from replisync.cli.options import (
 )
 from replisync.errors import VerificationFailed
 from replisync.logs import printable
+from replisync.verify import access
 from replisync.verify.findings import LISTED, Finding, Report
 from replisync.verify.repair import repair as run_repair
 from replisync.verify.run import Level
@@ -78,7 +79,8 @@ def verify(
 
 def _hint(report: Report, *, repair: bool) -> str:
     remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
-    if not repair and (len(remedies) > 1 or not all(one.remedy for one in report.findings)):
+    for_root = all(one.remedy == access.REMEDY for one in report.findings)
+    if not repair and not for_root:
         # What only the primary tells is not found again without it.
         level = f" --level {Level.PRIMARY}" if report.level == str(Level.PRIMARY) else ""
         return f"mend it with `replisync verify{level} --repair`"

@@ -12,8 +12,9 @@ import pytest
 
 import replisync
 from replisync.advice import chmod, is_system, quoted
+from replisync.auth import KEY_BYTES
 from replisync.errors import UsageError
-from replisync.secretfiles import check_place, check_private
+from replisync.secretfiles import check_place, check_private, write_key
 from replisync.serverdir import Serverdir
 from replisync.standby import warn_of_readers
 from tests.fakes import RecordingLog
@@ -242,3 +243,15 @@ def test_a_key_is_not_derived_for_a_place_from_which_no_command_takes_it(
     said = run_here("derive-key", "--secretfile", tmp_path / "none", "--output", folder / "a b.key", code=2)
     assert ELSEWHERE[1:] in said.message
     assert list(folder.iterdir()) == []
+
+
+@ONLY_ROOT
+def test_a_key_that_root_writes_stays_roots_wherever_it_is(tmp_path: Path) -> None:
+    serverdir = Serverdir(tmp_path / "standby")
+    serverdir.prepare()
+    for path in (serverdir.root, serverdir.own):
+        os.chown(path, 12345, 12345)
+    write_key(serverdir.root / "main.key", bytes(KEY_BYTES))
+    serverdir.write_event_serial(1)
+    owners = {path.name: path.stat().st_uid for path in serverdir.root.iterdir()}
+    assert owners == {".replisync": 12345, ".event_serial": 12345, "main.key": 0}
