@@ -7,6 +7,7 @@ No I/O here.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,14 @@ READ_KEYNAMES = FILE_KEYNAMES | {USER_KEYNAME}
 # Those whose digests have a length of their own.
 _ALGORITHMS = frozenset(name for name in hashlib.algorithms_guaranteed if not name.startswith("shake_"))
 
-# The longest name, and the longest path, that the usual file systems take, in bytes.
+# The longest name that the usual file systems take, and the longest path that PostgreSQL takes into an
+# index too (its bound is a third of a page, 2704 bytes), in bytes.
 MAX_NAME_BYTES = 255
-MAX_PATH_BYTES = 3500
+MAX_PATH_BYTES = 2600
+
+# What can be no character of a digest, and how much of one is kept: no content has a digest with either.
+_NO_DIGEST = re.compile("[^0-9a-z]")
+_DIGEST_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,15 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> "Digest | None":
-        """Return the digest that `algorithm=hexdigest` names, or None where it names none that we know."""
+        """Return the digest that `algorithm=hexdigest` names, or None where it names none that we know.
+
+        What no content can have stays a digest that no content has, in characters that any table and any
+        path can hold.
+        """
         algorithm, _, hexdigest = text.partition("=")
         if algorithm not in _ALGORITHMS or not hexdigest:
             return None
-        return cls(algorithm, hexdigest.lower())
+        return cls(algorithm, _NO_DIGEST.sub("-", hexdigest[:_DIGEST_CHARACTERS].lower()))
 
 
 def user_name(user_key: str) -> str:
@@ -90,7 +100,10 @@ def index_type(user_value: Any, index: str) -> str | None:
         return None
     indexes = user_value.get("indexes")
     settings = indexes.get(index.partition("/")[2]) if isinstance(indexes, Mapping) else None
-    return str(settings.get("type", "stage")) if isinstance(settings, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return None
+    kind = settings.get("type", "stage")
+    return kind if isinstance(kind, str) else type(kind).__name__
 
 
 def expected_digest(relpath: str, value: Mapping[str, Any]) -> Digest | None:
@@ -109,11 +122,11 @@ def expected_digest(relpath: str, value: Mapping[str, Any]) -> Digest | None:
     hashes = hashes if isinstance(hashes, Mapping) else {}
     if kind and hashes.get(kind) != hexdigest:
         return Digest.parse(spec)
-    for algorithm in ("sha256", "md5", *sorted(map(str, hashes))):
-        if algorithm in hashes:
-            found = Digest.parse(f"{algorithm}={hashes[algorithm]}")
-            if found is not None:
-                return found
+    for algorithm in ("sha256", "md5", *sorted(name for name in hashes if isinstance(name, str))):
+        named = hashes.get(algorithm)
+        found = Digest.parse(f"{algorithm}={named}") if isinstance(named, str) else None
+        if found is not None:
+            return found
     return None
 
 
@@ -123,9 +136,10 @@ def _is_misfiled_tox_result(relpath: str, spec: str) -> bool:
 
 
 def path_problem(relpath: str) -> str:
-    """Return why a relpath cannot name a file below the files' folder, or "" where it can.
+    """Return why a relpath is no path below the files' folder, or "" where it is one.
 
-    Changelogs come from outside: no relpath may lead out of the folder, or be read in two ways.
+    Changelogs come from outside: no relpath may lead out of the folder, or be read in two ways. Whoever may
+    make users on the primary can name one "..", and any page that a mirror reads can name what it likes.
     """
     if "\0" in relpath:
         return "a NUL character in its name"
@@ -135,14 +149,16 @@ def path_problem(relpath: str) -> str:
 
 
 def fetch_problem(relpath: str) -> str:
-    """Return why a file can never be had over HTTP, or be held on disk; "" where it can."""
+    """Return why a file can never be fetched over HTTP, or have a path here; "" where it can."""
     if "#" in relpath:
         return "its name has a '#', at which devpi-server cuts every request"
     return hold_problem(relpath)
 
 
 def hold_problem(relpath: str) -> str:
-    """Return why a file can never be held on disk, or "" where it can."""
+    """Return why a key can never be a path here, or "" where it can."""
+    if problem := path_problem(relpath):
+        return problem
     if len(relpath.encode()) > MAX_PATH_BYTES:
         return f"its path has more than {MAX_PATH_BYTES} bytes"
     if max(len(part.encode()) for part in relpath.split("/")) > MAX_NAME_BYTES:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replisync.changelog import ChangelogEntry
-from replisync.errors import CorruptEntry
-from replisync.keys import FILE_KEYNAMES, USER_KEYNAME, Digest, expected_digest, is_live_file, path_problem
+from replisync.keys import FILE_KEYNAMES, USER_KEYNAME, Digest, expected_digest, hold_problem, is_live_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,9 @@ class Batch:
     keys: for each changed key its kind and the last serial that changed it.
     wanted: the files that must be there when the last serial is, by relpath.
     dropped: file keys that have no file any more, with the serial that says so.
+    pathless: file keys that can never be a path here, with the serial that says so, and why they cannot
+        where they say that there is a file; "" where they do not. Nothing is asked for, kept or dropped
+        under such a name.
     users: the values of the changed user keys, by relpath.
     size: bytes of all stored entries.
     """
@@ -49,15 +51,12 @@ class Batch:
     keys: dict[str, tuple[str, int]] = field(default_factory=dict)
     wanted: dict[str, WantedFile] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    pathless: dict[str, tuple[int, str]] = field(default_factory=dict)
     users: dict[str, Any] = field(default_factory=dict)
     size: int = 0
 
     def add(self, entry: ChangelogEntry) -> None:
-        """Append the entry that follows the last one.
-
-        Raises CorruptEntry, and leaves the batch as it was, where a file would lie outside of its folder.
-        """
-        check_paths(entry)
+        """Append the entry that follows the last one, whatever its keys are called."""
         serial = entry.serial
         self.last = serial
         self.entries.append(entry)
@@ -66,7 +65,7 @@ class Batch:
         for relpath, (keyname, _back_serial, value) in entry.changes.items():
             keys[relpath] = (keyname, serial)
             if keyname in FILE_KEYNAMES:
-                self._add_file(relpath, serial, value)
+                self.add_file(relpath, serial, value)
             elif keyname == USER_KEYNAME:
                 self.users[relpath] = value
 
@@ -88,7 +87,11 @@ class Batch:
             batch.add(entry)
         return batch
 
-    def _add_file(self, relpath: str, serial: int, value: Any) -> None:
+    def add_file(self, relpath: str, serial: int, value: Any) -> None:
+        """Say what a file key's value demands from a serial on."""
+        if problem := hold_problem(relpath):
+            self.pathless[relpath] = serial, problem if is_live_file(value) else ""
+            return
         file = wanted_file(relpath, serial, value)
         if file is not None:
             self.dropped.pop(relpath, None)
@@ -98,21 +101,9 @@ class Batch:
             self.dropped[relpath] = serial
 
 
-def check_paths(entry: ChangelogEntry) -> None:
-    """Make sure that the files of an entry lie below the files' folder.
-
-    Raises CorruptEntry.
-    """
-    for relpath, change in entry.changes.items():
-        if change.keyname in FILE_KEYNAMES and (problem := path_problem(relpath)):
-            raise CorruptEntry(
-                "reading of the primary's changelog", f"{problem}: {relpath!r}", serial=entry.serial
-            )
-
-
 def wanted_file(relpath: str, serial: int, value: Any) -> WantedFile | None:
-    """Return the file that a file key's value demands, or None where it demands none."""
-    if not is_live_file(value):
+    """Return the file that a file key's value demands; None where it demands none, or can have no path."""
+    if not is_live_file(value) or hold_problem(relpath):
         return None
     return WantedFile(relpath, serial, expected_digest(relpath, value))
 
@@ -146,12 +137,7 @@ def batches(groups: Iterable[list[ChangelogEntry]], limits: BatchLimits | None =
         for entry in group:
             if batch is None:
                 batch = Batch(entry.serial, entry.serial)
-            try:
-                batch.add(entry)
-            except CorruptEntry:
-                if batch.entries:
-                    yield batch
-                raise
+            batch.add(entry)
             if (
                 len(batch.entries) >= limits.entries
                 or batch.size >= limits.size

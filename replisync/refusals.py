@@ -9,7 +9,7 @@ from replisync.fetch import Refused
 from replisync.keys import index_of, index_type, user_key
 from replisync.plan import Batch
 from replisync.store.base import Store
-from replisync.store.records import Fault
+from replisync.store.records import UNFETCHABLE, Fault
 
 # A mirror's file that could not be had is asked for again after an hour, then half a day, then daily.
 _RETRY_FIRST_SECONDS = 3600
@@ -51,7 +51,7 @@ def _judge_one(refusal: Refused, verdict: Judgement, kind: str | None, known: Fa
     elif kind == "mirror" and 300 <= status < 400:
         verdict.absent[relpath] = "clients are sent to its external URL"
     elif status == 0:
-        verdict.faults.append(fault_of(refusal, "unfetchable"))
+        verdict.faults.append(fault_of(refusal, UNFETCHABLE))
     elif known is not None and known.kind == "skipped":
         verdict.faults.append(fault_of(refusal, "skipped"))
     elif kind == "mirror" and (status in (404, 502) or (known is not None and known.tries >= _MIRROR_TRIES)):

@@ -12,7 +12,7 @@ from typing import Any
 from replisync.changelog import ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry
 from replisync.keys import FILE_KEYNAMES, READ_KEYNAMES
-from replisync.plan import Batch, wanted_file
+from replisync.plan import Batch
 from replisync.store.base import Store
 from replisync.store.undo import damaged
 
@@ -94,11 +94,10 @@ def _add(undo: Undo, relpath: str, change: _Change, serial: int, entry: Changelo
     if change.keyname not in FILE_KEYNAMES:
         undo.users[relpath] = value
         return
-    file = wanted_file(relpath, serial, value)
+    undo.add_file(relpath, serial, value)
+    file = undo.wanted.get(relpath)
     if file is None:
-        undo.dropped[relpath] = undo.last
         return
-    undo.wanted[relpath] = file
     undo.until[relpath] = change.first
     if file.digest is None and _modified(change.latest) == _modified(value):
         undo.unchanged.add(relpath)

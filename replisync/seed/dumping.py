@@ -18,7 +18,7 @@ from replisync.fetch import Fetcher, Refused
 from replisync.filestore.disk import DiskFiles
 from replisync.filestore.sync import NoSync
 from replisync.keys import index_of, index_type, user_key
-from replisync.plan import WantedFile, check_paths, wanted_file
+from replisync.plan import WantedFile, wanted_file
 from replisync.ports import FileSource
 from replisync.seed.history import NoSource
 from replisync.seed.local import FILES, LocalFiles
@@ -193,7 +193,6 @@ def demanded(rows: Rows, *, mirrored: bool) -> Iterator[WantedFile]:
             types[index] = type_in(rows, relpath)
         if types[index] is None or (types[index] == "mirror" and not mirrored):
             continue
-        check_paths(entry)
         change = entry.changes.get(relpath)
         file = None if change is None else wanted_file(relpath, serial, change.value)
         if file is not None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from replisync.store import ledger as states
 from replisync.store import tables as t
 from replisync.store.base import Store
-from replisync.store.database import chunks
+from replisync.store.database import askable, chunks
 from replisync.store.records import Pending, Retained
 
 # A page of entries ends with the one that makes it this big, in bytes.
@@ -152,7 +152,7 @@ def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
 
     def read(connection: Connection) -> dict[str, Key]:
         found: dict[str, Key] = {}
-        for paths in chunks(relpaths):
+        for paths in chunks(askable(connection, relpaths)):
             query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key.in_(paths))
             found |= {row[0]: Key(*row) for row in connection.execute(query)}
         return found
@@ -174,7 +174,8 @@ def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
     """Return a key's row, with the entry that it points at and those of some more serials."""
 
     def read(connection: Connection) -> KeyNow:
-        query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key == key)
+        known = t.kv.c.key.in_(askable(connection, [key]))
+        query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(known)
         row = connection.execute(query).first()
         wanted = {*more, *(() if row is None or row.serial is None else (row.serial,))}
         of_them = select(t.changelog.c.serial, t.changelog.c.data).where(t.changelog.c.serial.in_(wanted))

@@ -5,21 +5,21 @@ other on both stand `moves`, `files` and `provenance`. What changes several of t
 subclass knows how to connect, how to make devpi's tables and how to write many rows quickly.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, insert, update
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from replisync.errors import ForeignWriter
-from replisync.plan import WantedFile
+from replisync.plan import Batch, WantedFile
 from replisync.store import mending, undo
 from replisync.store import tables as t
 from replisync.store.database import chunks
 from replisync.store.files import FileLedger
 from replisync.store.moves import Moves
 from replisync.store.provenance import Provenance
-from replisync.store.records import ABSENT, PRESENT, UNASKED, WANTED, Commit, Fault, FileRow
+from replisync.store.records import ABSENT, PRESENT, UNASKED, UNFETCHABLE, WANTED, Commit, Fault, FileRow
 
 
 class Store(Moves, FileLedger, Provenance):
@@ -115,19 +115,25 @@ class Store(Moves, FileLedger, Provenance):
             {"relpath": path, "serial": batch.changed_file(path), "action": "drop", "staged": None}
             for path in commit.leaving
         ]
-        for paths in chunks(batch.dropped):
+        gone = [*batch.dropped, *filter(self.holds_key, batch.pathless)]
+        for paths in chunks(gone):
             connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
-        for paths in chunks([*batch.dropped, *commit.present, *commit.absent]):
+        for paths in chunks([*gone, *commit.present, *commit.absent]):
             connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
         self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
-        if commit.faults:
-            self._put_faults(connection, commit.faults)
+        self._put_faults(connection, [*commit.faults, *self._pathless(batch)])
         # What is wanted again must not be moved away any more.
         for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
             connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
         if moves:
             connection.execute(insert(t.pending), moves)
         return bool(moves)
+
+    def _pathless(self, batch: Batch) -> Iterator[Fault]:
+        """Yield the faults of live files that can have no path here: nobody asks for them."""
+        for relpath, (serial, problem) in batch.pathless.items():
+            if problem and self.holds_key(relpath):
+                yield Fault(relpath, serial, UNFETCHABLE, problem)
 
     @staticmethod
     def _ledger_row(commit: Commit) -> Callable[[WantedFile], FileRow]:

@@ -26,6 +26,13 @@ def chunks(items: Iterable[str]) -> Iterator[list[str]]:
         yield ordered[start : start + _CHUNK]
 
 
+def askable(connection: Connection, keys: Iterable[str]) -> list[str]:
+    """Return those of some keys that the database can be asked for: no text of PostgreSQL has a NUL."""
+    if connection.dialect.name != "postgresql":
+        return list(keys)
+    return [key for key in keys if "\0" not in key]
+
+
 class Database:
     """The database of one target, whatever is in its tables.
 
@@ -64,6 +71,10 @@ class Database:
 
     def _write_files(self, connection: Connection, rows: Iterable[FileRow]) -> None:
         raise NotImplementedError
+
+    def holds_key(self, key: str) -> bool:  # noqa: ARG002
+        """Tell whether the database is sure to hold a row of this key."""
+        return True
 
     def _finish_rows(self, connection: Connection, last: int) -> None:
         """Do what must be done last in a transaction that writes rows up to serial `last`."""

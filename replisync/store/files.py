@@ -32,7 +32,8 @@ class FileLedger(History):
                 if relpath is None:
                     return found
                 found.append(index_of(relpath))
-                after = f"{found[-1]}0"  # "0" is the character behind "/"
+                # "0" is the character behind "/". A name without any may begin that of an index.
+                after = f"{found[-1]}0" if "/" in found[-1] else relpath
 
     def missing_private_files(self) -> int:
         """Count the files of private stages that the live keys demand and that are not here."""
@@ -137,9 +138,14 @@ class FileLedger(History):
         return found
 
     def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
-        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`."""
+        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`.
+
+        Those of files that no serial of ours waits for, or that nobody asks for, are left out.
+        """
         when = t.faults.c.next_try
-        due = self._faults(select(t.faults).where((when <= now) | (when > latest)).limit(limit))
+        wanted = select(t.files.c.relpath).where(t.files.c.state == WANTED)
+        is_due = ((when <= now) | (when > latest)) & t.faults.c.relpath.in_(wanted)
+        due = self._faults(select(t.faults).where(is_due).limit(limit))
         return {fault.relpath: fault for fault in due}
 
     def _faults(self, query: Select[Any]) -> list[Fault]:

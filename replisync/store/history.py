@@ -10,7 +10,7 @@ from replisync.errors import ForeignWriter
 from replisync.keys import READ_KEYNAMES, index_type, user_key
 from replisync.store import tables as t
 from replisync.store import undo
-from replisync.store.database import Database, chunks
+from replisync.store.database import Database, askable, chunks
 
 
 class History(Database):
@@ -76,7 +76,7 @@ class History(Database):
         """Return the serials that last changed some keys; those that never were are left out."""
         found: dict[str, int] = {}
         with self._reading() as connection:
-            for paths in chunks(relpaths):
+            for paths in chunks(askable(connection, relpaths)):
                 query = select(t.kv.c.key, t.kv.c.serial).where(t.kv.c.key.in_(paths))
                 found |= {row.key: row.serial for row in connection.execute(query)}
         return found
@@ -84,7 +84,7 @@ class History(Database):
     def value(self, relpath: str) -> Any:
         """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there."""
         with self._reading() as connection:
-            query = select(t.kv.c.serial).where(t.kv.c.key == relpath)
+            query = select(t.kv.c.serial).where(t.kv.c.key.in_(askable(connection, [relpath])))
             serial = connection.execute(query).scalar()
             if serial is None:
                 return None

@@ -50,7 +50,8 @@ class LiveFiles:
             self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
 
     def _put_user(self, user: str, value: Any) -> None:
-        names = value.get("indexes", ()) if isinstance(value, Mapping) else ()
+        indexes = value.get("indexes") if isinstance(value, Mapping) else None
+        names = indexes if isinstance(indexes, Mapping) else ()
         rows = [(f"{user}/{name}", index_type(value, f"{user}/{name}")) for name in names]
         with translated():
             # "0" is the character behind "/".

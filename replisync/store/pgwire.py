@@ -92,7 +92,7 @@ def make_engine(
     @event.listens_for(engine, "handle_error")
     def note_loss(context: Any) -> None:
         # pg8000's dialect knows a broken socket, but not a server that says that it ends.
-        if _sqlstate(context.original_exception).startswith(_GONE):
+        if sqlstate(context.original_exception).startswith(_GONE):
             context.is_disconnect = True
 
     return engine
@@ -162,7 +162,7 @@ def translated(storage: Storage) -> Iterator[None]:
 
 def _local(storage: Storage, err: BaseException | None) -> Exception:
     attempted = f"use of the target's database {storage}"
-    state = _sqlstate(err)
+    state = sqlstate(err)
     if not state:
         cause = (err.__cause__ if err is not None else None) or err
         why = getattr(cause, "strerror", None) or str(cause)
@@ -177,7 +177,8 @@ def _local(storage: Storage, err: BaseException | None) -> Exception:
     return LocalFailure(attempted, why, hint=hint)
 
 
-def _sqlstate(err: BaseException | None) -> str:
+def sqlstate(err: BaseException | None) -> str:
+    """Return the server's code for an error of pg8000; "" where it has none."""
     if isinstance(err, pg8000.dbapi.Error) and err.args and isinstance(err.args[0], dict):
         return str(err.args[0].get("C", ""))
     return ""
@@ -195,7 +196,7 @@ def copy_in(connection: Connection, statement: str, pieces: Iterable[bytes]) -> 
     try:
         cursor.execute(statement, stream=pieces)
     except pg8000.dbapi.DatabaseError as err:
-        if _sqlstate(err).startswith(_GONE):
+        if sqlstate(err).startswith(_GONE):
             connection.invalidate(err)
         raise
     except BaseException as err:

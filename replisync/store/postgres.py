@@ -11,15 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, exc, text
 
 from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
+from replisync.keys import MAX_PATH_BYTES
 from replisync.storage import Storage
 from replisync.store import tables
 from replisync.store.base import Store
 from replisync.store.database import Guard
 from replisync.store.pgindexes import make_anew, wrong_indexes
-from replisync.store.pgwire import copy_in, copy_rows, int_array, make_engine, text_array, translated
+from replisync.store.pgwire import (
+    copy_in,
+    copy_rows,
+    int_array,
+    make_engine,
+    sqlstate,
+    text_array,
+    translated,
+)
 from replisync.store.records import PRESENT, FileRow
 from replisync.store.schema import VERSION_TABLE
 
@@ -28,6 +37,9 @@ DEVPI_LOCK = "SELECT pg_advisory_xact_lock(1)"
 
 # "replisyn" as a number.
 _WRITER_LOCK = 0x7265706C6973796E
+
+# SQLSTATE of a key that is longer than a third of an index's page.
+_TOO_LONG = "54000"
 
 # The words of devpi_postgresql/main.py, so that schemas compare equal.
 _DEVPI_SCHEMA = {
@@ -237,11 +249,23 @@ class PostgresStore(Store):
         known = text("SELECT setval('changelog_serial_seq', :serial, :used)")
         connection.execute(known, {"serial": max(last, 0), "used": last >= 0})
 
+    def holds_key(self, key: str) -> bool:
+        """Tell whether the database is sure to hold a row of this key.
+
+        Its texts have no NUL, and the index of kv has a bound that depends on how well a key is compressed.
+        """
+        return "\0" not in key and len(key.encode()) <= MAX_PATH_BYTES
+
     def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
-        rows = list(keys)
-        if rows:
-            names, kinds, serials = zip(*rows, strict=True)
-            connection.exec_driver_sql(_KEYS, (text_array(names), text_array(kinds), int_array(serials)))
+        """Write rows of keys, but for what no devpi-server has in PostgreSQL; their entries have them all."""
+        sure: list[tuple[str, str, int]] = []
+        for row in keys:
+            if self.holds_key(row[0]):
+                sure.append(row)
+            elif "\0" not in row[0]:
+                _upsert_where_it_fits(connection, row)
+        if sure:
+            _upsert_keys(connection, sure)
 
     def _write_files(self, connection: Connection, rows: Iterable[FileRow]) -> None:
         found = list(rows)
@@ -266,6 +290,21 @@ class PostgresStore(Store):
         """Leave the database as devpi-server must find it: its next serial is the one after ours."""
         with self._writing() as connection:
             self._finish_rows(connection, self._last_serial(connection))
+
+
+def _upsert_keys(connection: Connection, rows: list[tuple[str, str, int]]) -> None:
+    names, kinds, serials = zip(*rows, strict=True)
+    connection.exec_driver_sql(_KEYS, (text_array(names), text_array(kinds), int_array(serials)))
+
+
+def _upsert_where_it_fits(connection: Connection, row: tuple[str, str, int]) -> None:
+    """Write a row of a key, unless the key is too long for the index even when it is compressed."""
+    try:
+        with connection.begin_nested():
+            _upsert_keys(connection, [row])
+    except exc.DBAPIError as err:
+        if sqlstate(err.orig) != _TOO_LONG:
+            raise
 
 
 def _foreign_objects(connection: Connection) -> list[tuple[str, str, str]]:

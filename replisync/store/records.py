@@ -10,6 +10,9 @@ WANTED = "wanted"
 PRESENT = "present"
 ABSENT = "absent"
 
+# The kind of a fault of what can never be fetched, or have a path here.
+UNFETCHABLE = "unfetchable"
+
 # Why a file is wanted that is no fault: its index is left out, or it was left to a later run.
 UNASKED = "it was not asked for"
 

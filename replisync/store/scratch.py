@@ -3,7 +3,7 @@
 So a history of any length is looked through in bounded memory, and nothing of the target is written.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from replisync.store.temporary import open_temporary, translated
@@ -51,9 +51,13 @@ class FileDifference(NamedTuple):
 
 
 class Scratch:
-    """The temporary database; one thread at a time."""
+    """The temporary database; one thread at a time.
 
-    def __init__(self) -> None:
+    holds_key: whether the target's database is sure to hold a row of a key; see store.database.
+    """
+
+    def __init__(self, holds_key: Callable[[str], bool]) -> None:
+        self._holds_key = holds_key
         self._database = open_temporary((*_TABLES, "BEGIN"))
 
     def __enter__(self) -> Self:
@@ -97,15 +101,14 @@ class Scratch:
 
     def key_differences(self, upto: int) -> Iterator[KeyDifference]:
         """Yield the keys whose rows are not what the history says, but for what came after `upto`."""
-        yield from map(
-            KeyDifference._make,
-            self._rows(
-                "SELECT l.key, l.keyname, l.serial, k.keyname, k.serial FROM latest l "
-                "LEFT JOIN kv k ON k.key = l.key WHERE k.key IS NULL OR k.serial IS NULL "
-                "OR k.keyname IS NOT l.keyname OR (k.serial <> l.serial AND k.serial <= ?)",
-                upto,
-            ),
-        )
+        for row in self._rows(
+            "SELECT l.key, l.keyname, l.serial, k.keyname, k.serial, k.key IS NULL FROM latest l "
+            "LEFT JOIN kv k ON k.key = l.key WHERE k.key IS NULL OR k.serial IS NULL "
+            "OR k.keyname IS NOT l.keyname OR (k.serial <> l.serial AND k.serial <= ?)",
+            upto,
+        ):
+            if not row[5] or self._holds_key(row[0]):
+                yield KeyDifference._make(row[:5])
         yield from map(
             KeyDifference._make,
             self._rows(

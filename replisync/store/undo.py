@@ -8,6 +8,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from replisync.changelog import parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable
 from replisync.store import tables as t
+from replisync.store.database import askable, chunks
 from replisync.store.ledger import forget_faults
 
 # Entries that are in hand at a time.
@@ -53,8 +54,8 @@ def undo_keys(connection: Connection, last: int, serial: int, write_keys: WriteK
         _check_back_serials(connection, keys, serial)
         write_keys(connection, ((path, name, back) for path, (name, back) in keys.items() if back >= 0))
         gone = [path for path, (_, back) in keys.items() if back < 0]
-        for start in range(0, len(gone), 500):
-            connection.execute(delete(t.kv).where(t.kv.c.key.in_(gone[start : start + 500])))
+        for paths in chunks(askable(connection, gone)):
+            connection.execute(delete(t.kv).where(t.kv.c.key.in_(paths)))
     beyond = connection.execute(select(func.min(t.kv.c.serial)).where(t.kv.c.serial > serial)).scalar()
     if beyond is not None:
         raise damaged(beyond, "a key's back serials do not lead to an entry that stays")

@@ -43,7 +43,8 @@ def newest_chain(subject: Subject, *, count: bool = True) -> Iterator[Finding]:
             if key not in due:
                 row = known.get(key)
                 at = None if row is None else row.serial
-                if at is None or at < serial:
+                absent = row is None and not subject.store.holds_key(key)
+                if not absent and (at is None or at < serial):
                     yield Finding(
                         KEY, key, serial, f"serial {serial}", "none" if at is None else f"serial {at}"
                     )

@@ -84,7 +84,7 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
     report: what was found.
     """
     last, committed = audit.position(subject.store)
-    with Scratch() as scratch:
+    with Scratch(subject.store.holds_key) as scratch:
         quiet = replace(subject, findings=Findings(lambda: None))
         history = read_history(quiet, scratch)
         load_keys(quiet, scratch)

@@ -36,13 +36,13 @@ def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Brin
 
     report: what was found.
     """
-    with Scratch() as kept:
+    with Scratch(subject.store.holds_key) as kept:
         healing = find_entries(subject, report, asking, kept)
         reasons: dict[object, str] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
         if healing.hopeless or (position.last > position.committed and not healing.adopted):
             return reasons
-        with Scratch() as scratch:
+        with Scratch(subject.store.holds_key) as scratch:
             history = _read_again(subject, scratch, kept, healing)
             load_keys(subject, scratch)
             load_ledger(subject, scratch)

@@ -211,7 +211,7 @@ def _look(
             files.files(subject, digests=False)
             look_at_retained(subject)
         return serial
-    with Scratch() as scratch:
+    with Scratch(subject.store.holds_key) as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
         prepare(subject)

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from replisync import clock
 from replisync.cli.options import settings
-from replisync.errors import CorruptEntry, ReplisyncError
+from replisync.errors import ReplisyncError
 from replisync.keys import MAX_NAME_BYTES, MAX_PATH_BYTES
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir, names_problem
 from replisync.wire import Limits
 from tests.edges.conftest import file
-from tests.edges.scenario import Target, drop, put, state, users
+from tests.edges.scenario import Target, drop, on_disk, put, state, users
 from tests.fakes import ScriptedPrimary, Trap
 from tests.support.runs import REPLISYNC, run_apart
 
@@ -135,18 +136,28 @@ def test_odd_names(target: Target, server: ScriptedPrimary, name: str, kind: str
     ],
     ids=ascii,
 )
-def test_paths_that_lead_out_or_can_be_read_in_two_ways(
-    target: Target, server: ScriptedPrimary, relpath: str
+def test_keys_that_lead_out_or_can_be_read_in_two_ways(
+    target: Target, server: ScriptedPrimary, folder: Path, relpath: str
 ) -> None:
-    """The run ends at the serial before, with the serial and the path in its message."""
-    serial = server.commit({relpath: ("STAGEFILE", -1, file())})
-    before = state(target.serverdir.root)
-    for _ in range(2):
-        with pytest.raises(CorruptEntry) as caught:
-            target.catch_up(serial)
-        assert caught.value.serial == serial
-        assert repr(relpath) in str(caught.value)
-    assert state(target.serverdir.root) == before
+    """Their entries are stored; they are a fault while they name a file, and never asked for nor written."""
+    before = on_disk(target.serverdir.root)
+    asked = len(server.requests)
+    server.files[relpath] = b"content"
+    server.commit({relpath: ("STAGEFILE", -1, file())})
+    server.commit({})
+    follow(target, server)
+    assert target.store.serials_of([relpath]) == {relpath: 1}
+    kinds = {path: kind for path, (kind, _) in faults(target).items()}
+    assert kinds == {relpath: "unfetchable"}
+    assert (target.store.file_counts().total, target.store.missing_private_files()) == (0, 0)
+    target.store.change_faults({"next_try": clock.now()})
+    target.pipeline.wanted.retry()
+    server.commit({relpath: ("STAGEFILE", 1, None)})
+    follow(target, server)
+    assert faults(target) == {}
+    assert on_disk(target.serverdir.root) == before
+    assert [path.name for path in folder.iterdir()] == ["target"]
+    assert all(request.url.path.startswith("/+") for request in server.requests[asked:])
 
 
 def test_names_that_differ_in_case_or_composition_are_different_files(

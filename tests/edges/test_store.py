@@ -297,8 +297,10 @@ class TestFaults:
     def test_faults_are_found_by_file_and_by_the_time_of_their_next_try(self, store: Store) -> None:
         now, held = Fault(A, 0, "mirror", "x", 1, NOW), Fault(B, 0, "held", "x")
         later, soon = Fault(C, 0, "mirror", "x", 1, LATER), Fault("z", 0, "skipped", "x", 1, NOW)
-        store.put_faults((now, held, later, soon))
-        assert store.fault_count() == 4
+        changes = {path: ("STAGEFILE", -1, file()) for path in (A, B, C, "z")}
+        store.apply(commit(entry(0, changes)), 0, NOW)
+        store.put_faults((now, held, later, soon, Fault("../x", 0, "unfetchable", "x", 1, NOW)))
+        assert store.fault_count() == 5
         assert store.faults_of([C, "nosuch", B]) == {B: held, C: later}
         assert store.faults_of([]) == {}
         assert store.faults_due(NOW, LATER, 10) == {A: now, "z": soon}

@@ -78,7 +78,7 @@ EDGES = {
     "store.records": set(),
     "store.schema": {"store.tables"},
     "store.ledger": {"store", "store.records", "store.tables"},
-    "store.undo": {"store", "store.ledger", "store.tables"},
+    "store.undo": {"store", "store.database", "store.ledger", "store.tables"},
     "store.ageing": {"store", "store.tables", "clock"},
     "store.database": {"store", "store.schema", "store.tables", "store.records"},
     "store.history": {"store", "store.database", "store.tables", "store.undo"},

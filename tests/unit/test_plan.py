@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replisync.changelog import ChangelogEntry, KeyChange
-from replisync.errors import CorruptEntry
 from replisync.keys import Digest
 from replisync.plan import Batch, BatchLimits, WantedFile, batches, wanted_file
 
@@ -139,27 +138,23 @@ def test_batches_end_where_a_naive_replay_ends(
     assert serial == first + len(history)
 
 
-class TestPathsThatLeadAway:
-    """No entry with a file outside of the files' folder becomes part of a batch; those before it do."""
+class TestKeysThatAreNoPath:
+    """Their entries are applied as all others; nothing is asked for, kept or dropped under their names."""
 
-    @pytest.mark.parametrize("relpath", ["../x", "/etc/passwd", "a/../../x", "a//b", "a/\0", ""])
-    @pytest.mark.parametrize("value", [file(), None])
+    @pytest.mark.parametrize(
+        "relpath",
+        ["../x", "/etc/passwd", "a/../../x", "a//b", "a/\0", "", "a/" + "x" * 256, "a/" * 1300 + "b"],
+    )
     @pytest.mark.parametrize("keyname", ["STAGEFILE", "PYPIFILE_NOMD5"])
-    def test_an_entry_with_such_a_file_is_refused(self, relpath: str, value: object, keyname: str) -> None:
-        bad = ChangelogEntry(
-            7, {A: KeyChange("STAGEFILE", 1, file()), relpath: KeyChange(keyname, 1, value)}, b""
-        )
+    def test_they_are_known_by_themselves(self, relpath: str, keyname: str) -> None:
         batch = applied(entry(6))
-        with pytest.raises(CorruptEntry) as caught:
-            batch.add(bad)
-        assert caught.value.serial == 7
-        assert batch == applied(entry(6))
-
-    def test_the_entries_before_it_are_handed_out_first(self) -> None:
-        cut = batches([[entry(0), entry(1), entry(2, **{"../x": file()}), entry(3)]])
-        assert next(cut).last == 1
-        with pytest.raises(CorruptEntry, match="not plain"):
-            next(cut)
+        for serial, value in enumerate((file(), None, {"hash_spec": "sha256=00"}, file()), 7):
+            changes = {A: KeyChange("STAGEFILE", 1, file()), relpath: KeyChange(keyname, 1, value)}
+            batch.add(ChangelogEntry(serial, changes, b""))
+            named, problem = batch.pathless[relpath]
+            assert (named, bool(problem)) == (serial, value == file())
+        assert batch.keys[relpath] == (keyname, 10)
+        assert (batch.wanted.keys(), batch.dropped) == ({A}, {})
 
     def test_a_key_that_is_no_file_may_have_any_name(self) -> None:
         odd = ChangelogEntry(4, {"../x": KeyChange("PLUGIN", 1, file())}, b"")
