@@ -6,6 +6,7 @@ serial, and nothing knows of databases.
 """
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +14,7 @@ from queue import SimpleQueue
 from typing import Literal
 
 from replisync.errors import (
-    BrokenStream,
-    PrimaryTimeout,
+    PrimaryRefused,
     PrimaryUnreachable,
     ReplisyncError,
     Stopped,
@@ -27,8 +27,14 @@ from replisync.ports import Arrived, FileSource, FileStore, LocalSource, StopFla
 # How often somebody who waits for downloads looks whether to stop; what arrived waits no longer for others.
 _LOOK_SECONDS = 0.2
 
-# What stands for the status of an answer that broke off or never came.
+# What stands for the status of an answer that broke off, never came, or is not the primary's own.
 _BROKEN = 504
+
+# The same of a file that is too big for where it must go.
+TOO_BIG = 413
+
+# What a server says of one file, and to everything when it is busy or in trouble.
+_DOUBTFUL = frozenset({401, 403, 408, 425, 429, 500, 503, 504})
 
 
 # Over the network; from a folder of this machine; or it was in its place before.
@@ -54,13 +60,15 @@ class Fetched:
 class Refused:
     """A file that the primary did not give.
 
-    status: of HTTP; 0 where nobody can ask for it at all.
+    status: of HTTP, where it is the primary's own word; 0 where nobody can ask for it at all.
     reason: in one clause.
+    doubtful: whether a server in trouble, or what stands in its place, says the same to everything.
     """
 
     file: WantedFile
     status: int
     reason: str
+    doubtful: bool = False
 
 
 Outcome = Fetched | Refused
@@ -83,11 +91,15 @@ class _Work:
     todo: files to be brought, each with the size that it has where it is in place; None tells one worker to
         end.
     ended: set where no more files are to be taken.
+    asking: held by who asks the source whether it answers at all.
+    answered: when the last one who was answered began to ask.
     """
 
     def __init__(self) -> None:
         self.todo: SimpleQueue[tuple[WantedFile, int | None] | None] = SimpleQueue()
         self.ended = False
+        self.asking = threading.Lock()
+        self.answered = float("-inf")
         self._changed = threading.Condition()
         self._results: list[_Result] = []
         self._awaited = 0
@@ -152,8 +164,8 @@ class Fetcher:
         """Yield the outcome for each file as it is there, in no order; fewer where we are to stop.
 
         Files are taken from `files` in the caller's thread, some ahead of those that are there.
-        Raises the first error that is no outcome (the disk, the connection, a refusal of all requests),
-        after the other downloads ended.
+        Raises the first error that is no outcome (the disk, or a source that answers nothing any more), after
+        the other downloads ended.
         """
         work = _Work()
         workers: list[threading.Thread] = []
@@ -212,12 +224,33 @@ class Fetcher:
             if not (work.ended or self._stop.is_set()):
                 try:
                     result = self._fetch_one(*task)
+                    if isinstance(result, Refused) and result.doubtful and not self._answers(work):
+                        result = None
                 except BaseException as err:  # noqa: BLE001 - handed over to the caller's thread
                     work.ended = True
                     if isinstance(err, ReplisyncError) and err.serial is None:
                         err.serial = task[0].serial
                     result = err
             work.put(result)
+
+    def _answers(self, work: _Work) -> bool:
+        """Tell whether the source answers, so that a refusal is one file's.
+
+        False where the call ends for another reason. Raises what is wrong with the source.
+        """
+        began = time.monotonic()
+        with work.asking:
+            if work.ended:
+                return False
+            if work.answered < began:
+                now = time.monotonic()
+                try:
+                    self._source.check()
+                except BaseException:
+                    work.ended = True  # before somebody else asks
+                    raise
+                work.answered = now
+        return True
 
     def _durable(self, group: list[Outcome | _Staged]) -> list[Outcome]:
         """Return the outcomes after all that arrived is durable."""
@@ -251,7 +284,7 @@ class Fetcher:
         """Bring one file here, unless it is here already.
 
         size: of what is in its place; None where nothing is, or nobody knows what it must be.
-        Raises PrimaryUnreachable, PrimaryRefused or LocalFailure.
+        Raises LocalFailure.
         """
         if size is not None and self._is_right(file):
             return Fetched(file, size, origin="here")
@@ -263,11 +296,11 @@ class Fetcher:
             return Refused(file, 0, problem)
         try:
             return self._download(file)
-        except (PrimaryTimeout, BrokenStream) as err:
+        except (PrimaryUnreachable, PrimaryRefused) as err:
             # This one file may be what hangs: it must be seen, and the others must go on.
-            return Refused(file, _BROKEN, err.why)
+            return Refused(file, _BROKEN, err.why, doubtful=True)
 
-    def _take(self, file: WantedFile) -> _Staged | None:
+    def _take(self, file: WantedFile) -> Refused | _Staged | None:
         """Bring a file that lies on this machine; None where it does not."""
         if self._local is None or hold_problem(file.relpath):
             return None
@@ -279,12 +312,11 @@ class Fetcher:
 
     def _download(self, file: WantedFile) -> Refused | _Staged:
         with self._source.download(file.relpath) as answer:
-            if answer.status >= 500 and answer.status not in (500, 502):
-                raise PrimaryUnreachable(
-                    f"fetch of {file.relpath}", f"it answered {answer.status}", serial=file.serial
-                )
             if answer.status != 200:
-                return Refused(file, answer.status, answer.reason)
+                doubtful = not answer.own or answer.status in _DOUBTFUL
+                return Refused(file, answer.status if answer.own else _BROKEN, answer.reason, doubtful)
+            if problem := self._target.size_problem(answer.length or 0):
+                return Refused(file, TOO_BIG, problem)
             try:
                 chunks = self._until_stopped(answer.chunks)
                 arrived = self._target.receive(file.relpath, chunks, file.digest, answer.length)
@@ -292,7 +324,10 @@ class Fetcher:
                 return Refused(file, answer.status, err.why)
         return self._staged(file, arrived, "primary")
 
-    def _staged(self, file: WantedFile, arrived: Arrived, origin: Origin) -> _Staged:
+    def _staged(self, file: WantedFile, arrived: Arrived, origin: Origin) -> Refused | _Staged:
+        if problem := self._target.size_problem(arrived.size):
+            self._target.discard([arrived.name])
+            return Refused(file, TOO_BIG, problem)
         staged = arrived.name if self._in_use(file, arrived) else None
         return _Staged(Fetched(file, arrived.size, staged, origin), arrived.name)
 

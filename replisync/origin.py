@@ -57,6 +57,10 @@ _READS = "this replisync reads the changelogs of devpi-server 4 to 6"
 # How much of an answer that is no success is looked at.
 _TEXT_BYTES = 16384
 
+# What of a page is not shown, and how much of what is.
+_MARKUP = re.compile("<(script|style).*?</\\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_SHOWN = 80
+
 _USER_AGENT = "replisync"
 
 _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
@@ -299,6 +303,29 @@ class Origin:
                 return why, hint
         return f"it answered {response.status_code}", _NO_ROUTE_HINT
 
+    def refusal_of(self, response: httpx.Response, attempted: str) -> tuple[bool, str]:
+        """Tell whether an answer that is no success is the server's own; and who says what, in one clause.
+
+        Of the server's own words only those that we know are repeated: others may hold what is secret, such
+        as the URL of an upstream.
+        """
+        status = response.status_code
+        try:
+            self.hello(response, attempted)
+        except (PrimaryRefused, PrimaryUnreachable, WrongHistory):
+            return False, f"something else than the primary answered {status}{self._signature(response)}"
+        why = f"the primary answered {status}"
+        if status in (401, 403):
+            why += f": {self._refusal(response, self._text(response, attempted))[0]}"
+        return True, why
+
+    def _signature(self, response: httpx.Response) -> str:
+        """Return what another's answer tells of itself: its Server header, and its first words."""
+        server = _shown(response.headers.get("server", ""))
+        text = str(response.extensions.get("replisync.text", ""))
+        words = _shown(_MARKUP.sub(" ", text))
+        return (f" (Server: {server})" if server else "") + (f": {words}" if words else "")
+
     def _text(self, response: httpx.Response, attempted: str) -> str:
         # What an error page says is at its beginning; the rest may be endless. It can be read once.
         if "replisync.text" not in response.extensions:
@@ -385,6 +412,12 @@ class Origin:
         target = self._root.raw_path + quote(relpath).encode()
         extensions = {"target": target, "timeout": self._timeout.as_dict()}
         return httpx.Request(method, self._root, headers=known[1], extensions=extensions)
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of others' words on one line, and nothing that a terminal obeys."""
+    printable = "".join(one if one.isprintable() else " " for one in text)
+    return " ".join(printable.split())[:_SHOWN].strip()
 
 
 _NO_PRIMARY = "Replication protocol disabled"

@@ -27,7 +27,7 @@ from replisync.origin import Hello
 from replisync.plan import Batch, BatchLimits, batches
 from replisync.ports import FileStore, Log, Progress
 from replisync.primary import Changes
-from replisync.refusals import missing
+from replisync.refusals import Judgement, missing
 from replisync.settle import Settler, set_apart, settle
 from replisync.stop import Stop
 from replisync.store.base import Store
@@ -262,22 +262,36 @@ class Pipeline:
         if wanted:
             # Durable before the first of them has a place: whoever looks meanwhile must know of them.
             self._store.expect({file.relpath: file.serial for file in wanted})
+        wanted, put_off = self.wanted.to_ask(wanted)
         present: dict[str, int] = {}
         staged: dict[str, str] = {}
         refused: list[Refused] = []
-        for outcome in self.wanted.fetch(wanted):
-            if isinstance(outcome, Refused):
-                refused.append(outcome)
-                continue
-            present[outcome.file.relpath] = outcome.size
-            if outcome.staged is not None:
-                staged[outcome.file.relpath] = outcome.staged
+        try:
+            for outcome in self.wanted.fetch(wanted):
+                if isinstance(outcome, Refused):
+                    refused.append(outcome)
+                    continue
+                present[outcome.file.relpath] = outcome.size
+                if outcome.staged is not None:
+                    staged[outcome.file.relpath] = outcome.staged
+        except ReplisyncError:
+            # What is known of these must not be found out again.
+            with suppress(ReplisyncError):
+                self._learn(self.wanted.judge(refused, batch))
+            raise
         verdict = self.wanted.judge(refused, batch)
         if verdict.held:
-            self._store.put_faults(tuple(verdict.held))
+            self._learn(verdict)
             raise missing(verdict.held)
         without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
-        return Commit(batch, present, staged, self._in_place(without), verdict.absent, tuple(verdict.faults))
+        faults = (*verdict.faults, *put_off)
+        return Commit(batch, present, staged, self._in_place(without), verdict.absent, faults)
+
+    def _learn(self, verdict: Judgement) -> None:
+        """Remember the faults of files whose serial is not committed yet."""
+        faults = (*verdict.faults, *verdict.held)
+        if faults:
+            self._store.put_faults(faults)
 
 
 def until(groups: Iterable[list[ChangelogEntry]], last: int | None) -> Iterator[list[ChangelogEntry]]:

@@ -14,6 +14,8 @@ class ChunkSource(Protocol):
     @property
     def status(self) -> int: ...
     @property
+    def own(self) -> bool: ...
+    @property
     def reason(self) -> str: ...
     @property
     def length(self) -> int | None: ...
@@ -26,6 +28,10 @@ class FileSource(Protocol):
 
     def download(self, relpath: str) -> AbstractContextManager[ChunkSource]:
         """Ask for a file."""
+        ...
+
+    def check(self) -> None:
+        """Make sure that files can be asked for at all; raise why they cannot."""
         ...
 
 
@@ -92,6 +98,10 @@ class FileStore(Protocol):
 
     def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
         """Return the sizes of those of some files that are in place."""
+        ...
+
+    def size_problem(self, size: int) -> str:
+        """Return why a file of so many bytes can have no place, or "" where it can."""
         ...
 
     def obstacle(self, relpath: str) -> str:

@@ -64,16 +64,15 @@ class Download:
     status: of HTTP.
     length: the bytes that it announces; None where it does not.
     chunks: the content.
+    own: whether it is the word of the primary itself, where it is no success.
+    reason: why it is no success, in one clause.
     """
 
     status: int
     length: int | None
     chunks: Iterator[bytes]
-
-    @property
-    def reason(self) -> str:
-        """Why it is no success, in one clause."""
-        return f"the primary answered {self.status}"
+    own: bool = True
+    reason: str = ""
 
 
 class Primary:
@@ -328,22 +327,29 @@ class Primary:
     def download(self, relpath: str) -> Iterator[Download]:
         """Ask for a file.
 
-        Raises PrimaryUnreachable; so do the chunks, while they are read. Every status that the server
-        itself may mean is returned, not raised.
+        Raises PrimaryUnreachable or PrimaryRefused where there is no answer; so do the chunks, while they are
+        read. Every status is returned, not raised: it may be this one file's.
         """
         attempted = f"fetch of {relpath}"
         with self._origin.file(relpath, attempted) as response:
-            if response.status_code in (401, 403):
-                self._origin.refuse(response, attempted, None)
+            own, reason = True, ""
             if response.status_code != 200:
-                # Only the primary's own word about a file counts, not that of a proxy before it.
-                self._origin.hello(response, attempted)
+                own, reason = self._origin.refusal_of(response, attempted)
             length = response.headers.get("content-length", "")
             yield Download(
                 response.status_code,
                 int(length) if _LENGTH.fullmatch(length) else None,
                 self._origin.chunks(response, attempted),
+                own,
+                reason,
             )
+
+    def check(self) -> None:
+        """Make sure that the primary answers, and is the one that we follow.
+
+        Raises PrimaryUnreachable, WrongHistory or PrimaryRefused.
+        """
+        self.hello()
 
     def size(self, relpath: str) -> int | None:
         """Return how long a file is, by its headers alone; None where the primary does not tell.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from replisync import clock
 from replisync.errors import FilesMissing
-from replisync.fetch import Refused
+from replisync.fetch import TOO_BIG, Refused
 from replisync.keys import index_of, index_type, user_key
 from replisync.plan import Batch
 from replisync.store.base import Store
@@ -14,6 +14,9 @@ from replisync.store.records import UNFETCHABLE, Fault
 # A mirror's file that could not be had is asked for again after an hour, then half a day, then daily.
 _RETRY_FIRST_SECONDS = 3600
 RETRY_LAST_SECONDS = 86400
+
+# What the primary says where an upstream does not have a file any more, or cannot be asked; and what we say.
+_LASTING = frozenset({404, 502, TOO_BIG})
 
 # What may pass, such as a silent upstream or a wrong digest, holds a serial for so many tries.
 _MIRROR_TRIES = 2
@@ -54,7 +57,7 @@ def _judge_one(refusal: Refused, verdict: Judgement, kind: str | None, known: Fa
         verdict.faults.append(fault_of(refusal, UNFETCHABLE))
     elif known is not None and known.kind == "skipped":
         verdict.faults.append(fault_of(refusal, "skipped"))
-    elif kind == "mirror" and (status in (404, 502) or (known is not None and known.tries >= _MIRROR_TRIES)):
+    elif kind == "mirror" and (status in _LASTING or (known is not None and known.tries >= _MIRROR_TRIES)):
         verdict.faults.append(fault_of(refusal, "mirror", _RETRY_FIRST_SECONDS))
     else:
         verdict.held.append(fault_of(refusal, "held"))

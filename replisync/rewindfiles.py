@@ -52,6 +52,9 @@ class _Retained:
         else:
             yield Download(200, size, self._files.read_aside(name))
 
+    def check(self) -> None:
+        """Do nothing: it is always there."""
+
 
 class Bringer:
     """Finds the files of an older serial: in place, in the retained folder, and on the primary.

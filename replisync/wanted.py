@@ -1,10 +1,11 @@
 """Files that are wanted: fetched, counted, and asked for again where they could not be had."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from replisync import clock
-from replisync.errors import Stopped
+from replisync.errors import ReplisyncError, Stopped
 from replisync.fetch import Fetched, Fetcher, Outcome, Refused
 from replisync.keys import index_of
 from replisync.plan import Batch, WantedFile
@@ -112,16 +113,21 @@ class Wanted:
         """
         held: list[Fault] = []
         outcomes: list[Outcome] = []
-        for outcome in self.fetch(self._wanted()):
-            outcomes.append(outcome)
-            if isinstance(outcome, Fetched) and outcome.file.relpath not in self._counted:
-                self._counted.add(outcome.file.relpath)
-                self._progress.advance(1, outcome.size)
-            if len(outcomes) >= _CHUNK:
-                held += self._record(outcomes)
-                outcomes = []
-        if outcomes:
-            held += self._record(outcomes)
+        try:
+            for outcome in self.fetch(self._wanted()):
+                outcomes.append(outcome)
+                if isinstance(outcome, Fetched) and outcome.file.relpath not in self._counted:
+                    self._counted.add(outcome.file.relpath)
+                    self._progress.advance(1, outcome.size)
+                if len(outcomes) >= _CHUNK:
+                    held += self._record(outcomes)
+                    outcomes = []
+        except ReplisyncError:
+            # What is known of these must not be found out again.
+            with suppress(ReplisyncError):
+                self._record(outcomes)
+            raise
+        held += self._record(outcomes)
         if held:
             raise missing(held)
 
@@ -137,10 +143,28 @@ class Wanted:
             after = ""
             while files := self._store.wanted_files(index, after, _CHUNK):
                 after = files[-1].relpath
-                yield from self.not_skipped(files)
+                yield from self.to_ask(self.not_skipped(files))[0]
+
+    def to_ask(self, files: list[WantedFile]) -> tuple[list[WantedFile], list[Fault]]:
+        """Return those of some files to ask for now, and the faults of the others.
+
+        These were refused before, no serial waits for them, and their time has not come yet.
+        """
+        now, latest = clock.now(), clock.later(RETRY_LAST_SECONDS)
+        known = self._store.faults_of(file.relpath for file in files)
+        put_off = {
+            file.relpath: replace(fault, tries=0)
+            for file in files
+            if (fault := known.get(file.relpath)) is not None
+            and (fault.kind, fault.serial) == ("mirror", file.serial)
+            and now < (fault.next_try or now) <= latest
+        }
+        return [file for file in files if file.relpath not in put_off], list(put_off.values())
 
     def _record(self, outcomes: list[Outcome]) -> list[Fault]:
         """Record what files of the ledger came to, while the next ones arrive; return what holds us back."""
+        if not outcomes:
+            return []
         present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
         verdict = self.judge([o for o in outcomes if isinstance(o, Refused)])
         self._store.files_arrived(present, verdict.absent, (*verdict.faults, *verdict.held))
@@ -155,24 +179,35 @@ class Wanted:
         faults = self._store.faults_due(clock.now(), clock.later(RETRY_LAST_SECONDS), limit)
         files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
         files += self._forgotten(limit - len(files))
-        present: dict[str, int] = {}
-        refused: list[Refused] = []
-        for outcome in self.fetch(files):
-            if isinstance(outcome, Refused):
-                refused.append(outcome)
-                continue
-            if outcome.staged is not None:
-                # Its serial is committed, so it may take its place at once.
-                self._files.place([(outcome.file.relpath, outcome.staged)])
-            present[outcome.file.relpath] = outcome.size
+        outcomes: list[Outcome] = []
+        try:
+            for outcome in self.fetch(files):
+                if isinstance(outcome, Fetched) and outcome.staged is not None:
+                    # Its serial is committed, so it may take its place at once.
+                    self._files.place([(outcome.file.relpath, outcome.staged)])
+                outcomes.append(outcome)
+        except ReplisyncError:
+            with suppress(ReplisyncError):
+                self._record_again(outcomes, faults)
+            raise
+        self._record_again(outcomes, faults)
+
+    def _record_again(self, outcomes: list[Outcome], faults: Mapping[str, Fault]) -> None:
+        """Record what files came to that were asked for again.
+
+        faults: what was known of them.
+        """
+        if not outcomes:
+            return
+        present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
+        refused = [o for o in outcomes if isinstance(o, Refused)]
         verdict = self.judge(refused)
         again = [
             self._again(refusal, faults.get(refusal.file.relpath), verdict)
             for refusal in refused
             if refusal.file.relpath not in verdict.absent
         ]
-        if files:
-            self._store.files_arrived(present, verdict.absent, tuple(again))
+        self._store.files_arrived(present, verdict.absent, tuple(again))
 
     def _again(self, refusal: Refused, known: Fault | None, verdict: Judgement) -> Fault:
         """Return the fault of a file whose serial is committed: nothing waits for it, whatever is wrong."""

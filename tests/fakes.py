@@ -240,7 +240,8 @@ class ScriptedPrimary:
     """A primary made of entries and files, which answers as devpi-server does.
 
     entries: stored bytes, by serial.
-    files: content by relpath; or a status in its place.
+    files: content by relpath; or in its place a status, or what answers or fails.
+    down: whether it answers nothing at all.
     chunk: bytes of each piece of a body.
     began_at: the serial that answers name, which may be one before the last; None for the last.
     """
@@ -248,7 +249,8 @@ class ScriptedPrimary:
     def __init__(self, uuid: str = "primary") -> None:
         self.uuid = uuid
         self.entries: list[bytes] = []
-        self.files: dict[str, bytes | int] = {}
+        self.files: dict[str, bytes | int | Callable[[], httpx.Response]] = {}
+        self.down = False
         self.requests: list[httpx.Request] = []
         self.chunk = 1000
         self.began_at: int | None = None
@@ -277,11 +279,15 @@ class ScriptedPrimary:
         return self.trap.call(f"primary.{path.partition('/')[0]}", lambda: self._answer(path))
 
     def _answer(self, path: str) -> httpx.Response:
+        if self.down:
+            raise httpx.ConnectError("connection refused")
         if path == "+api":
             return self._respond(200, b"{}")
         kind, _, which = path.partition("/")
         if kind != "+changelog":
             found = self.files.get(path, 404)
+            if callable(found):
+                return found()
             return self._respond(found, b"") if isinstance(found, int) else self._respond(200, found)
         first = int(which.rstrip("-"))
         if first > self.serial:

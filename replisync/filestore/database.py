@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from replisync.durable import fsync_folder, local_errors, write_file
-from replisync.errors import TargetUnusable, WrongContent
+from replisync.errors import WrongContent
 from replisync.filestore.disk import DiskFiles, Received, check_content, open_plain
 from replisync.keys import Digest
 from replisync.owners import heir_of, new_file
@@ -165,10 +165,6 @@ class DatabaseFiles:
         path = f"{self._staging}/{name}"
         with local_errors(f"reading of {path}"):
             size = os.stat(path).st_size
-        if size > _MOST_BYTES:
-            raise TargetUnusable(
-                f"placing of {relpath}", f"PostgreSQL holds no file of {size} bytes", hint="use sqlite"
-            )
         with self._reading() as connection:
             connection.exec_driver_sql(f"{self._begin()}; {_DELETE.format(path=literal(relpath))}")
             copy_in(connection, _COPY, copy_file(relpath, size, _blocks(path, size)))
@@ -203,6 +199,10 @@ class DatabaseFiles:
         query = f"SELECT path, size FROM files WHERE path = ANY ({paths})"  # noqa: S608
         with self._reading() as connection:
             return {row[0]: row[1] for row in connection.exec_driver_sql(query)}
+
+    def size_problem(self, size: int) -> str:
+        """Return why a file of so many bytes can have no row, or "" where it can."""
+        return f"PostgreSQL holds no file of {size} bytes" if size > _MOST_BYTES else ""
 
     def obstacle(self, relpath: str) -> str:  # noqa: ARG002
         """Return "": rows are in nobody's way."""

@@ -258,6 +258,10 @@ class DiskFiles:
         """Return the sizes in bytes of those of some files that are in place."""
         return {path: size for path in relpaths if (size := self.size_of(path)) is not None}
 
+    def size_problem(self, size: int) -> str:  # noqa: ARG002
+        """Return "": what is too big for the disk does not fit at all."""
+        return ""
+
     def obstacle(self, relpath: str) -> str:
         """Return why a file can have no place because of what is there already, or "" where it can."""
         with local_errors(f"looking for {relpath}"):

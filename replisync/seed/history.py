@@ -64,6 +64,7 @@ class _Nothing:
     reason: str
     status: int = 404
     length: int | None = None
+    own: bool = True
 
     @property
     def chunks(self) -> Iterator[bytes]:
@@ -83,3 +84,6 @@ class NoSource:
     def download(self, relpath: str) -> AbstractContextManager[_Nothing]:  # noqa: ARG002
         """Say that the file is not there."""
         return nullcontext(_Nothing(self._reason))
+
+    def check(self) -> None:
+        """Do nothing: that there is nowhere to ask is known."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from replisync.divergence import Comparison
-from replisync.errors import BrokenStream, PrimaryTimeout, WrongHistory
+from replisync.errors import BrokenStream, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.keys import fetch_problem, index_of, path_problem
 from replisync.loop import Patience
 from replisync.pipeline import History, until
@@ -250,7 +250,8 @@ def _size_on(primary: Primary) -> Callable[[WantedFile], int | None]:
             return None
         try:
             return primary.size(file.relpath)
-        except (PrimaryTimeout, BrokenStream):
+        except (PrimaryUnreachable, PrimaryRefused):
+            primary.check()  # it may be this one file's trouble
             return None
 
     return size

@@ -1,16 +1,18 @@
 """The loop, on a scripted primary and a real disk: identity first, files before serials, faults and waits."""
 
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from replisync import clock
 from replisync.errors import CorruptEntry, FilesMissing, ForeignWriter, PrimaryUnreachable, WrongHistory
 from replisync.store.records import Fault
 from tests.edges.scenario import NOMD5, TOX, A, B, Target, drop, put, state, users, value
-from tests.fakes import ScriptedPrimary, Trap
+from tests.fakes import Body, ScriptedPrimary, Trap, answers
 
 CONTENT = b"a" * 3000
 
@@ -209,6 +211,157 @@ class TestVerdicts:
             server.files[B] = CONTENT
             fetch_all()
             assert target.progress.done == 3
+
+
+def foreign(status: int, headers: dict[str, str] | None = None) -> Callable[[], httpx.Response]:
+    """Return what answers with a status, and not as a devpi-server."""
+    said = {"Server": "wall", **(headers or {})}
+    return lambda: httpx.Response(status, headers=said, stream=Body(b"<b>Go away</b>"))
+
+
+def failing(error: Exception) -> Callable[[], httpx.Response]:
+    """Return what fails in the place of an answer."""
+
+    def fail() -> httpx.Response:
+        raise error
+
+    return fail
+
+
+def cut() -> httpx.Response:
+    """Return an answer that breaks off."""
+    return httpx.Response(200, headers=answers(), stream=Body(CONTENT[:10], httpx.ReadError("reset")))
+
+
+BAD_ANSWERS = [
+    *(401, 403, 408, 429, 500, 502, 503, 504),
+    *(foreign(status) for status in (302, 401, 403, 404, 410, 429, 451, 500, 502, 503)),
+    foreign(200),
+    lambda: httpx.Response(200, headers=answers(content_encoding="gzip"), stream=Body(CONTENT)),
+    lambda: httpx.Response(200, headers=answers(content_length="2999"), stream=Body(CONTENT)),
+    lambda: httpx.Response(410, headers=answers("another"), stream=Body(b"")),
+    failing(httpx.ReadTimeout("silence")),
+    failing(httpx.ConnectTimeout("silence")),
+    failing(httpx.ConnectError("refused")),
+    failing(httpx.RemoteProtocolError("nonsense")),
+    cut,
+]
+
+
+class TestOneFilesTrouble:
+    """What is wrong with one file is that file's, as long as the primary answers at all."""
+
+    @pytest.mark.parametrize("answer", BAD_ANSWERS, ids=lambda answer: getattr(answer, "__name__", answer))
+    def test_a_private_file_holds_its_serial_and_can_be_skipped(
+        self, target: Target, server: ScriptedPrimary, answer: int | Callable[[], httpx.Response]
+    ) -> None:
+        commit_file(server, A, CONTENT)
+        server.files[PRIVATE] = answer
+        server.commit({path: ("STAGEFILE", -1, value(CONTENT)) for path in (PRIVATE, B)})
+        server.files[B] = CONTENT
+        for tries in (1, 2, 3):
+            with pytest.raises(FilesMissing, match=r"x\.zip"):
+                target.catch_up(2)
+            [fault] = target.store.faults()
+            assert (fault.relpath, fault.kind, fault.tries) == (PRIVATE, "held", tries)
+            assert fault.reason.isprintable()
+        assert target.store.last_serial() == 1
+        assert (target.serverdir.files / B).read_bytes() == CONTENT, "the others are fetched"
+        target.store.put_faults((replace(fault, kind="skipped", tries=0),))
+        target.catch_up(2)
+        assert faults(target) == [(PRIVATE, "skipped")]
+
+    @pytest.mark.parametrize("answer", BAD_ANSWERS, ids=lambda answer: getattr(answer, "__name__", answer))
+    def test_a_mirrors_file_is_a_fault_after_two_tries_at_the_latest(
+        self, target: Target, server: ScriptedPrimary, answer: int | Callable[[], httpx.Response]
+    ) -> None:
+        server.files[MIRROR] = answer
+        server.commit({MIRROR: ("STAGEFILE", -1, value(CONTENT))})
+        for _try in (1, 2):
+            with suppress(FilesMissing):
+                target.catch_up(1)
+        target.catch_up(1)
+        assert faults(target) == [(MIRROR, "mirror")]
+        server.commit({})
+        server.files[MIRROR] = foreign(418)
+        target.store.change_faults({"next_try": "2020-01-01T00:00:00.000Z"})
+        target.pipeline.wanted.retry()
+        [fault] = target.store.faults()
+        assert fault.kind == "mirror"
+        assert (fault.next_try or "") > clock.now(), "a failure of a new kind has its wait too"
+
+    def test_who_answered_is_named(self, target: Target, server: ScriptedPrimary) -> None:
+        server.files[PRIVATE] = foreign(403)
+        server.commit({PRIVATE: ("STAGEFILE", -1, value(CONTENT))})
+        with pytest.raises(FilesMissing, match="something else than the primary answered 403"):
+            target.catch_up(1)
+        assert "(Server: wall): Go away" in target.store.faults()[0].reason
+
+    def test_a_primary_that_is_gone_is_everybodys_trouble(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """No file is a fault then, and hardly any is asked for."""
+        names = [f"u/dev/+f/aaa/a/{number}.zip" for number in range(50)]
+        for name in names:
+            commit_file(server, name, CONTENT)
+
+        def dies() -> httpx.Response:
+            server.down = True
+            raise httpx.ReadError("the connection was lost")
+
+        server.files[names[3]] = dies
+        with pytest.raises(PrimaryUnreachable, match="connection refused"):
+            target.catch_up(server.serial)
+        assert faults(target) == []
+        asked = [one for one in server.requests if b"/u/dev/" in one.extensions.get("target", b"")]
+        assert len(asked) <= 6
+        server.down = False
+        server.files[names[3]] = CONTENT
+        target.catch_up(server.serial)
+        assert target.store.file_counts().missing == 0
+
+    def test_what_was_learnt_before_the_primary_went_is_kept(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """And a mirror's file that it did not have is not asked for again before its time."""
+        other = "u/pypi/+f/aaa/a/y.zip"
+        server.files |= {MIRROR: 404, PRIVATE: 404}
+        server.commit({path: ("STAGEFILE", -1, value(CONTENT)) for path in (MIRROR, PRIVATE, other)})
+
+        def dies() -> httpx.Response:
+            server.down = True
+            raise httpx.ReadError("the connection was lost")
+
+        server.files[other] = dies
+        with pytest.raises(PrimaryUnreachable):
+            target.catch_up(1)
+        assert faults(target) == [(PRIVATE, "held"), (MIRROR, "mirror")]
+        server.down = False
+        server.files |= {PRIVATE: CONTENT, other: CONTENT, MIRROR: CONTENT}
+        target.catch_up(1)
+        assert faults(target) == [(MIRROR, "mirror")]
+        assert target.store.faults()[0].tries == 1
+        target.store.change_faults({"next_try": clock.now()})
+        target.pipeline.wanted.retry()
+        assert faults(target) == []
+
+    def test_a_clone_fetches_all_other_files_in_its_first_run(
+        self, folder: Path, server: ScriptedPrimary
+    ) -> None:
+        names = [f"u/dev/+f/aaa/a/{number}.zip" for number in range(300)]
+        for name in names:
+            commit_file(server, name, CONTENT)
+        server.files[names[7]] = foreign(500)
+        with closing(Target(folder / "clone", server, Trap(), entries=100, cloning=True)) as target:
+            target.begin()
+            with pytest.raises(FilesMissing):
+                target.clone(server.serial)
+            assert faults(target) == [(names[7], "held")]
+            assert target.store.file_counts().missing == 1
+            [fault] = target.store.faults()
+            target.store.put_faults((replace(fault, kind="skipped"),))
+            target.clone(server.serial)
+            assert target.store.last_serial() == server.serial
 
 
 class TestOrder:

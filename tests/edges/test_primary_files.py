@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from replisync.auth import TokenSigner
-from replisync.errors import BrokenStream, PrimaryRefused, PrimaryUnreachable, ReplisyncError, WrongHistory
+from replisync.errors import BrokenStream, PrimaryRefused, WrongHistory
 from replisync.primary import Primary
 from tests.fakes import Body, ScriptedPrimary, answers
 
@@ -98,56 +98,59 @@ def test_a_length_that_is_no_number_is_not_known(length: str) -> None:
         assert get(one)[1] is None
 
 
-@pytest.mark.parametrize("status", [404, 410, 302, 500, 502, 400])
+@pytest.mark.parametrize("status", [404, 410, 302, 401, 403, 500, 502, 503, 400])
 def test_the_primarys_own_word_about_a_file_is_returned(status: int) -> None:
     def handle(_request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, headers=answers(serial=5), stream=Body(b"why"))
+        return httpx.Response(
+            status, headers=answers(serial=5), stream=Body(b"http://user:secret@up.example")
+        )
 
     with primary(handle) as one, one.download("u/i/x.zip") as answer:
-        assert answer.status == status
+        assert (answer.status, answer.own) == (status, True)
+        assert answer.reason.startswith(f"the primary answered {status}")
+        assert "secret" not in answer.reason
 
 
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [
-        (404, PrimaryRefused),
-        (410, PrimaryRefused),
-        (302, PrimaryRefused),
-        (401, PrimaryRefused),
-        (403, PrimaryRefused),
-        (500, PrimaryUnreachable),
-        (502, PrimaryUnreachable),
-        (503, PrimaryUnreachable),
-    ],
-)
-def test_the_word_of_a_proxy_about_a_file_is_not_the_primarys(
-    status: int, error: type[ReplisyncError]
+@pytest.mark.parametrize("status", [404, 410, 302, 401, 403, 451, 429, 500, 502, 503])
+@pytest.mark.parametrize("headers", [{}, answers("another")], ids=["a proxy", "another server"])
+def test_the_word_of_something_else_about_a_file_is_not_the_primarys(
+    status: int, headers: dict[str, str]
 ) -> None:
-    headers = {"Location": "https://elsewhere.example/login"}
-    with (
-        primary(lambda _request: httpx.Response(status, headers=headers, stream=Body(b"x"))) as one,
-        pytest.raises(error) as caught,
-    ):
-        get(one)
-    assert type(caught.value) is error
+    """It is returned too, with what tells who said it: it may be this one file's."""
+    more = {"Location": "https://elsewhere.example/login", "Server": "wall\x1b[31m"}
+    page = b"<html><style>b { color: red }</style><h1>No\x07 such\nthing</h1>" + b"x " * 500
 
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_no_to_us_is_no_word_about_a_file(status: int) -> None:
     def handle(_request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, headers=answers(), stream=Body(b"Authorization malformed."))
+        return httpx.Response(status, headers={**more, **headers}, stream=Body(page))
 
-    with primary(handle) as one, pytest.raises(PrimaryRefused, match="does not accept our secret"):
-        get(one)
+    with primary(handle) as one, one.download("u/i/x.zip") as answer:
+        assert (answer.status, answer.own) == (status, False)
+        assert f"something else than the primary answered {status} (Server: wall [31m)" in answer.reason
+        assert answer.reason.isprintable()
+        assert len(answer.reason) < 250
+        assert headers or "No such thing x x" in answer.reason
 
 
-@pytest.mark.parametrize("status", [404, 410, 302, 502])
-def test_the_word_of_another_server_about_a_file_is_another_history(status: int) -> None:
+def test_a_no_to_us_says_why() -> None:
     def handle(_request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, headers=answers("another"), stream=Body(b"x"))
+        return httpx.Response(403, headers=answers(), stream=Body(b"Authorization malformed."))
 
-    with primary(handle) as one, pytest.raises(WrongHistory):
-        get(one)
+    with primary(handle) as one, one.download("u/i/x.zip") as answer:
+        assert "does not accept our secret" in answer.reason
+
+
+def test_a_primary_is_there_when_it_says_who_it_is() -> None:
+    uuid = "primary"
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert request.url.path.endswith("/+api")
+        return httpx.Response(200, headers=answers(uuid), stream=Body(b"{}"))
+
+    with primary(handle) as one:
+        one.check()
+        uuid = "another"
+        with pytest.raises(WrongHistory):
+            one.check()
 
 
 def test_a_redirect_is_not_followed() -> None:
