@@ -312,12 +312,14 @@ class Origin:
         status = response.status_code
         try:
             self.hello(response, attempted)
-        except (PrimaryRefused, PrimaryUnreachable, WrongHistory):
-            return False, f"something else than the primary answered {status}{self._signature(response)}"
-        why = f"the primary answered {status}"
-        if status in (401, 403):
-            why += f": {self._refusal(response, self._text(response, attempted))[0]}"
-        return True, why
+        except WrongHistory:
+            return False, f"another devpi-server answered {status}"
+        except (PrimaryRefused, PrimaryUnreachable):
+            signature = self._signature(response)
+            return False, f"the answer was {status}, without the headers of a devpi-server{signature}"
+        text = self._text(response, attempted) if status in (401, 403) else ""
+        known = next((f": {why}" for word, (why, _) in _REFUSALS.items() if word in text), "")
+        return True, f"the primary answered {status}{known}"
 
     def _signature(self, response: httpx.Response) -> str:
         """Return what another's answer tells of itself: its Server header, and its first words."""

@@ -48,8 +48,9 @@ _WORDS = {
     t.pending.c.action: ("drop", "replace", ARRIVE),
 }
 
-# Paths of files, and names in folders of ours: what is done with them must stay in these folders.
-_PATHS = (t.files.c.relpath, t.faults.c.relpath, t.pending.c.relpath, t.retained.c.relpath)
+# Paths of files, and names in folders of ours: what is done with them must stay in these folders. A key, and
+# a fault, may have any name.
+_PATHS = (t.files.c.relpath, t.pending.c.relpath, t.retained.c.relpath)
 _NAMES = (t.pending.c.staged, t.retained.c.stored_as)
 
 # No row was ever mended so often: each time the first column of it that is wrong is set right.
@@ -162,8 +163,6 @@ def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, 
         yield f"({maybe}{_contains(whole, ('//', '/./', '/../'), sqlite=sqlite)})", _A_PATH
     elif column in _NAMES:
         yield f"({name} IN ('', '.', '..') OR {_contains(name, ('/',), sqlite=sqlite)})", _A_NAME
-    elif column.primary_key and _is_of_text(column):
-        yield f"{name} = ''", _A_NAME
     if sqlite and column in (*_PATHS, *_NAMES):
         yield f"instr({name}, char(0)) > 0", "text without a NUL"
 

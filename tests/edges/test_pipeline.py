@@ -293,7 +293,7 @@ class TestOneFilesTrouble:
     def test_who_answered_is_named(self, target: Target, server: ScriptedPrimary) -> None:
         server.files[PRIVATE] = foreign(403)
         server.commit({PRIVATE: ("STAGEFILE", -1, value(CONTENT))})
-        with pytest.raises(FilesMissing, match="something else than the primary answered 403"):
+        with pytest.raises(FilesMissing, match="the answer was 403, without the headers"):
             target.catch_up(1)
         assert "(Server: wall): Go away" in target.store.faults()[0].reason
 

@@ -28,6 +28,7 @@ class Upstream:
     def __init__(self) -> None:
         """Start to serve an empty index on a free port."""
         self.projects: dict[str, dict[str, UpstreamFile]] = {}
+        self.links: dict[str, list[str]] = {}  # more of each project's page, as they are written there
         self.requests: list[str] = []
         self.failing: int | None = None
         self.stopped = False
@@ -107,7 +108,8 @@ class Upstream:
 
     def _links(self, project: str) -> bytes:
         files = sorted(self.projects[project].items())
-        return _page(_link(project, filename, file) for filename, file in files)
+        odd = (f'<a href="{href}">odd</a>' for href in self.links.get(project, ()))
+        return _page([*(_link(project, filename, file) for filename, file in files), *odd])
 
 
 class _Server(ThreadingHTTPServer):
