@@ -42,20 +42,23 @@ NOMD5, GONE = "u/pypi/+e/host_path/n-1.0.zip", "u/pypi/+f/ccc/c/gone-1.0.zip"
 
 
 class ChainedPrimary(ScriptedPrimary):
-    """A primary whose back serials are right, as those of a real one are."""
+    """A primary whose back serials are right, as those of a real one are.
+
+    latest: the last serial of each key.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._latest: dict[str, int] = {}
+        self.latest: dict[str, int] = {}
 
     def commit(self, changes: dict[str, tuple[str, int, Any]], renames: tuple[str, ...] = ()) -> int:
         """Append an entry; return its serial."""
         chained = {
-            relpath: (name, self._latest.get(relpath, -1), value)
+            relpath: (name, self.latest.get(relpath, -1), value)
             for relpath, (name, _, value) in changes.items()
         }
         serial = super().commit(chained, renames)
-        self._latest.update(dict.fromkeys(chained, serial))
+        self.latest.update(dict.fromkeys(chained, serial))
         return serial
 
 
