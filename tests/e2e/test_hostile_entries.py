@@ -1,6 +1,7 @@
 """What anyone who reaches a primary, or a page that one of its mirrors reads, can put into its history."""
 
 import hashlib
+import json
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -163,3 +164,18 @@ def test_it_is_stored_exactly_and_stands_in_nobodys_way(
             client.upload_wheel("root/dev", "behind", "3.0")
             client.request("GET", "/root/up/+simple/odd3/")
         assert promoted.serial() > hostile.serial()
+
+
+def test_a_copy_of_the_serverdir_and_a_plan_take_it_too(
+    hostile: Server, tmp_path: Path, secretfile: Path
+) -> None:
+    standby = Standby(tmp_path / "standby", hostile.url, secretfile)
+    ways: tuple[tuple[object, ...], ...] = ((), ("--from-serverdir", hostile.serverdir))
+    for way in ways:
+        said = standby.clone("--plan", "--json", *way)
+        assert json.loads(said.stdout)["files"] == 1
+    standby.clone(*ways[1])
+    check_history(hostile, standby)
+    assert {fault["kind"] for fault in standby.faults().values()} == {"unfetchable"}
+    assert standby.verify("primary")["findings"] == []
+    assert list(tmp_path.rglob("*escaped*")) == []

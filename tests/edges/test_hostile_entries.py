@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +15,9 @@ from replisync.errors import FilesMissing
 from replisync.store import audit
 from replisync.verify.run import Level
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
-from tests.edges.scenario import ChainedPrimary, Target, put, users
+from tests.edges.scenario import ChainedPrimary, Target, put, users, value
 from tests.edges.standbys import Standby
-from tests.fakes import Trap
+from tests.fakes import Body, Trap, answers
 from tests.support.history import strip_renames
 from tests.support.postgres import Postgres
 
@@ -130,3 +132,33 @@ def test_in_sqlite(history: list[dict[str, Any]], answer: bytes | int) -> None:
 def test_in_postgresql(postgres: Postgres, history: list[dict[str, Any]], answer: bytes | int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check(Path(folder, "below", "standby"), PostgresDatabase(postgres.schema()), history, answer)
+
+
+@pytest.mark.parametrize("index", ["dev", "pypi"])
+def test_a_file_that_postgresql_cannot_hold(postgres: Postgres, tmp_path: Path, index: str) -> None:
+    """It is known by its length, and not downloaded: a fault, for which a private serial waits."""
+    relpath = f"u/{index}/+f/abc/d/huge-1.0.zip"
+    server = ChainedPrimary()
+    standby = Standby(tmp_path / "standby", PostgresDatabase(postgres.schema()), server)
+    standby.make()
+    server.commit(users("dev", "pypi"))
+    bodies: list[Body] = []
+
+    def huge() -> httpx.Response:
+        bodies.append(Body(b"x", AssertionError("it is downloaded")))
+        return httpx.Response(200, headers=answers(content_length=str(2**30)), stream=bodies[-1])
+
+    server.files[relpath] = huge
+    server.commit({relpath: ("STAGEFILE", -1, value(b"huge"))})
+    put(last=(LAST, b"last", True))(server)
+    with closing(standby.target(Trap(), entries=3)) as target:
+        target.begin()
+        if index == "dev":
+            with pytest.raises(FilesMissing, match="PostgreSQL holds no file of 1073741824 bytes"):
+                target.catch_up(server.serial)
+        catch_up(target, 2)
+        [fault] = [fault for fault in target.store.faults() if fault.relpath == relpath]
+        assert fault.kind == ("skipped" if index == "dev" else "mirror")
+        assert "PostgreSQL holds no file" in fault.reason
+    assert [body.sent for body in bodies] == [0] * len(bodies)
+    assert standby.read_file(LAST) == b"last"
