@@ -230,7 +230,7 @@ def mend_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> Non
     for user in wrong:
         if user.key in theirs:
             due.setdefault(user.serial, []).append(user)
-    with Scratch() as kept:
+    with Scratch(store.holds_key) as kept:
         while due:
             serial = max(due)
             for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs).items():
