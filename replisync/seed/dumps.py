@@ -187,7 +187,7 @@ class OwnDump:
         """
         check_apart(serverdir, self.origin.root, self.option)
         for tool in (EXPORT_TOOL, IMPORT_TOOL):
-            find_tool(tool, f"export of --from-serverdir {self.origin.root}")
+            find_tool(tool, f"cannot export {self.origin.root}")
 
     def make(
         self,
@@ -205,7 +205,7 @@ class OwnDump:
         work, dump = folder / "export", folder / "dump"
         with local_errors(f"making of {work}"):
             work.mkdir()
-        tool = find_tool(EXPORT_TOOL, f"export of --from-serverdir {self.origin.root}")
+        tool = find_tool(EXPORT_TOOL, f"cannot export {self.origin.root}")
         dumper = Dumper(
             self.origin.root,
             work,

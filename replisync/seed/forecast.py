@@ -163,7 +163,7 @@ class _Forecaster:
         """Look at a dump, and at what the primary committed since."""
         dump = NamedDump(path, serial, followed=self._url is not None)
         dump.check(self._serverdir)
-        find_tool(IMPORT_TOOL, f"use of --from-export {path}")
+        find_tool(IMPORT_TOOL, f"cannot use --from-export {path}")
         local_files(self._serverdir, self._settings)
         found = Forecast(str(self._serverdir), EXPORT, self._role)
         left_out = set(options.skip_import_type) | ({"mirror"} if self._url else set())

@@ -46,7 +46,7 @@ def import_command(
 
     Raises UsageError where there is no devpi-import, or no use for an option.
     """
-    tool = find_tool(IMPORT_TOOL, f"use of {dump.option} {path}")
+    tool = find_tool(IMPORT_TOOL, f"cannot use {dump.option} {path}")
     no_root_pypi = options.no_root_pypi
     if followed or dump.own:
         dumped = "root/pypi" in _indexes(path)

@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from replisync.workers import environment
 
 EXPORT_TOOL = "devpi-export"
 IMPORT_TOOL = "devpi-import"
+
+# What has them, as the extra `seed` of pyproject.toml requires it.
+TOOLS_REQUIREMENT = "devpi-server>=6.20,<7"
 
 # devpi's commands take options from these variables too, and from files of the machine where no other is
 # named: they may be those of a server here, with its database.
@@ -93,19 +98,33 @@ class ToolOptions:
 
 
 def find_tool(name: str, attempted: str) -> str:
-    """Return where a command of devpi-server is: beside the interpreter, or on PATH.
+    """Return the path of a command of devpi-server: next to the interpreter, or else on PATH.
 
-    Raises UsageError where it is not.
+    attempted: what cannot be done without it, as in "cannot use --from-export dump".
+    Raises UsageError if it is in neither place.
     """
     beside = Path(sys.executable).with_name(name)
     tool = str(beside) if beside.exists() else shutil.which(name)
     if tool is None:
+        # Only into a virtual environment: in the system's Python, pip may replace what the system needs.
+        installs = sys.prefix != sys.base_prefix and find_spec("pip") is not None
         raise UsageError(
             attempted,
-            f"there is no {name}, neither beside the interpreter nor on PATH",
-            hint="install replisync[seed], or devpi-server",
+            f"{name} not found (looked next to the interpreter and on PATH)",
+            hint=install_hint(sys.executable if installs else None),
         )
     return tool
+
+
+def install_hint(python: str | None) -> str:
+    """Return what to do to have devpi-server's commands.
+
+    python: the interpreter that runs replisync; None if pip cannot, or must not, install there.
+    """
+    if python is None:
+        return f"install {TOOLS_REQUIREMENT} into a virtual environment, and put its commands on PATH"
+    command = shlex.join([python, "-m", "pip", "install", TOOLS_REQUIREMENT])
+    return f"install devpi-server into the environment of replisync: `{command}`"
 
 
 def run_tool(
