@@ -6,7 +6,8 @@
 #   --dry-run      shows what would be done; changes nothing
 #   --accept-loss  goes on although the primary is known to have more, or files are missing
 #
-# What it works on comes from the environment. The commands in it are run by bash.
+# What it works on comes from the environment. The commands in it are run by bash. `replisync` is found on PATH:
+# ln -s /opt/replisync/bin/replisync /usr/local/bin/
 #
 #   SERVERDIR      the standby                                   /var/lib/replisync/main
 #   KEYFILE        from `replisync derive-key`                   /etc/replisync/main.key

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
+from replisync import __version__
 from replisync.auth import TokenSigner
 from replisync.errors import (
     BrokenStream,
@@ -61,7 +62,7 @@ _TEXT_BYTES = 16384
 _MARKUP = re.compile("<(script|style).*?</\\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _SHOWN = 80
 
-_USER_AGENT = "replisync"
+_USER_AGENT = f"devpi-replisync/{__version__}"
 
 _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
 

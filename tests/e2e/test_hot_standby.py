@@ -480,7 +480,7 @@ def test_devpis_own_replica_keeps_its_thread(primary: Server, tmp_path: Path, se
         with Client(replica.url) as standby:
             status = standby.json("GET", "/+status")
         assert status["primary-serial"] == primary.serial()
-        assert "replisync" in status["versioninfo"]
+        assert "devpi-replisync" in status["versioninfo"]
 
 
 def test_plugin_costs_devpi_server_next_to_nothing() -> None:

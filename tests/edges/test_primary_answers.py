@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
+from replisync import __version__
 from replisync.auth import TokenSigner
 from replisync.errors import (
     CorruptEntry,
@@ -254,6 +255,7 @@ def test_requests_of_the_changelog_say_who_asks_and_whom() -> None:
         assert request.headers["X-DEVPI-REPLICA-UUID"] == "replica"
         assert request.headers["X-DEVPI-EXPECTED-PRIMARY-ID"] == "primary"
         assert request.headers["X-DEVPI-EXPECTED-MASTER-ID"] == "primary"
+        assert request.headers["User-Agent"] == f"devpi-replisync/{__version__}"
         assert request.headers["Authorization"] == f"Bearer {token}"
         assert request.headers["Accept-Encoding"] == "identity"
     assert "application/octet-stream; q=0.9" in seen[2].headers["Accept"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from replisync import __version__
 from replisync.auth import TokenSigner
 from replisync.errors import BrokenStream, PrimaryRefused, WrongHistory
 from replisync.primary import Primary
@@ -73,6 +74,7 @@ def test_a_request_says_who_asks_and_wants_the_bytes_as_they_are() -> None:
         assert request.headers["Accept-Encoding"] == "identity"
         assert request.headers["X-DEVPI-REPLICA-UUID"] == "r"
         assert request.headers["X-DEVPI-REPLICA-FILEREPL"] == "YES"
+        assert request.headers["User-Agent"] == f"devpi-replisync/{__version__}"
         assert request.headers["Authorization"].startswith("Bearer ")
 
 
