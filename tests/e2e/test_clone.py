@@ -25,7 +25,8 @@ from tests.support.standby import Standby, changed, tree
 from tests.support.upstream import Upstream
 from tests.support.waiting import wait_until
 
-PROMPT_SECONDS = 5
+# Well before a silent primary is given up, after 37.5 seconds.
+PROMPT_SECONDS = 20
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 UNITS = ("replisync-follow@.service", "replisync-catchup@.service", "replisync-catchup@.timer")
 INSTANCE = "main"
 INDEX = "alice/dev"
-RUN_SECONDS = 60
+RUN_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def test_the_follow_unit_applies_an_upload_and_ends_cleanly_on_sigterm(site: Sit
             assert process.poll() is None, log.read_text()
             return last_serial(site.standby) >= serial
 
-        wait_until(arrived, 30, f"serial {serial} arrives")
+        wait_until(arrived, 60, f"serial {serial} arrives")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0, log.read_text()
     finally:

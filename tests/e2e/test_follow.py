@@ -24,7 +24,8 @@ from tests.support.upstream import Upstream
 from tests.support.waiting import wait_until
 
 ARRIVE_SECONDS = 30
-PROMPT_SECONDS = 5
+# Well before the primary answers a request that it holds, which it does after 30 seconds.
+PROMPT_SECONDS = 20
 
 FILES = "/root/dev/%2Bf"
 YEAR = 365 * 86400
@@ -80,9 +81,14 @@ def wait_for(standby: Standby, serial: int) -> None:
 
 def stop_promptly(follower: Background) -> None:
     """Ask the process to end; check that it does so soon, and without complaint."""
-    started = time.monotonic()
-    follower.stop()
-    assert time.monotonic() - started < PROMPT_SECONDS
+    end_promptly(follower, signal.SIGTERM)
+
+
+def end_promptly(follower: Background, number: signal.Signals) -> None:
+    """End the process by a signal; check that it does so soon, and without complaint."""
+    follower.process.send_signal(number)
+    follower.process.wait(PROMPT_SECONDS)
+    follower.end(0)
 
 
 def polls(proxy: Proxy) -> int:
@@ -176,10 +182,7 @@ def test_a_signal_ends_the_long_poll(
         seen = polls(proxy)
         wait_until(lambda: polls(proxy) > seen or polls(proxy) > 1, ARRIVE_SECONDS, "it polls again")
         assert standby.status()["running"]
-        started = time.monotonic()
-        follower.process.send_signal(number)
-        follower.end(0)
-        assert time.monotonic() - started < PROMPT_SECONDS
+        end_promptly(follower, number)
     found = standby.status()
     run = found["last_run"]
     assert (run["command"], run["outcome"], run["from_serial"]) == ("follow", "stopped", first)

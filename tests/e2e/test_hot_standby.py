@@ -8,7 +8,6 @@ import hashlib
 import re
 import shutil
 import sqlite3
-import statistics
 import subprocess
 import sys
 import time
@@ -36,6 +35,8 @@ ANYTHING = {"Accept": "*/*"}
 
 STOP_SECONDS = 30
 DEADLINE_SECONDS = 60
+# Well before the primary answers a request that it holds, which it does after 30 seconds.
+PROMPT_SECONDS = 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -320,18 +321,14 @@ def test_missing_file_is_fetched_from_the_primary(hot: HotStandby) -> None:
 
 
 def test_upload_is_readable_as_soon_as_it_is_answered(hot: HotStandby) -> None:
-    """An upload through the standby takes well under a second, and is on the standby when it returns."""
-    seconds = []
-    with Client(hot.worker.url) as standby:
+    """An upload through the standby is there when it is answered, which waits for no end of a poll."""
+    with Client(hot.worker.url, timeout_seconds=PROMPT_SECONDS) as standby:
         standby.login()
         for number in range(5):
             version = f"2.{number}"
-            start = time.monotonic()
             relpath = standby.upload_wheel("root/dev", "relayed", version)
-            seconds.append(time.monotonic() - start)
             assert filename("relayed", version) in standby.links("root/dev", "relayed")
             assert standby.fetch(relpath) == build_wheel("relayed", version)[1]
-    assert statistics.median(seconds) < 1, seconds
 
 
 def test_changes_of_every_kind_are_relayed(hot: HotStandby) -> None:

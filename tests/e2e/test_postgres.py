@@ -290,7 +290,7 @@ def test_there_is_one_writer_of_a_database(new: PostgresStandby, tmp_path: Path)
         assert "another replisync" in twin.catchup(code=6).message
         # devpi's own lock is free between two commits: a server of the hot standby needs it to store a file.
         free = lambda: new.database.scalar("SELECT pg_try_advisory_lock(1)") is True  # noqa: E731
-        wait_until(free, 10, "devpi's own lock is free")
+        wait_until(free, 60, "devpi's own lock is free")
         follower.stop()
     twin.catchup()
 

@@ -170,7 +170,7 @@ def test_an_end_in_the_middle_of_a_commit(
                     children = processes(server)
                     server.kill()
                     assert catchup.end(7).code == 7
-                    wait_until(lambda: not any(map(lives, children)), 30, "the children ended")
+                    wait_until(lambda: not any(map(lives, children)), 60, "the children ended")
                     server.start()
                 else:
                     catchup.kill()

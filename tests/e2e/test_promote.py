@@ -244,7 +244,7 @@ def test_other_replicas_go_on_with_a_promoted_standby_that_keeps_the_identity(
                     relpath = client.upload_wheel("root/dev", "third", "1.0")
                 replica.wait_for_serial(server.serial())
                 there = replica.serverdir / "+files" / relpath
-                wait_until(there.is_file, 30, "the file is on the replica")
+                wait_until(there.is_file, 60, "the file is on the replica")
                 assert read_history(replica.serverdir).latest() == read_history(standby.serverdir).latest()
 
 

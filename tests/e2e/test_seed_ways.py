@@ -127,7 +127,7 @@ def test_without_a_source_to_export_a_hole_is_an_error_that_says_what_to_do(
     damaged: Server, new: Standby, tmp_path: Path, hole: int
 ) -> None:
     """Then the same folder takes the clone that the message names."""
-    said = new.clone("--patience", 4, code=5)
+    said = new.clone("--patience", 60, code=5)
     assert f"at serial {hole}" in said.message
     assert "--from-serverdir" in said.message
     assert "--from-export" in said.message

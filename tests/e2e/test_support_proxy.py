@@ -106,10 +106,10 @@ def test_stalls_until_the_fault_is_removed(proxy: Proxy, client: httpx.Client) -
     received: list[bytes] = []
     reader = threading.Thread(target=lambda: received.append(client.get(FILE).content))
     reader.start()
-    wait_until(lambda: proxy.bytes_sent >= 1_000, 10, "the first bytes are sent")
+    wait_until(lambda: proxy.bytes_sent >= 1_000, 60, "the first bytes are sent")
     assert not received
     proxy.remove(fault)
-    reader.join(10)
+    reader.join(60)
     assert received == [CONTENT]
 
 

@@ -247,7 +247,7 @@ def test_silence_is_a_timeout_before_the_answer_and_within_it() -> None:
     with plain(server) as (transport, _):
         with pytest.raises(httpx.ReadTimeout):
             transport.handle_request(request(server.port, read=0.2))
-        response = transport.handle_request(request(server.port, read=0.02))
+        response = transport.handle_request(request(server.port, read=2.0))
         with pytest.raises(httpx.ReadTimeout):
             read(response)
 

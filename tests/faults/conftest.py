@@ -86,7 +86,7 @@ def make_changes(server: Server) -> None:
         client.register("alice/dev", "late", "2.0", description="words " * 5_000)
         client.fetch(client.links("root/mirror", MIRRORED[0])[MIRRORED[1]])
     # It is committed a moment after its last byte was sent.
-    wait_until(lambda: MIRRORED[1] in last_change(server), 10, "the mirror's file is committed")
+    wait_until(lambda: MIRRORED[1] in last_change(server), 60, "the mirror's file is committed")
     server.wait_for_events()
 
 

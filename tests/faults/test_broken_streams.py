@@ -159,7 +159,7 @@ def test_older_protocols_that_are_cut(world: World, protocol: str) -> None:
         {"disconnect": True},
         {"reset_after": 1_000},
         {"cut_after": 10_000},
-        {"delay_seconds": 2},
+        {"delay_seconds": 10},
     ],
     ids=str,
 )
@@ -167,18 +167,27 @@ def test_a_failure_that_passes_is_retried(world: World, effects: dict[str, int])
     """What a restart of the primary, or of a proxy before it, shows us costs time and nothing else."""
     target = world.standby()
     fault = world.proxy.add(Fault(path=CHANGES, times=1, **effects))  # type: ignore[arg-type]
-    done = run_here("catchup", *world.options(target, "--request-timeout", 1))
+    # Far from both what a busy machine takes for an answer and the delay, which alone it is for.
+    done = run_here("catchup", *world.options(target, "--request-timeout", 3))
     assert fault.done == 1
     assert [line["event"] for line in done.logs].count("trying again") == 1
     assert_replicated(world.primary, target, export=False, fsck=False)
 
 
-def test_a_slow_line(world: World) -> None:
+def test_a_slow_line(world: World, entry_sizes: list[int]) -> None:
     """A first byte that takes its time, and bytes that drip, are no failure, in changelog and files."""
     target = world.standby()
+    timeout, delay, rate = 3, 1.0, 22_000
+    files = read_history(world.primary.serverdir).live_files
+    largest = max(
+        (world.primary.serverdir / "+files" / path).stat().st_size for path in files if "late" in path
+    )
+    # Never silent for so long, but longer in all.
+    assert delay + sum(entry_sizes) / rate > timeout
+    assert delay + largest / rate > timeout
     for path in (CHANGES, "/alice/"):
-        world.proxy.add(Fault(path=path, delay_seconds=0.7, bytes_per_second=100_000))
-    done = run_here("catchup", *world.options(target, "--request-timeout", 1))
+        world.proxy.add(Fault(path=path, delay_seconds=delay, bytes_per_second=rate))
+    done = run_here("catchup", *world.options(target, "--request-timeout", timeout))
     assert [line for line in done.logs if line["event"] == "trying again"] == []
     assert_replicated(world.primary, target, export=False, fsck=False)
 

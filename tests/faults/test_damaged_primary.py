@@ -54,7 +54,7 @@ def add_key(relpath: str, keyname: str, value: object) -> Callable[[dict[str, An
 
 def caught_up(world: World, target: Path, *, reencoded: bool = False) -> Outcome:
     """Catch up with a damaged primary; check that what the standby has then is good."""
-    said = run_here("catchup", *world.options(target, "--patience", 4), code=5)
+    said = run_here("catchup", *world.options(target, "--patience", 60), code=5)
     assert_promotable(target, world.primary.serverdir, reencoded=reencoded)
     return said
 

@@ -134,7 +134,7 @@ def test_a_catchup_that_is_killed(world: World, busy: tuple[Server, Changes]) ->
     target = world.standby()
     options = world.options(target, "--file-replication-threads", 2)
     world.proxy.add(Fault(path=CHANGES, bytes_per_second=100_000))
-    world.proxy.add(Fault(path="/alice/", delay_seconds=0.05, bytes_per_second=200_000))
+    world.proxy.add(Fault(path="/alice/", delay_seconds=0.05, bytes_per_second=50_000))
     reached = world.early_serial
     for _ in range(6):
         asked_for = world.proxy.count("/alice/") + moment.randrange(1, 5)
@@ -209,7 +209,7 @@ def test_a_follower_that_is_killed(world: World, busy: tuple[Server, Changes]) -
             reached = now
     world.proxy.clear()
     with Background(log, "follow", *world.options(target)) as follower:
-        wait_until(lambda: last_serial(target) == server.serial(), 30, "the follower catches up")
+        wait_until(lambda: last_serial(target) == server.serial(), 60, "the follower catches up")
         follower.stop()
     server.wait_for_events()
     assert_replicated(server, target)
@@ -227,7 +227,7 @@ def test_a_standby_in_postgresql_that_is_killed(
         world.folder / "standby", world.proxy.url, world.secretfile, postgres.database()
     )
     world.proxy.add(Fault(path=CHANGES, bytes_per_second=400_000))
-    world.proxy.add(Fault(path="/[a-z]+/[a-z]+/", delay_seconds=0.05, bytes_per_second=400_000))
+    world.proxy.add(Fault(path="/[a-z]+/[a-z]+/", delay_seconds=0.05, bytes_per_second=200_000))
     asked = world.proxy.count
     for count in sorted(moment.sample(range(1, 20), 2)):
         due = asked("/alice") + count

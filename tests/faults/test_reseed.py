@@ -108,11 +108,11 @@ def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
 ) -> None:
     """The present standby stays at its last good serial until then; what was begun is not in the way."""
     server, hole = holed
-    said = standby.catchup("--patience", 4, code=5)
+    said = standby.catchup("--patience", 60, code=5)
     assert f"at serial {hole}" in said.message
     assert f"`replisync clone --reseed --serverdir {standby.serverdir}`" in said.message
     before = tree(standby.serverdir)
-    said = reseed(standby, "--patience", 4, code=5)
+    said = reseed(standby, "--patience", 60, code=5)
     assert f"at serial {hole}" in said.message
     assert "--from-serverdir" in said.message
     assert touched(before, standby.serverdir) == []
@@ -137,7 +137,7 @@ def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
 
 
 def test_a_follower_that_meets_a_hole_names_the_way_out(standby: Standby, holed: tuple[Server, int]) -> None:
-    said = run_here("follow", *standby.with_secret, "--timeout", 4, code=5)
+    said = run_here("follow", *standby.with_secret, "--timeout", 60, code=5)
     assert f"at serial {holed[1]}" in said.message
     assert "clone --reseed" in said.message
 

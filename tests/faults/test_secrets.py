@@ -86,7 +86,7 @@ def test_runs_that_fail(world: World, effects: dict[str, object]) -> None:
         log = world.folder / "catchup.log"
         options = world.options(target, "--patience", 1)
         with Background(log, "catchup", *options, before=DEBUG) as catchup:
-            assert catchup.process.wait(30) in (3, 4, 5)
+            assert catchup.process.wait(60) in (3, 4, 5)
     secrets = secrets_of(world, world.secretfile)
     assert_unseen(secrets, log.read_bytes(), "the log")
     assert_nothing_stored(secrets, target)

@@ -27,9 +27,9 @@ __all__ = ["FAST_ARGON2", "Server", "copy_serverdir", "make_secret", "run_tool"]
 
 LAUNCHER = Path(__file__).with_name("devpi_launcher.py")
 LAUNCHER_MODULE = "tests.support.devpi_launcher"
-START_SECONDS = 60
+START_SECONDS = 120
 STOP_SECONDS = 20
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 60
 LOG_TAIL_CHARS = 4_000
 
 # What devpi-init made of nothing, with and without root/pypi.

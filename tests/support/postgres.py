@@ -24,7 +24,7 @@ import trustme
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
-START_SECONDS = 60
+START_SECONDS = 120
 
 _servers: "weakref.WeakSet[Postgres]" = weakref.WeakSet()
 

@@ -18,7 +18,7 @@ from tests.support.releases import FAST_ARGON2
 from tests.support.waiting import wait_until
 
 WITH_SECRET = frozenset({"clone", "catchup", "follow", "rewind", "verify", "derive-key"})
-END_SECONDS = 40
+END_SECONDS = 120
 
 REPLISYNC = (sys.executable, "-m", "replisync")
 PROGRAM = "replisync.cli:main"
@@ -144,7 +144,7 @@ class Background:
             file.seek(self._seen)
             return file.read().decode()
 
-    def wait_for(self, condition: Callable[[], object], what: str, deadline_seconds: float = 30) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, deadline_seconds: float = 60) -> None:
         """Return when the condition holds; fail at once when the command ends before."""
 
         def holds() -> object:

@@ -102,7 +102,7 @@ def settled(primary: Server) -> int:
     def at_rest() -> bool:
         return set(files_below(kept)) <= set(read_history(primary.serverdir).live_files)
 
-    wait_until(at_rest, 20, "the primary has committed what it keeps")
+    wait_until(at_rest, 60, "the primary has committed what it keeps")
     return primary.serial()
 
 
