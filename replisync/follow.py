@@ -100,7 +100,7 @@ def run_catchup(
         first = store.last_serial()
         with recorded(store, "catchup", work):
             catch_up(work, store.last_serial, patience, to_serial=to_serial)
-            patience.call(work.wanted.retry)
+            patience.attempt(work.wanted.retry)
         tally = work.tally
         return CaughtUp(
             first, store.last_serial(), tally.files, tally.bytes, tally.local, store.fault_count()

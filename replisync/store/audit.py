@@ -140,9 +140,10 @@ def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
     return store.read(read)
 
 
-def keys(store: Store, after: str, limit: int) -> list[Key]:
-    """Return up to `limit` rows of the keys behind `after`, in the database's own order."""
-    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key > after)
+def keys(store: Store, after: str | None, limit: int) -> list[Key]:
+    """Return up to `limit` rows of the keys behind `after`, in the order of the database; None for all."""
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
+    query = query if after is None else query.where(t.kv.c.key > after)
     query = query.order_by(t.kv.c.key).limit(limit)
     return store.read(lambda connection: [Key._make(row) for row in connection.execute(query).all()])
 

@@ -214,7 +214,7 @@ def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
 
 def load_keys(subject: Subject, scratch: Scratch) -> None:
     """Take in all rows of the keys."""
-    after = ""
+    after: str | None = None
     while page := audit.keys(subject.store, after, _ROWS):
         after = page[-1].key
         subject.checked["keys"] += len(page)

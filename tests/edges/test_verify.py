@@ -376,7 +376,7 @@ DAMAGES = {
     "a size of a file that is not here and that is no number": _damage(
         Level.QUICK, kinds.ROW, storage="sqlite"
     )(lambda s: s.database.write("UPDATE replisync_files SET size = 'abc' WHERE state = 'wanted'")),
-    "a key without a name": _damage(Level.QUICK, kinds.ROW)(
+    "a key without a name": _damage(Level.FULL, kinds.KEY)(
         lambda s: s.database.write("INSERT INTO kv VALUES ('', 'PLUGIN', 3)")
     ),
     "a file without a name": _damage(Level.QUICK, kinds.ROW)(
