@@ -1,5 +1,6 @@
 """Where the target's data comes from, when the primary was heard of, and how far runs and checks came."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ from replisync.errors import TargetUnusable, UnreadableText
 from replisync.store import schema
 from replisync.store import tables as t
 from replisync.store.history import History
-from replisync.store.records import Contact, Divergence, Identity, Run, Source, Verification
+from replisync.store.records import LEVELS, Contact, Divergence, Identity, Run, Source, Verification
 
 # Runs that are remembered; a catchup each minute would fill the table otherwise.
 _RUNS_KEPT = 1000
@@ -66,11 +67,23 @@ class Provenance(History):
         with self._writing() as connection:
             self._put_contact(connection, primary_serial, self._last_serial(connection), now)
 
-    def put_agreement(self, primary_serial: int, now: str) -> None:
-        """Remember that the primary was heard of, and that its history is ours."""
+    def put_agreement(self, primary_serial: int, now: str) -> int:
+        """Remember that the primary was heard of, and that its history is ours.
+
+        That alone takes the known serial of the primary back. Return the one that was known before.
+        """
         with self._writing() as connection:
+            known = self._known_serial(connection)
+            connection.execute(update(t.contact).values(primary_serial=primary_serial))
             self._put_contact(connection, primary_serial, self._last_serial(connection), now)
             connection.execute(t.divergence.delete())
+            return known
+
+    def raise_known_serial(self, primary_serial: int) -> None:
+        """Remember that the primary has reached a serial, which another server showed."""
+        with self._writing() as connection:
+            if primary_serial > self._known_serial(connection):
+                connection.execute(update(t.contact).values(primary_serial=primary_serial))
 
     def divergence(self) -> Divergence | None:
         """Return how the primary's history was found not to be ours; None where it is."""
@@ -85,7 +98,14 @@ class Provenance(History):
             connection.execute(insert(t.divergence).values(id=1, **asdict(divergence)))
 
     @staticmethod
-    def _put_contact(connection: Connection, primary_serial: int, ours: int, now: str) -> None:
+    def _known_serial(connection: Connection) -> int:
+        known = connection.execute(select(t.contact.c.primary_serial)).scalar()
+        return known if isinstance(known, int) else -1  # SQLite stores any kind of value
+
+    @classmethod
+    def _put_contact(cls, connection: Connection, primary_serial: int, ours: int, now: str) -> None:
+        # In one history it only grows: what a primary has shown it has, whatever it says later.
+        primary_serial = max(primary_serial, cls._known_serial(connection))
         in_sync_at = now if ours >= primary_serial else None
         values = {"contacted_at": now, "primary_serial": primary_serial}
         if in_sync_at is not None:
@@ -121,12 +141,28 @@ class Provenance(History):
 
     def last_verification(self) -> Verification | None:
         """Return what the last verification found."""
-        with self._reading() as connection:
-            row = connection.execute(select(t.verify)).mappings().first()
-        return None if row is None else Verification(**{k: v for k, v in row.items() if k != "id"})
+        return next(iter(self.verifications()), None)
 
-    def put_verification(self, done: Verification) -> None:
-        """Remember what a verification found."""
+    def verifications(self) -> list[Verification]:
+        """Return the last verification, and those of higher levels of which anything stands."""
+        with self._reading() as connection:
+            return [one for _, one in self._verifications(connection)]
+
+    def put_verification(
+        self, done: Verification, left: Callable[[Verification], Verification | None]
+    ) -> None:
+        """Remember what a verification found, in the place of those of its level and below.
+
+        left: returns what stands of one of a higher level; None where nothing does.
+        """
+        rank = LEVELS.index(done.level)
         with self._writing() as connection:
+            above = [(at, left(one)) for at, one in self._verifications(connection) if at > rank]
             connection.execute(t.verify.delete())
-            connection.execute(insert(t.verify).values(id=1, **asdict(done)))
+            rows = [(rank, done), *((at, one) for at, one in above if one is not None)]
+            connection.execute(insert(t.verify), [{"id": at + 1, **asdict(one)} for at, one in rows])
+
+    @staticmethod
+    def _verifications(connection: Connection) -> list[tuple[int, Verification]]:
+        rows = connection.execute(select(t.verify).order_by(t.verify.c.id)).mappings()
+        return [(row["id"] - 1, Verification(**{k: v for k, v in row.items() if k != "id"})) for row in rows]

@@ -22,6 +22,9 @@ FileRow = tuple[str, int, str, str, int | None, str | None]
 # A note on a file whose serial is not committed; see tables.pending.
 ARRIVE = "arrive"
 
+# Levels of verifications; each looks at what those before it do, too.
+LEVELS = ("quick", "files", "full", "primary")
+
 # Kinds of seeds whose entries are made anew, with serials moved to where the primary's were.
 _REBASED = frozenset({"export"})
 
@@ -137,6 +140,7 @@ class Verification:
     outcome: ok, repaired, failed.
     serial: up to which the history was verified.
     findings: how many remain.
+    found: which, as verify.standing writes it; None where that was not noted.
     """
 
     level: str
@@ -146,6 +150,7 @@ class Verification:
     finished: str
     findings: int
     repaired: int
+    found: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

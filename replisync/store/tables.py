@@ -90,7 +90,9 @@ divergence = Table(
     Column("reason", Text, nullable=False),
 )
 
-# What the last verification found: one row. outcome: ok, repaired, failed.
+# What the last verification found, and those before it of higher levels as long as anything stands of them:
+# id is 1 for quick to 4 for primary, and the last one has the lowest. outcome: ok, repaired, failed. found:
+# kinds and names, see verify.standing; NULL where they were not noted.
 verify = Table(
     "replisync_verify",
     metadata,
@@ -102,6 +104,7 @@ verify = Table(
     Column("finished", String(32), nullable=False),
     Column("findings", Integer, nullable=False),
     Column("repaired", Integer, nullable=False),
+    Column("found", Text),
 )
 
 # Each run of a command that writes.

@@ -44,8 +44,9 @@ from replisync.verify.passwords import PrimaryUsers, mend_passwords
 from replisync.verify.quick import tables_missing, temporary
 from replisync.verify.reports import both, joined
 from replisync.verify.retained import forget_lost
-from replisync.verify.run import Level, compare_with, judged_source, look, record_of, subject_of
+from replisync.verify.run import Level, compare_with, judged_source, look, subject_of
 from replisync.verify.sources import mend_source
+from replisync.verify.standing import record
 from replisync.wanted import Tally
 
 # Kinds that the rows of the database have to be set right for.
@@ -91,7 +92,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
         report.repaired += len(before)
         if report.repaired and report.outcome == "ok":
             report.outcome = "repaired"
-        store.put_verification(record_of(report))
+        record(store, report)
         return report
 
 

@@ -18,7 +18,7 @@ from replisync.standby import Context, Settings, connection, open_database, requ
 from replisync.storage import POSTGRES
 from replisync.store import audit
 from replisync.store.base import Store
-from replisync.store.records import Source, Verification
+from replisync.store.records import Source
 from replisync.store.scratch import Scratch
 from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
 from replisync.verify.access import owner_of
@@ -27,6 +27,7 @@ from replisync.verify.looking import prepare
 from replisync.verify.names import Names
 from replisync.verify.passwords import PrimaryUsers, look_at_passwords
 from replisync.verify.retained import look_at_retained
+from replisync.verify.standing import record
 from replisync.verify.subject import Subject
 
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
@@ -296,7 +297,7 @@ def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
 
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
-    """Write down what was found, for `status`; not where nobody can or may write."""
+    """Write down what was found, for `status` and `promote`; not where nobody can or may write."""
     if source.is_server or not os.access(serverdir.root, os.W_OK):
         return
 
@@ -310,19 +311,6 @@ def remember(serverdir: Serverdir, source: Source, report: Report, context: Cont
 
     try:
         with open_database(serverdir, write=True, guard=guard) as store:
-            store.put_verification(record_of(report))
+            record(store, report)
     except ReplisyncError as err:
         context.log.warning("the verification is not remembered", error=str(err))
-
-
-def record_of(report: Report) -> Verification:
-    """Return what is remembered of a verification."""
-    return Verification(
-        level=report.level,
-        outcome=report.outcome,
-        serial=report.serial,
-        started=report.started,
-        finished=report.finished,
-        findings=report.total,
-        repaired=report.repaired,
-    )

@@ -18,8 +18,10 @@ from replisync.faults import clear_faults
 from replisync.serverdir import Serverdir
 from replisync.store import schema
 from replisync.store.base import Store
+from replisync.store.records import LEVELS
 from replisync.store.sqlite import SqliteStore
 from replisync.store.tables import metadata
+from replisync.verify.standing import standing
 from tests.edges.conftest import Database, commit, entry
 
 SCRIPTS = ScriptDirectory(str(schema.migrations_folder()))
@@ -118,6 +120,26 @@ def test_what_an_operator_does_about_faults_brings_an_older_database_up_to_date(
     assert clear_faults(serverdir) == 0
     with SqliteStore(tmp_path / ".sqlite") as store:
         assert store.version() == schema.HEAD
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_findings_of_before_stand_at_their_level(tmp_path: Path, level: str) -> None:
+    """Their kinds were not noted."""
+    path = tmp_path / ".sqlite"
+    at(path, "0004")
+    with connected(path) as connection:
+        connection.execute(
+            text(f"INSERT INTO replisync_verify VALUES (1, '{level}', 'failed', 7, 'then', 'now', 3, 0)")  # noqa: S608
+        )
+    with SqliteStore(path, write=True) as store:
+        store.prepare()
+        [found] = standing(store)
+        assert (found.level, found.kinds) == (level, {"finding": 3})
+    with connected(path) as connection:
+        [(number,)] = connection.execute(text("SELECT id FROM replisync_verify"))
+        assert LEVELS[number - 1] == level
+        command.downgrade(configured(connection), "0004")
+        assert connection.execute(text("SELECT id, findings FROM replisync_verify")).all() == [(1, 3)]
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

@@ -344,6 +344,24 @@ class TestState:
         store.apply(commit(entry(1)), 5, LATER)
         assert store.contact() == Contact(LATER, 5, NOW)
 
+    def test_the_known_serial_of_the_primary_only_grows(self, store: Store) -> None:
+        """But for the primary's own word, once its history was compared with ours."""
+        store.raise_known_serial(3)  # of a primary that never was heard of
+        assert store.contact() is None
+        store.apply(commit(entry(0)), 7, NOW)
+        for lower in (
+            lambda: store.put_contact(5, NOW),
+            lambda: store.apply(commit(entry(1)), 1, NOW),
+            lambda: store.raise_known_serial(6),
+        ):
+            lower()
+            assert store.contact() == Contact(NOW, 7, None)
+        store.raise_known_serial(9)
+        assert store.contact() == Contact(NOW, 9, None)
+        assert store.put_agreement(4, LATER) == 9
+        assert store.contact() == Contact(LATER, 4, None)
+        assert store.put_agreement(4, LATER) == 4
+
     def test_a_target_that_never_was_in_sync_says_so(self, store: Store) -> None:
         store.apply(commit(entry(0)), 9, NOW)
         assert store.contact() == Contact(NOW, 9, None)

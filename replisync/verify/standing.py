@@ -1,0 +1,140 @@
+"""What verifications found and no later one cleared.
+
+A verification clears what earlier ones found at its own level or a lower one: it has looked at the same and
+more. What one of a higher level found stands until one of that level, or a repair of the very finding.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from replisync.store.base import Store
+from replisync.store.records import Verification
+from replisync.verify.findings import EVENT_SERIAL, PERMISSIONS, SUPERFLUOUS_FILE, TEMPORARY, Finding, Report
+
+# Kinds by which a promoted server lacks nothing; all others are about entries, rows, files, or its start.
+HARMLESS = frozenset({PERMISSIONS, SUPERFLUOUS_FILE, TEMPORARY, EVENT_SERIAL})
+
+# Findings of a verification that are remembered by name, and how much of a name.
+_NAMED = 20
+_NAME_LENGTH = 200
+
+# Those of a kind that a message names.
+_SHOWN = 3
+
+# Found before kinds were remembered: it may be anything.
+_UNKNOWN = "finding"
+
+_Identity = tuple[str, str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands of one verification.
+
+    kinds: how many of each kind.
+    named: kind, subject and serial of the first ones.
+    """
+
+    level: str
+    finished: str
+    kinds: dict[str, int]
+    named: tuple[_Identity, ...]
+
+    def only(self, *, harmless: bool) -> "Standing":
+        """Return those by which a promoted server lacks nothing, or the others."""
+        return self._of({kind: n for kind, n in self.kinds.items() if (kind in HARMLESS) == harmless})
+
+    def beyond(self, known: Mapping[str, int]) -> "Standing":
+        """Return those of kinds of which more were found than are known already."""
+        return self._of({kind: n for kind, n in self.kinds.items() if n > known.get(kind, 0)})
+
+    def _of(self, kinds: dict[str, int]) -> "Standing":
+        return replace(self, kinds=kinds, named=tuple(one for one in self.named if one[0] in kinds))
+
+    def __str__(self) -> str:
+        """Say what was found, as in "2 missing-file (a, b), 1 missing-entry (serial 60)"."""
+        return ", ".join(f"{number} {kind}{self._names(kind)}" for kind, number in self.kinds.items())
+
+    def _names(self, kind: str) -> str:
+        names = [subject for one, subject, _ in self.named if one == kind][:_SHOWN]
+        more = ", .." if names and self.kinds[kind] > len(names) else ""
+        return f" ({', '.join(names)}{more})" if names else ""
+
+
+def standing(store: Store) -> list[Standing]:
+    """Return what stands, of each verification of which anything does; the highest level first."""
+    return [found for one in reversed(store.verifications()) if (found := _read(one)).kinds]
+
+
+def distinct(found: Iterable[Standing]) -> list[Standing]:
+    """Return what several verifications found, each kind once."""
+    known: dict[str, int] = {}
+    result: list[Standing] = []
+    for one in found:
+        new = one.beyond(known)
+        known |= new.kinds
+        result += [new] if new.kinds else []
+    return result
+
+
+def found_now(report: Report) -> Standing:
+    """Return what a verification has just found."""
+    return Standing(report.level, report.finished, dict(report.counts), _names_of(report.findings))
+
+
+def record(store: Store, report: Report) -> None:
+    """Remember what a verification found, and what is left of those before it."""
+    mended = frozenset((one.kind, one.subject, one.serial) for one in report.mended)
+    found = found_now(report)
+    done = Verification(
+        level=report.level,
+        outcome=report.outcome,
+        serial=report.serial,
+        started=report.started,
+        finished=report.finished,
+        findings=report.total,
+        repaired=report.repaired,
+        found=_written(found),
+    )
+    store.put_verification(done, partial(_left, mended=mended))
+
+
+def _left(earlier: Verification, mended: frozenset[_Identity]) -> Verification | None:
+    """Return what stands of a verification of a higher level, once some findings are repaired."""
+    found = _read(earlier)
+    gone = [one for one in found.named if one in mended]
+    kinds = dict(found.kinds)
+    for kind, _, _ in gone:
+        kinds[kind] -= 1
+    kinds = {kind: number for kind, number in kinds.items() if number > 0}
+    if not kinds:
+        return None
+    left = replace(found, kinds=kinds, named=tuple(one for one in found.named if one not in gone))
+    return replace(earlier, findings=sum(kinds.values()), found=_written(left))
+
+
+def _names_of(findings: Sequence[Finding]) -> tuple[_Identity, ...]:
+    return tuple((one.kind, _cut(one.subject), one.serial) for one in findings[:_NAMED])
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}.."
+
+
+def _written(found: Standing) -> str:
+    return json.dumps({"kinds": found.kinds, "named": found.named})
+
+
+def _read(done: Verification) -> Standing:
+    kinds: dict[str, int] = {_UNKNOWN: done.findings} if done.findings else {}
+    named: tuple[_Identity, ...] = ()
+    try:
+        known: Any = json.loads(done.found or "")
+        kinds = {str(kind): int(number) for kind, number in known["kinds"].items()}
+        named = tuple((str(kind), str(subject), serial) for kind, subject, serial in known["named"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass  # of before, or damaged: the number counts
+    return Standing(done.level, done.finished, kinds, named)
