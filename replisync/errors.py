@@ -4,6 +4,7 @@
     ├── UsageError              2  the command line or the configuration is wrong
     ├── PrimaryUnreachable      3  no answer, or an answer that promises to pass  (transient)
     │   ├── PrimaryTimeout      3  the primary was silent for too long            (transient)
+    │   ├── NotThePrimary       3  another server answers in the primary's place  (transient)
     │   └── BrokenStream        3  an answer that ended before its end            (transient)
     │       └── WrongContent    3  a file that is not the one that was promised   (transient)
     ├── PrimaryRefused          4  secret, clock, role or route: an operator must act
@@ -85,6 +86,15 @@ class PrimaryUnreachable(ReplisyncError):
 
 class PrimaryTimeout(PrimaryUnreachable):
     """The primary was silent for longer than its protocol allows."""
+
+
+class NotThePrimary(PrimaryUnreachable):
+    """A server answers in the primary's place: a replica of it, our own standby, or no devpi-server.
+
+    details: of a devpi-server, `answered_by`, its UUID, and `answered_serial`: the primary has reached that.
+    """
+
+    default_hint = "check that the primary runs, and that --primary-url leads to it alone"
 
 
 class BrokenStream(PrimaryUnreachable):

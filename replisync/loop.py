@@ -181,24 +181,26 @@ def follow(
     *,
     on_step: Callable[[], None],
     chores: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Apply each change as it is committed, until an error that does not pass, or Stopped.
 
     position: returns the target's last serial.
     on_step: called after each step.
     chores: called about once a minute.
+    clock: tells seconds.
     """
     patience.call(pipeline.check_identity)
-    next_chores = time.monotonic()
+    next_chores = clock()
     quick = 0
     while True:
-        began, before = time.monotonic(), _known(position)
+        began, before = clock(), _known(position)
         patience.call(lambda: pipeline.step(poll=True), progress=position)
         patience.call(on_step)
-        idle = time.monotonic() - began < _QUICK_SECONDS and not _got_on(position, before)
+        idle = clock() - began < _QUICK_SECONDS and not _got_on(position, before)
         quick = quick + 1 if idle else 0
         if quick >= _QUICK_POLLS:
             patience.pause(_QUICK_SECONDS)
-        if time.monotonic() >= next_chores:
+        if clock() >= next_chores:
             patience.attempt(chores)
-            next_chores = time.monotonic() + _CHORES_SECONDS
+            next_chores = clock() + _CHORES_SECONDS

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import NoReturn
 from urllib.parse import quote
 
 import httpx
@@ -21,6 +22,7 @@ from replisync.errors import (
     BrokenStream,
     LocalFailure,
     NewerPrimary,
+    NotThePrimary,
     PrimaryRefused,
     PrimaryTimeout,
     PrimaryUnreachable,
@@ -227,22 +229,21 @@ class Origin:
         return response.status_code == 403 and _EXPIRED in self._text(response, attempted)
 
     def hello(self, response: httpx.Response, attempted: str, serial: int | None = None) -> Hello:
-        """Return who answers.
+        """Return who answers: the primary itself.
 
         Raises NewerPrimary where its changelog is not one that we read, WrongHistory where it is not the
-        server that we follow, and what its status means where the headers of a devpi-server are missing.
+        server that we follow, NotThePrimary where another one answers in the place of one that is known,
+        PrimaryRefused where that is so at the first contact, and what its status means where the headers of a
+        devpi-server are missing.
         """
         self._check_generation(response, serial)
-        uuid = response.headers.get("x-devpi-primary-uuid") or response.headers.get("x-devpi-master-uuid")
+        own, uuid = _uuids(response)
         position = response.headers.get("x-devpi-serial", "")
-        good = uuid and _UUID.fullmatch(uuid) and _SERIAL.fullmatch(position)
-        if not uuid or not good or int(position) > _SERIAL_MAX:
-            self.refuse(response, attempted, serial)
-            raise PrimaryRefused(
-                attempted,
-                "the answer has no X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL that could be a server's",
-                hint="check that the URL is the root of a devpi-server, and that no proxy removes headers",
-            )
+        good = _UUID.fullmatch(own) and _SERIAL.fullmatch(position) and int(position) <= _SERIAL_MAX
+        if not good or (uuid and not _UUID.fullmatch(uuid)):
+            self._refuse_nameless(response, attempted, serial)
+        if uuid != own and (not uuid or not self.expected or uuid == self.expected):
+            raise self._in_its_place(own, uuid, int(position), attempted, serial)
         if self.expected and uuid != self.expected:
             raise WrongHistory(
                 attempted,
@@ -253,6 +254,41 @@ class Origin:
         self.last_seen = int(position)
         self.before_6_13 = "x-devpi-primary-uuid" not in response.headers
         return Hello(uuid, self.last_seen, self.before_6_13)
+
+    def _refuse_nameless(self, response: httpx.Response, attempted: str, serial: int | None) -> NoReturn:
+        """Raise what an answer means that does not say which server it is of."""
+        try:
+            self.refuse(response, attempted, serial)
+            raise PrimaryRefused(
+                attempted,
+                "the answer has no X-DEVPI-UUID, X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL that could be a "
+                "server's",
+                hint="check that the URL is the root of a devpi-server, and that no proxy removes headers",
+            )
+        except PrimaryRefused as err:
+            if not self.expected or any(name.startswith("x-devpi-") for name in response.headers):
+                raise
+            # Once the server is known, that is how a router speaks while it is away.
+            raise NotThePrimary(attempted, err.why, serial=serial, hint=err.hint) from err
+
+    def _in_its_place(
+        self, own: str, uuid: str, position: int, attempted: str, serial: int | None
+    ) -> ReplisyncError:
+        """Return the error for the answer of a replica, which may be our own standby.
+
+        own, uuid: its UUID and that of its primary, "" where it has not met one; position: its serial.
+        """
+        if not self.expected:
+            return PrimaryRefused(attempted, _REPLICA, serial=serial, hint=_GIVE_PRIMARY)
+        who = "our own standby" if own == self.uuid else f"a replica of the primary (UUID {own})"
+        who = who if uuid else f"a replica that has not met its primary yet (UUID {own})"
+        error = NotThePrimary(
+            attempted,
+            f"{who} answers at {self.url} at serial {position}, the primary itself does not",
+            serial=serial,
+        )
+        error.details = {"answered_by": own} | ({"answered_serial": position} if uuid else {})
+        return error
 
     def _check_generation(self, response: httpx.Response, serial: int | None) -> None:
         """Raise NewerPrimary where the changelog is of a format that we do not read."""
@@ -295,10 +331,10 @@ class Origin:
         raise PrimaryRefused(attempted, why, serial=serial, hint=hint)
 
     def _refusal(self, response: httpx.Response, text: str) -> tuple[str, str]:
-        own, primarys = (response.headers.get(f"x-devpi-{name}uuid") for name in ("", "primary-"))
-        if _NO_PRIMARY in text and own and primarys and own != primarys:
-            # To start it as a primary would make two of one.
-            return "it is a replica, not the primary itself", "give the URL of its primary as --primary-url"
+        own, primarys = _uuids(response)
+        if _NO_PRIMARY in text and not (own and own == primarys):
+            # Only a server by itself may become the primary: a replica would make two of one.
+            return _REPLICA if own else _REFUSALS[_NO_PRIMARY][0], _GIVE_PRIMARY
         for word, (why, hint) in _REFUSALS.items():
             if word in text:
                 return why, hint
@@ -315,7 +351,9 @@ class Origin:
             self.hello(response, attempted)
         except WrongHistory:
             return False, f"another devpi-server answered {status}"
-        except (PrimaryRefused, PrimaryUnreachable):
+        except (PrimaryRefused, PrimaryUnreachable) as err:
+            if "answered_by" in err.details:
+                return False, f"a replica (UUID {err.details['answered_by']}) answered {status}"
             signature = self._signature(response)
             return False, f"the answer was {status}, without the headers of a devpi-server{signature}"
         text = self._text(response, attempted) if status in (401, 403) else ""
@@ -423,7 +461,21 @@ def _shown(text: str) -> str:
     return " ".join(printable.split())[:_SHOWN].strip()
 
 
+def _uuids(response: httpx.Response) -> tuple[str, str]:
+    """Return the UUID of who answers, and that of its primary, which is the same for a primary; or "".
+
+    Source: `NodeInfo.make_uuid_headers` in `devpi_server/config.py`. A replica that has not met its primary
+    yet sends an empty one.
+    """
+    own, primarys, masters = (
+        response.headers.get(f"x-devpi-{name}uuid") for name in ("", "primary-", "master-")
+    )
+    return own or "", primarys or masters or ""
+
+
 _NO_PRIMARY = "Replication protocol disabled"
+_REPLICA = "it is a replica, not the primary itself"
+_GIVE_PRIMARY = "give the URL of its primary as --primary-url"
 
 _EXPIRED = "Authorization expired"
 _CLOCKS = (

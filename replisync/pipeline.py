@@ -19,6 +19,7 @@ from replisync.errors import (
     ForeignWriter,
     LocalFailure,
     NotPermitted,
+    NotThePrimary,
     ReplisyncError,
     WrongHistory,
 )
@@ -108,7 +109,8 @@ class Pipeline:
     def check_identity(self) -> Hello:
         """Make sure that the primary's history is the one that we follow; return who answered.
 
-        Raises WrongHistory where its serial is below ours or its last entries up to ours are others.
+        Raises WrongHistory where its serial is below ours or its last entries up to ours are others,
+        NotThePrimary where another server answers in its place.
         """
         source, serial = self._store.source(), self._store.last_serial()
         comparison = Comparison(
@@ -118,8 +120,20 @@ class Pipeline:
             first=0 if source is None or source.based_on < 0 else max(serial, 0),
             complete=source is not None and source.seed_finished is not None,
         )
-        hello = comparison.check(serial)
-        self._store.put_agreement(hello.serial, clock.now())
+        try:
+            hello = comparison.check(serial)
+        except NotThePrimary as err:
+            # A promotion must know of it, also when that server has gone too.
+            shown = err.details.get("answered_serial")
+            with suppress(ReplisyncError):
+                self._store.raise_known_serial(shown if isinstance(shown, int) else -1)
+            raise
+        known = self._store.put_agreement(hello.serial, clock.now())
+        if hello.serial < known:
+            self._log.warning(
+                f"the primary went back from serial {known} to {hello.serial}, "
+                "as after a restore from a backup"
+            )
         self._doubtful = False
         return hello
 

@@ -11,6 +11,7 @@ from replisync import __version__
 from replisync.auth import TokenSigner
 from replisync.errors import (
     CorruptEntry,
+    NotThePrimary,
     PrimaryRefused,
     PrimaryUnreachable,
     ReplisyncError,
@@ -95,13 +96,69 @@ def test_a_403_says_what_is_wrong_in_our_words(text: str, act: Callable[[Primary
     assert error.hint != PrimaryRefused.default_hint
 
 
-@pytest.mark.parametrize("own", ["primary", "another"])
-def test_nobody_is_told_to_make_a_primary_of_a_replica(own: str) -> None:
+def devpi_headers(own: str, primarys: str, serial: int = 5) -> dict[str, str]:
+    """Return the headers of a server: its UUID, and that of its primary."""
+    return answers(primarys, serial) | {"X-DEVPI-UUID": own}
+
+
+@pytest.mark.parametrize(
+    ("own", "primarys"), [("primary", "primary"), ("another", "primary"), ("another", "")]
+)
+def test_nobody_is_told_to_make_a_primary_of_a_replica(own: str, primarys: str) -> None:
     """That would be a second one; a server by itself may become the primary."""
-    handler = always(403, "Replication protocol disabled", **{"X-DEVPI-UUID": own})
-    error = refused(ask_entry, handler)
+    headers = devpi_headers(own, primarys)
+    error = refused(
+        ask_entry, lambda _request: reply(403, "Replication protocol disabled", headers), expected=""
+    )
+    assert type(error) is PrimaryRefused
     assert ("it is a replica" in error.why) == (own == "another")
     assert ("--role primary" in error.hint) == (own == "primary")
+
+
+def test_a_refusal_that_does_not_say_who_refuses_advises_no_change_of_roles() -> None:
+    error = refused(ask_entry, lambda _request: reply(403, "Replication protocol disabled"), expected="")
+    assert "--role" not in error.hint
+
+
+@pytest.mark.parametrize("act", ALL)
+@pytest.mark.parametrize("status", [200, 202, 403, 404, 500])
+def test_a_replica_in_the_place_of_a_known_primary_may_pass_and_shows_its_serial(
+    status: int, act: Callable[[Primary], object]
+) -> None:
+    """The primary has reached that at least."""
+    headers = devpi_headers("another", "primary", 7)
+    error = refused(act, lambda _request: reply(status, "x", headers))
+    assert type(error) is NotThePrimary
+    assert error.transient
+    assert "a replica of the primary (UUID another) answers at http://primary.example/root/" in error.why
+    assert error.details == {"answered_by": "another", "answered_serial": 7}
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_at_the_first_contact_a_replica_is_refused(status: int) -> None:
+    for primarys in ("primary", ""):
+        headers = devpi_headers("another", primarys)
+        error = refused(ask_hello, lambda _request: reply(status, "x", headers), expected="")  # noqa: B023
+        assert type(error) is PrimaryRefused
+        assert "it is a replica, not the primary itself" in error.why
+
+
+def test_a_replica_that_has_not_met_its_primary_shows_no_serial_of_it() -> None:
+    error = refused(ask_hello, lambda _request: reply(200, "x", devpi_headers("another", "")))
+    assert type(error) is NotThePrimary
+    assert error.details == {"answered_by": "another"}
+
+
+def test_our_own_standby_is_not_the_primary() -> None:
+    """Its devpi-server serves requests only, under the name of the primary."""
+    error = refused(ask_hello, lambda _request: reply(200, "x", devpi_headers("replica", "primary")))
+    assert type(error) is NotThePrimary
+    assert "our own standby answers" in error.why
+
+
+def test_a_replica_of_another_primary_is_another_history() -> None:
+    error = refused(ask_hello, lambda _request: reply(200, "x", devpi_headers("another", "foreign")))
+    assert type(error) is WrongHistory
 
 
 @pytest.mark.parametrize("act", ENTRIES)
@@ -132,8 +189,10 @@ def test_a_redirect_is_refused_and_nobody_else_sees_the_token(
         asked.append(request)
         return reply(status, "over there", {"Location": "https://elsewhere.example/x"})
 
-    error = refused(act, redirect)
-    assert type(error) is PrimaryRefused
+    for expected, meaning in (("", PrimaryRefused), ("primary", NotThePrimary)):
+        error = refused(act, redirect, expected=expected)
+        assert type(error) is meaning
+        asked[1:] = []
     assert f"it redirects ({status})" in error.why
     assert "--primary-url" in error.hint
     assert [request.url.host for request in asked] == ["primary.example"]
@@ -141,17 +200,23 @@ def test_a_redirect_is_refused_and_nobody_else_sees_the_token(
 
 @pytest.mark.parametrize("act", ALL)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 418, 451])
-def test_a_no_of_something_that_is_no_devpi_server_is_a_refusal(
+def test_a_no_of_something_that_is_no_devpi_server_is_a_refusal_at_the_first_contact_alone(
     status: int, act: Callable[[Primary], object]
 ) -> None:
-    error = refused(act, lambda _request: reply(status, "no"))
-    assert type(error) is PrimaryRefused
-    assert f"it answered {status}" in error.why
+    """Once the server is known, that is how a router speaks while it is away."""
+    for expected, meaning in (("", PrimaryRefused), ("primary", NotThePrimary)):
+        error = refused(act, lambda _request: reply(status, "no"), expected=expected)
+        assert type(error) is meaning
+        assert f"it answered {status}" in error.why
+        assert error.details == {}
+        assert "/+changelog" in error.hint
 
 
 @pytest.mark.parametrize("act", ALL)
 @pytest.mark.parametrize("missing", ["X-DEVPI-SERIAL", "uuid"])
-def test_an_answer_without_devpis_headers_is_refused(missing: str, act: Callable[[Primary], object]) -> None:
+def test_an_answer_without_one_of_devpis_headers_is_refused(
+    missing: str, act: Callable[[Primary], object]
+) -> None:
     def handle(_request: httpx.Request) -> httpx.Response:
         headers = answers(serial=5)
         for name in [name for name in headers if missing.lower() in name.lower()]:
@@ -225,11 +290,13 @@ def test_whoever_has_devpis_headers_has_said_who_it_is(status: int) -> None:
 
 
 def test_servers_before_6_13_have_the_old_name_of_the_header_alone() -> None:
-    headers = {"X-DEVPI-MASTER-UUID": "primary", "X-DEVPI-SERIAL": "3"}
+    headers = {"X-DEVPI-MASTER-UUID": "primary", "X-DEVPI-UUID": "primary", "X-DEVPI-SERIAL": "3"}
     with primary(lambda _request: httpx.Response(200, headers=headers)) as one:
         assert one.hello().before_6_13
     with primary(always(200)) as one:
         assert not one.hello().before_6_13
+    replica = headers | {"X-DEVPI-UUID": "another"}
+    assert type(refused(ask_hello, lambda _request: reply(200, "", replica))) is NotThePrimary
 
 
 def test_requests_of_the_changelog_say_who_asks_and_whom() -> None:

@@ -138,6 +138,16 @@ def test_the_word_of_something_else_about_a_file_is_not_the_primarys(
             )
 
 
+def test_the_word_of_a_replica_about_a_file_is_not_the_primarys() -> None:
+    def handle(_request: httpx.Request) -> httpx.Response:
+        headers = {**answers(), "X-DEVPI-UUID": "another"}
+        return httpx.Response(404, headers=headers, stream=Body(b"x"))
+
+    with primary(handle) as one, one.download("u/i/x.zip") as answer:
+        assert not answer.own
+        assert answer.reason == "a replica (UUID another) answered 404"
+
+
 def test_a_no_to_us_says_why() -> None:
     def handle(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(403, headers=answers(), stream=Body(b"Authorization malformed."))

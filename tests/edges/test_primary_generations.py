@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from replisync.auth import TokenSigner
-from replisync.errors import NewerPrimary, PrimaryRefused
+from replisync.errors import NewerPrimary, NotThePrimary
 from replisync.primary import Primary
 from tests.fakes import Body, answers
 
@@ -115,7 +115,7 @@ def test_at_first_contact_too(version: str | None) -> None:
 def test_a_406_of_a_proxy_is_not_one_of_the_primary() -> None:
     with (
         primary(lambda _request: httpx.Response(406, stream=Body(b"Not Acceptable"))) as one,
-        pytest.raises(PrimaryRefused, match="it answered 406") as caught,
+        pytest.raises(NotThePrimary, match="it answered 406") as caught,
     ):
         one.entry(5)
     assert not isinstance(caught.value, NewerPrimary)

@@ -188,6 +188,7 @@ def test_a_standby_that_began_otherwise_is_as_its_primary(tmp_path: Path) -> Non
         (EMPTY.replace("t=1", "t=100000"), False),
         (EMPTY.replace("p=1", "p=10000"), False),
     ],
+    ids=["empty", "other", "of argon2", "none", "no hash", "no salt", "memory", "passes", "lanes"],
 )
 def test_a_hash_is_tried_at_a_cost_that_is_bounded(pwhash: str, empty: bool) -> None:
     assert is_empty_password(pwhash) is empty

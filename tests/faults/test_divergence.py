@@ -79,6 +79,25 @@ def test_a_primary_that_was_rewound_and_grew_again(world: World, restored: Resto
     assert ahead.status()["state"] == "current"
 
 
+def test_a_primary_that_lost_what_the_standby_never_had(world: World, restored: Restored) -> None:
+    """Its lower serial is believed once the histories were compared, with one warning; not before."""
+    standby = Standby(world.standby(), world.proxy.url, world.secretfile)
+    standby.catchup("--to-serial", world.early_serial)
+    world.lead_to(restored.server)
+    refused = standby.promote("--dry-run", code=9)
+    assert (refused["primary_serial"], refused["reachable"]) == (world.serial, True)
+    assert f"it says {world.early_serial} now" in refused["error"]
+    found = standby.status()
+    assert (found["state"], found["primary_serial"]) == ("behind", world.serial)
+    for warned in (1, 0):
+        lines = standby.catchup().logs
+        went_back = f"the primary went back from serial {world.serial} to {world.early_serial}"
+        assert sum(line["event"].startswith(went_back) for line in lines) == warned
+    found = standby.status()
+    assert (found["state"], found["primary_serial"]) == ("current", world.early_serial)
+    assert standby.promote("--dry-run")["lost_serials"] == 0
+
+
 def test_a_primary_that_was_rewound_and_is_behind(world: World, restored: Restored, ahead: Standby) -> None:
     """Its serial is below ours, and the fork is where it is now, or before that."""
     world.lead_to(restored.server)

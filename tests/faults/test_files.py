@@ -233,7 +233,12 @@ def test_a_proxy_that_lets_nothing_but_the_changelog_through(world: World) -> No
 def test_a_file_that_another_server_declares_deleted(world: World) -> None:
     """Who answers is checked for files as well: the file is not given up."""
     target = world.standby()
-    headers: dict[str, str | None] = {"X-DEVPI-PRIMARY-UUID": "0" * 32, "X-DEVPI-SERIAL": "7"}
+    other = "0" * 32
+    headers: dict[str, str | None] = {
+        "X-DEVPI-UUID": other,
+        "X-DEVPI-PRIMARY-UUID": other,
+        "X-DEVPI-SERIAL": "7",
+    }
     with world.proxy.fault(path=PRIVATE_FILES, status=410, headers=headers):
         said = run_here("catchup", *world.options(target, *IMPATIENT), code=3)
     assert "another devpi-server answered 410" in said.message
@@ -245,6 +250,7 @@ def test_redirects_of_the_primary_itself(world: World) -> None:
     """Where the primary sends clients of a private file elsewhere, nobody else sees our token."""
     target = world.standby()
     headers: dict[str, str | None] = {
+        "X-DEVPI-UUID": world.primary.uuid(),
         "X-DEVPI-PRIMARY-UUID": world.primary.uuid(),
         "X-DEVPI-SERIAL": str(world.serial),
     }

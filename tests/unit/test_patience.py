@@ -275,6 +275,7 @@ class TestFollow:
                 patience(stop),
                 on_step=lambda: None,
                 chores=lambda: None,
+                clock=lambda: 0.0,
             )
         assert (len(steps.polls), stop.waits) == (4, [1.0, 1.0])
 
