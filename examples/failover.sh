@@ -4,7 +4,7 @@
 #   failover.sh [--dry-run] [--accept-loss]
 #
 #   --dry-run      shows what would be done; changes nothing
-#   --accept-loss  goes on although the primary is known to have more, or files are missing
+#   --accept-loss  goes on although the primary is known to have more, files are missing, or findings stand
 #
 # What it works on comes from the environment. The commands in it are run by bash. `replisync` is found on PATH:
 # ln -s /opt/replisync/bin/replisync /usr/local/bin/
@@ -49,16 +49,22 @@ change() {
     if [[ -z $dry_run ]]; then "$@"; fi
 }
 
-# Print the serial of a devpi-server; fail where it does not answer.
-server_serial() {
-    python3 - "$1" <<'PYTHON'
+# Print the serial of a primary, by its URL and UUID; fail where it does not answer itself. A replica of it, or a
+# router before it, may answer in its place: both headers must have the primary's own UUID.
+primary_serial() {
+    python3 - "$1" "$2" <<'PYTHON'
 import sys, urllib.request
+url, uuid = sys.argv[1:]
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-request = urllib.request.Request(sys.argv[1].rstrip("/") + "/+api", headers={"Accept": "application/json"})
+request = urllib.request.Request(url.rstrip("/") + "/+api", headers={"Accept": "application/json"})
 try:
-    print(opener.open(request, timeout=5).headers["X-DEVPI-SERIAL"])
+    headers = opener.open(request, timeout=5).headers
 except OSError:
     sys.exit(1)
+primary = headers["X-DEVPI-PRIMARY-UUID"] or headers["X-DEVPI-MASTER-UUID"]
+if not (headers["X-DEVPI-UUID"] == primary == uuid and headers["X-DEVPI-SERIAL"]):
+    sys.exit(1)
+print(headers["X-DEVPI-SERIAL"])
 PYTHON
 }
 
@@ -86,7 +92,7 @@ code=0
 change replisync catchup --serverdir "$SERVERDIR" --replica-keyfile "$KEYFILE" --timeout "$PRIMARY_WAIT" || code=$?
 case $code in
     0) ;;
-    3 | 9) echo "it does not answer: the standby stays at serial $(standby_field serial)" ;;
+    3 | 9) echo "it does not answer itself: the standby stays at serial $(standby_field serial)" ;;
     *) exit "$code" ;;
 esac
 
@@ -100,16 +106,16 @@ else
 fi
 
 step "6. The new primary"
-wanted=$(standby_field serial)
+wanted=$(standby_field serial) uuid=$(standby_field uuid)
 if [[ -n $START_SERVER ]]; then change bash -c "$START_SERVER"; fi
 if [[ -n $dry_run ]]; then
     echo "dry run: nothing was changed"
     exit 0
 fi
 deadline=$((SECONDS + SERVER_WAIT))
-until serial=$(server_serial "$SERVER_URL"); do
+until serial=$(primary_serial "$SERVER_URL" "$uuid"); do
     if ((SECONDS >= deadline)); then
-        echo "failover: $SERVER_URL does not answer after $SERVER_WAIT seconds" >&2
+        echo "failover: the new primary does not answer at $SERVER_URL after $SERVER_WAIT seconds" >&2
         exit 1
     fi
     sleep 0.2

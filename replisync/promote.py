@@ -1,19 +1,28 @@
 """Making a standby startable as primary."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 
 from replisync import clock
+from replisync.advice import chmod, quoted
 from replisync.denied import read_only
-from replisync.errors import ConditionFailed, NewerPrimary, PrimaryRefused, PrimaryUnreachable, WrongHistory
+from replisync.errors import ConditionFailed, NewerPrimary
+from replisync.position import Position, ask_position
 from replisync.serverdir import Serverdir
 from replisync.settle import settle
-from replisync.standby import ASK_SECONDS, Settings, connection, existing_standby, target_files
+from replisync.standby import ASK_SECONDS, Context, Settings, existing_standby, target_files
 from replisync.store.base import Store
 from replisync.store.records import Source
 from replisync.tls import Tls
+from replisync.verify.findings import PERMISSIONS, Finding, Report
+from replisync.verify.run import Level, look, readable
+from replisync.verify.standing import Standing, distinct, found_now, standing
 
 # An event serial of nothing handled: devpi-server hands all of the history to its plugins again.
 _NOTHING_HANDLED = -1
+
+# Findings about permissions that are named one by one.
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +30,17 @@ class Promotion:
     """What a promotion did, or would do.
 
     storage: devpi-server's spelling of it, without the password.
-    primary_serial: the old primary's serial as far as anybody knows; None where nobody does.
-    reachable: whether the old primary still answers; it must not be written to any more.
+    primary_serial: the one that the old primary is known to have reached; None where none is known.
+    reachable: whether the old primary itself still answers; it must not be written to any more.
+    unreachable: why it does not, in one clause, such as which other server answers; None where it does.
     lost_serials: how many of its serials the standby does not have.
     missing_files: how many files of private stages are not there.
+    findings: how many of each kind stand against it, by verifications that were not cleared, and by a quick
+        one just now.
+    found: the same in words, by verification.
+    warnings: what may keep devpi-server from using the serverdir, each with what helps.
     doubt: why it is not known what the old primary has, although it answers; None where it is.
     deleted_files: how many files stay in place that the primary deleted, since we may not move them.
-    read_only: why the server will be able to store no file; None where it will.
     """
 
     serverdir: str
@@ -35,17 +48,21 @@ class Promotion:
     serial: int
     primary_serial: int | None
     reachable: bool
+    unreachable: str | None
     lost_serials: int
     missing_files: int
+    findings: dict[str, int]
+    found: tuple[str, ...]
+    warnings: tuple[str, ...]
     uuid: str
     dry_run: bool
     doubt: str | None = None
     deleted_files: int = 0
-    read_only: str | None = None
 
 
 def promote(
     serverdir: Serverdir,
+    context: Context,
     *,
     accept_loss: bool = False,
     keep_identity: bool = False,
@@ -55,7 +72,8 @@ def promote(
 ) -> Promotion:
     """Check that a standby is complete, and set its role to primary.
 
-    accept_loss: go on although the primary is known to have more, or files are missing.
+    accept_loss: go on although the primary is known to have more, files are missing, or findings of a
+        verification stand.
     keep_identity: take the old primary's UUID, so that its other replicas go on with this one.
     replay_events: let devpi-server's plugins see all of the history again.
     dry_run: change nothing.
@@ -66,9 +84,15 @@ def promote(
     with existing_standby(serverdir, promoting=True) as (store, source):
         serverdir.check_path()
         settings = Settings(tls=tls or Tls(), silence=ASK_SECONDS)
-        promotion = _assess(serverdir, store, source, settings, keep_identity=keep_identity, dry_run=dry_run)
+        position = ask_position(store.contact(), source, settings)
+        now = _quick(serverdir, source, context)
+        # It clears what an earlier one of its level found.
+        found = [one for one in standing(store) if now is None or one.level != now.level]
+        uuid = source.primary_uuid if keep_identity else source.uuid
+        promotion = _assess(serverdir, store, position, found, now, uuid=uuid, dry_run=dry_run)
         if not accept_loss:
-            _refuse_loss(promotion, diverged=store.divergence() is not None)
+            level = found[0].level if found else str(Level.QUICK)
+            _refuse_loss(promotion, position, level, diverged=store.divergence() is not None)
         if dry_run:
             return promotion
         held = settle(store, target_files(serverdir, store), retain=True)
@@ -84,72 +108,109 @@ def promote(
         return promotion
 
 
+def _quick(serverdir: Serverdir, source: Source, context: Context) -> Report | None:
+    """Verify at the level quick; None where a promotion was interrupted, which has done so."""
+    if source.promoted is not None:
+        return None
+    # A reader of its own: what is damaged is hidden from it, and must not be from who writes.
+    with readable(serverdir) as reader:
+        return look(serverdir, reader, source, Level.QUICK, context)
+
+
 def _assess(
     serverdir: Serverdir,
     store: Store,
-    source: Source,
-    settings: Settings,
+    position: Position,
+    found: list[Standing],
+    now: Report | None,
     *,
-    keep_identity: bool,
+    uuid: str,
     dry_run: bool,
 ) -> Promotion:
     serial = store.last_serial()
-    contact = store.contact()
-    primary_serial = contact.primary_serial if contact else None
-    reachable, doubt = True, None
-    try:
-        with connection(
-            settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
-        ) as primary:
-            primary_serial = primary.hello().serial
-    except NewerPrimary as err:
-        # Its serials are others: it may have been upgraded after changes that the standby does not have.
-        doubt = err.why
-    except (PrimaryUnreachable, PrimaryRefused, WrongHistory):
-        reachable = False
+    content = (one.only(harmless=False) for one in (*found, *([found_now(now)] if now else [])))
+    against = distinct(content)
+    # Its serials are others: it may have been upgraded after changes that the standby does not have.
+    doubt = position.why if isinstance(position.error, NewerPrimary) else None
     return Promotion(
         serverdir=str(serverdir),
         storage=str(serverdir.storage()),
         serial=serial,
-        primary_serial=primary_serial,
-        reachable=reachable,
-        lost_serials=max(0, (primary_serial or 0) - serial),
+        primary_serial=position.serial,
+        reachable=position.own is not None or doubt is not None,
+        unreachable=None if doubt else position.why,
+        lost_serials=max(0, (position.serial or 0) - serial),
         missing_files=store.missing_private_files(),
-        uuid=source.primary_uuid if keep_identity else source.uuid,
+        findings={kind: number for one in against for kind, number in one.kinds.items()},
+        found=tuple(f"{one} (`verify --level {one.level}` at {one.finished})" for one in against),
+        warnings=(*_warnings(serverdir, now.findings if now else []), *_noted_warnings(found)),
+        uuid=uuid,
         dry_run=dry_run,
         doubt=doubt,
         deleted_files=len(store.pending()),
-        read_only=_read_only(serverdir),
     )
 
 
-def _read_only(serverdir: Serverdir) -> str | None:
+def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str]:
+    """Yield what a look just now found of permissions, each with the command that helps."""
     mount = read_only(serverdir.files) if serverdir.files.exists() else None
-    return None if mount is None else f"the file system at {mount} is read-only"
+    if mount is not None:
+        yield f"the file system at {mount} is read-only: the server can store no file until it is writable"
+    wrong = [one for one in findings if one.kind == PERMISSIONS]
+    for one in wrong[:_NAMED]:
+        path = serverdir.root / one.subject
+        bits, its_owner, _ = one.expected.partition(" for its owner")
+        command = chmod(f"u+{bits.replace('-', '')}", path) if its_owner else None
+        helps = one.remedy or (f"run {command or '`replisync verify --repair`'}")
+        yield f"permissions of {quoted(path)}: expected {one.expected}, found {one.found}; {helps}"
+    if len(wrong) > _NAMED:
+        yield f"permissions: and {len(wrong) - _NAMED} more"
 
 
-def _refuse_loss(promotion: Promotion, *, diverged: bool) -> None:
-    attempted = f"promotion of {promotion.serverdir}"
+def _noted_warnings(found: list[Standing]) -> Iterator[str]:
+    for one in distinct(each.only(harmless=True) for each in found):
+        yield (
+            f"{one} (`verify --level {one.level}` at {one.finished}); run "
+            f"`replisync verify --repair --level {one.level}` before the promotion"
+        )
+
+
+def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverged: bool) -> None:
+    """Raise ConditionFailed where something would be lost, with all of that.
+
+    level: of the verification that shows whether a repair has helped.
+    """
+    whys: list[str] = []
+    first: list[str] = []
     if promotion.doubt:
-        raise ConditionFailed(
-            f"cannot promote {promotion.serverdir}",
-            f"a server answers at the primary's URL, and it is not known what it has: {promotion.doubt}",
-            serial=promotion.serial,
-            hint="where this standby is to take its place, stop that server, then promote with --accept-loss",
-        )
+        what = "a server answers at the primary's URL, and it is not known what it has"
+        whys.append(f"{what}: {promotion.doubt}")
     if promotion.lost_serials:
-        raise ConditionFailed(
-            attempted,
-            f"the primary is at serial {promotion.primary_serial}, {promotion.lost_serials} ahead",
-            serial=promotion.serial,
-            hint="its history is not ours (see `replisync status`): --accept-loss where ours is to be kept"
-            if diverged
-            else "`replisync catchup` first, or --accept-loss where the primary is gone for good",
-        )
+        ahead = f"the primary is at serial {position.serial}, {promotion.lost_serials} ahead of ours"
+        if position.own is None:
+            whys.append(f"{ahead} ({position.why})")
+        elif position.own == position.serial:
+            whys.append(ahead)
+        else:
+            whys.append(f"{ahead}, or was: it says {position.own} now, as after a restore from a backup")
+        status = "`replisync status` (its history is not ours)"
+        first.append(status if diverged else "`replisync catchup`")
     if promotion.missing_files:
-        raise ConditionFailed(
-            attempted,
-            f"{promotion.missing_files} files of private stages are not here",
-            serial=promotion.serial,
-            hint="`replisync faults list` names them; `replisync catchup` first, or --accept-loss",
-        )
+        whys.append(f"{promotion.missing_files} files of private stages are not here")
+        first += ["`replisync faults list`", "`replisync catchup`"]
+    if promotion.findings:
+        whys.append(f"findings that were not repaired: {', '.join(promotion.found)}")
+        secret = " --replica-keyfile F" if promotion.reachable else ""
+        first.append(f"`replisync verify --repair --level {level}{secret}`")
+    if not whys:
+        return
+    steps = ["stop that server"] if promotion.doubt else []
+    steps += [f"run {', '.join(dict.fromkeys(first))}"] if first else []
+    error = ConditionFailed(
+        f"cannot promote {promotion.serverdir}",
+        "; ".join(whys),
+        serial=promotion.serial,
+        hint=f"{', '.join(steps)} first, or give all of that up with --accept-loss",
+    )
+    error.details = asdict(promotion)
+    raise error

@@ -1,22 +1,18 @@
 """Where a standby stands, without writing anything."""
 
+import shlex
 from dataclasses import asdict, replace
 from typing import Any
 
 from replisync import __version__, clock
-from replisync.errors import (
-    ConditionFailed,
-    PrimaryRefused,
-    PrimaryUnreachable,
-    ReplisyncError,
-    TargetUnusable,
-    WrongHistory,
-)
+from replisync.errors import ConditionFailed, PrimaryRefused, TargetUnusable, WrongHistory
+from replisync.position import Position, ask_position, known_position
 from replisync.serverdir import Serverdir
-from replisync.standby import ASK_SECONDS, Settings, connection, open_database
+from replisync.standby import ASK_SECONDS, Settings, open_database
 from replisync.store.base import Store
-from replisync.store.records import Contact, Source
+from replisync.store.records import Contact, Divergence, Source
 from replisync.tls import Tls
+from replisync.verify.standing import distinct, standing
 
 # Without a word from the primary for so long, a serial that equals its last known one proves little.
 _STALE_SECONDS = 300.0
@@ -73,12 +69,13 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     promoted = role not in (None, "replica") or source.promoted is not None
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
-    asked = settings is not None and not promoted and source.primary_url
-    heard = _ask(source, settings) if asked and settings else None
-    known_serial = contact.primary_serial if contact else None
-    primary_serial = heard if isinstance(heard, int) else known_serial
+    position = known_position(contact)
+    if settings is not None and not promoted and source.primary_url:
+        position = ask_position(contact, source, settings)
+    behind_us = position.own is not None and position.own < serial
+    primary_serial = position.own if behind_us else position.serial
     # Why there is an answer that says nothing of the serial is what an operator has to know first.
-    refusal = str(heard) if isinstance(heard, PrimaryRefused) else None
+    refusal = str(position.error) if isinstance(position.error, PrimaryRefused) else None
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
     divergence = store.divergence()
     running = serverdir.locked_by() is not None
@@ -89,14 +86,19 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     state = state or _state(
         contact,
         lag,
-        diverged=divergence is not None
-        or isinstance(heard, WrongHistory)
-        or (isinstance(heard, int) and heard < serial),
-        silent=isinstance(heard, PrimaryUnreachable | PrimaryRefused),
+        diverged=divergence is not None or isinstance(position.error, WrongHistory) or behind_us,
+        silent=position.error is not None,
         offline=settings is None,
     )
+    reason, following = _explain(state, serial, position, divergence, running=running)
+    if not promoted and role is not None:
+        against, command = _against(store)
+        reason = "; ".join(filter(None, [reason, against])) or None
+        following = following or command
     return {
         "state": state,
+        "reason": reason,
+        "next": following and f"replisync {following} --serverdir {shlex.quote(str(serverdir))}",
         "serverdir": str(serverdir),
         "storage": source.storage,
         "primary_url": source.primary_url or None,
@@ -106,7 +108,11 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         "primary_serial": primary_serial,
         "lag_serials": lag,
         "lag_seconds": _lag_seconds(lag, contact),
-        "last_contact": clock.now() if isinstance(heard, int) else contact.contacted_at if contact else None,
+        "last_contact": clock.now()
+        if position.own is not None
+        else contact.contacted_at
+        if contact
+        else None,
         "files_total": counts.total,
         "files_missing": counts.missing,
         "faults": store.fault_count(),
@@ -131,15 +137,46 @@ def _last_verify(store: Store) -> dict[str, Any] | None:
     return None if found is None else {name: getattr(found, name) for name in _VERIFY_FIELDS}
 
 
-def _ask(source: Source, settings: Settings) -> int | ReplisyncError:
-    """Return the primary's serial, or why it is not known."""
-    try:
-        with connection(
-            settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
-        ) as primary:
-            return primary.hello().serial
-    except (PrimaryUnreachable, PrimaryRefused, WrongHistory) as err:
-        return err
+def _against(store: Store) -> tuple[str | None, str | None]:
+    """Return what stands against a promotion though the serial is right, and the command to run."""
+    whys: list[str] = []
+    following: str | None = None
+    if missing := store.missing_private_files():
+        whys.append(f"{missing} files of private stages are not here")
+        following = "faults list"
+    for found in distinct(standing(store)):
+        whys.append(f"`verify --level {found.level}` at {found.finished} found {found}")
+        following = following or f"verify --repair --level {found.level}"
+    return "; ".join(whys) or None, following
+
+
+def _explain(
+    state: str, serial: int, position: Position, divergence: Divergence | None, *, running: bool
+) -> tuple[str | None, str | None]:
+    """Return why a standby is not current, and the command to run, as far as one helps.
+
+    running: whether a run goes on now, which is to be let do its work.
+    """
+    catchup = None if running else "catchup"
+    if state == "cloning":
+        return "its clone is not complete" + (
+            "" if running else ": the same `replisync clone` resumes it"
+        ), None
+    if state == "diverged":
+        if divergence is None:
+            return position.why or f"the primary is at serial {position.own}, behind ours, {serial}", catchup
+        fork = divergence.fork_serial
+        return divergence.reason, None if fork is None else f"rewind --to-serial {fork}"
+    if state == "stale":
+        return (
+            f"the primary cannot be asked: {position.why}"
+            if position.error
+            else "the primary was not heard of for more than five minutes"
+        ), None
+    if state == "behind":
+        ahead = (position.serial or 0) - serial
+        return f"the primary is at serial {position.serial}, {ahead} ahead of ours", catchup
+    return None, None
 
 
 def _state(contact: Contact | None, lag: int | None, *, diverged: bool, silent: bool, offline: bool) -> str:

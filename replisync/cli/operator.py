@@ -1,7 +1,7 @@
 """The commands of an operator: status, promote, rewind, faults, derive-key."""
 
 import json as jsonlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ from replisync.cli.options import (
 from replisync.errors import ConditionFailed, UsageError
 from replisync.faults import clear_faults, list_faults, retry_faults, skip_fault
 from replisync.logs import printable
+from replisync.progress import Lines
 from replisync.promote import promote as run_promote
 from replisync.rewind import rewind as run_rewind
 from replisync.secretfiles import check_place, read_secret, write_key
+from replisync.standby import Context
 from replisync.status import check_lag
 from replisync.status import status as run_status
+from replisync.stop import Stop
 
 
 def _print(value: Any) -> None:
@@ -62,7 +65,8 @@ def status(
 ) -> None:
     """Say where the standby stands."""
     fields = run_status(target(serverdir, storage), offline=offline, tls=tls(values))
-    fields["error"] = fields["error"] and addressed(fields["error"], serverdir)
+    for name in ("error", "reason"):
+        fields[name] = fields[name] and addressed(fields[name], serverdir)
     if not json:
         click.echo("\n".join(_status_lines(fields)))
     try:
@@ -81,7 +85,8 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
     seed, run = fields["seed"], fields["last_run"]
     present = fields["files_total"] - fields["files_missing"]
     lines = [
-        f"{fields['serverdir']}: {fields['state']}",
+        f"{fields['serverdir']}: {fields['state']}"
+        + (f" - {printable(fields['reason'])}" if fields["reason"] else ""),
         f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, "
         f"behind by {known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}",
         f"  primary     {known(fields['primary_url'])} ({fields['primary_uuid']})",
@@ -90,6 +95,8 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
         f"  seed        {seed['kind']} at serial {known(seed['serial'])}, finished {known(seed['finished'])}",
         f"  replisync   {'running' if fields['running'] else 'not running'}",
     ]
+    if fields["next"]:
+        lines.append(f"  next        {fields['next']}")
     if run:
         lines.append(
             f"  last run    {run['command']}: {run['outcome']}, serial {run['from_serial']} to "
@@ -113,7 +120,9 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
 @serverdir_option
 @storage_option
 @click.option(
-    "--accept-loss", is_flag=True, help="Go on although the primary has more, or files are missing."
+    "--accept-loss",
+    is_flag=True,
+    help="Go on although the primary has more, files are missing, or findings of verify stand.",
 )
 @click.option(
     "--keep-identity", is_flag=True, help="Take the primary's UUID: its other replicas then go on here."
@@ -124,9 +133,13 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
 @dry_run_option
 @tls_options
 @json_option
-def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
+@click.pass_obj
+def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
     """Make the standby startable as primary, after checking that it is complete."""
-    done = run_promote(target(serverdir, storage), tls=tls(choices), **choices)
+    # Its stages take a moment each: no display, and a signal ends it as it always did.
+    context = Context(Stop(), log, Lines(log))
+    done = run_promote(target(serverdir, storage), context, tls=tls(choices), **choices)
+    done = replace(done, warnings=tuple(addressed(warning, serverdir) for warning in done.warnings))
     if json:
         _print(asdict(done))
         return
@@ -138,8 +151,12 @@ def promote(serverdir: Path, storage: str | None, json: bool, **choices: Any) ->
         click.echo(
             f"{done.deleted_files} files that the primary deleted stay in place, where no index names them"
         )
-    if done.read_only:
-        click.echo(f"{done.read_only}: the server can store no file until it is writable")
+    for warning in done.warnings:
+        click.echo(f"warning: {printable(warning)}")
+    for found in done.found:
+        click.echo(f"given up: {printable(found)}")
+    if done.unreachable:
+        click.echo(f"the old primary does not answer: {printable(done.unreachable)}")
     if done.reachable:
         click.echo("the old primary still answers: see to it that nobody writes to it any more")
     if not done.dry_run:

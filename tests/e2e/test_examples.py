@@ -23,6 +23,7 @@ from tests.support.devpi import FAST_ARGON2, Server
 from tests.support.oracle import assert_replicated
 from tests.support.pip import pip_install
 from tests.support.ports import free_port
+from tests.support.proxy import Proxy
 from tests.support.snapshot import assert_untouched, last_serial, snapshot
 from tests.support.waiting import wait_until
 
@@ -314,7 +315,7 @@ def test_a_failover_that_would_lose_serials_needs_to_be_told(failover: Failover)
     site.primary.stop()
     try:
         refused = failover(check=9, PRIMARY_WAIT="1")
-        assert "it does not answer" in refused.stdout
+        assert "it does not answer itself" in refused.stdout
         assert re.search(rf"the primary is at serial {known}, 1 ahead", refused.stderr)
         assert not failover.started.exists()
         assert json.loads((site.standby / ".nodeinfo").read_text())["role"] == "replica"
@@ -322,6 +323,35 @@ def test_a_failover_that_would_lose_serials_needs_to_be_told(failover: Failover)
         assert f"is the primary now, at serial {known - 1}" in told.stdout
     finally:
         site.primary.start()
+
+
+def test_a_failover_is_not_held_up_by_what_answers_for_a_dead_primary(
+    failover: Failover, secretfile: Path
+) -> None:
+    """A router's 404, and a replica under its name, do not count as alive; nor as the new primary."""
+    site = failover.site
+    replica = Server(
+        site.folder / "replica", role="replica", primary_url=site.primary.url, secretfile=secretfile
+    )
+    with Proxy(site.primary.url) as name, replica.init():
+        site.configured("catchup", "--primary-url", name.url)
+        serial = last_serial(site.standby)
+        replica.wait_for_serial(serial)
+        site.primary.stop()
+        try:
+            with name.fault(status=404):
+                replisync("catchup", *_options(site), "--timeout", 1, check=3)
+            name.target_url = replica.url
+            done = failover(PRIMARY_WAIT="1", SERVER_URL=name.url, SERVER_WAIT="1", check=1)
+            assert f"it does not answer itself: the standby stays at serial {serial}" in done.stdout
+            assert f"the new primary does not answer at {name.url}" in done.stderr
+            assert json.loads((site.standby / ".nodeinfo").read_text())["role"] == "primary"
+        finally:
+            site.primary.start()
+
+
+def _options(site: Site) -> tuple[object, ...]:
+    return ("--serverdir", site.standby, "--replica-keyfile", site.key)
 
 
 def test_a_failover_with_an_unknown_option_explains_itself(failover: Failover) -> None:

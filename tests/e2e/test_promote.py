@@ -204,12 +204,17 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(still: Server, standby
         "serial": still.serial(),
         "primary_serial": still.serial(),
         "reachable": True,
+        "unreachable": None,
         "lost_serials": 0,
         "missing_files": 0,
+        "findings": {},
+        "found": [],
+        "warnings": [],
         "uuid": standby.status()["uuid"],
         "dry_run": False,
         "storage": "sqlite",
         "doubt": None,
+        "deleted_files": 0,
     }
 
 

@@ -24,7 +24,7 @@ from tests.support.standby import Standby, changed, tree
 FIELDS = {
     *("state", "serverdir", "storage", "primary_url", "primary_uuid", "uuid", "serial", "primary_serial"),
     *("lag_serials", "lag_seconds", "last_contact", "files_total", "files_missing", "faults"),
-    *("seed", "last_run", "last_verify", "version"),
+    *("seed", "last_run", "last_verify", "version", "reason", "next"),
 }
 SEED_FIELDS = {"kind", "serial", "started", "finished"}
 RUN_FIELDS = {"command", "outcome", "from_serial", "to_serial", "files", "bytes", "seconds", "finished"}
@@ -76,6 +76,8 @@ def test_all_fields_have_their_values(still: Server, standby: Standby) -> None:
     assert FIELDS - set(found) == set()
     expected: dict[str, Any] = {
         "state": "current",
+        "reason": None,
+        "next": None,
         "serverdir": str(standby.serverdir),
         "storage": "sqlite",
         "primary_uuid": still.uuid(),
@@ -143,7 +145,8 @@ def test_behind(primary: Server, own: Standby) -> None:
         assert "catchup" in said["hint"]
         assert said["serial"] == own.serial, "the fields are there too"
         text = run_here("status", *own.own, option, bound, code=9)
-        assert f"{own.serverdir}: behind" in text.stdout
+        assert f"{own.serverdir}: behind - the primary is at serial" in text.stdout
+        assert f"  next        replisync catchup --serverdir {own.serverdir}\n" in text.stdout
     own.catchup()
     assert own.status("--max-lag-serials", 0)["state"] == "current"
 
@@ -153,6 +156,7 @@ def test_stale(primary: Server, own: Standby, way: Proxy) -> None:
     way.refuse()
     found = own.status()
     assert (found["state"], found["primary_serial"]) == ("stale", primary.serial())
+    assert found["reason"] == "the primary cannot be asked: [Errno 111] Connection refused"
     heard = found["last_contact"]
     own.status("--max-lag-serials", 0, code=9)
     assert own.status("--offline")["state"] == "current"
@@ -200,6 +204,7 @@ def test_diverged(own: Standby, way: Proxy, still: Server) -> None:
     way.drop_connections()
     found = own.status()
     assert found["state"] == "diverged"
+    assert "another server" in found["reason"]
     assert found["primary_serial"] != still.serial()
     own.catchup(code=5)
     run = own.status("--offline")
