@@ -148,7 +148,8 @@ class Wanted:
     def to_ask(self, files: list[WantedFile]) -> tuple[list[WantedFile], list[Fault]]:
         """Return those of some files to ask for now, and the faults of the others.
 
-        These were refused before, no serial waits for them, and their time has not come yet.
+        These were refused before, no serial waits for them, and their time has not come yet. What lies in its
+        place by now, however it came there, is looked at.
         """
         now, latest = clock.now(), clock.later(RETRY_LAST_SECONDS)
         known = self._store.faults_of(file.relpath for file in files)
@@ -158,6 +159,7 @@ class Wanted:
             if (fault := known.get(file.relpath)) is not None
             and (fault.kind, fault.serial) == ("mirror", file.serial)
             and now < (fault.next_try or now) <= latest
+            and self._files.size_of(file.relpath) is None
         }
         return [file for file in files if file.relpath not in put_off], list(put_off.values())
 
