@@ -192,8 +192,14 @@ class TestVerdicts:
         self, folder: Path, server: ScriptedPrimary
     ) -> None:
         """Whether it was refused, or came before the connection was lost, and was not recorded."""
+
+        def go_down() -> httpx.Response:
+            server.down = True
+            raise httpx.ConnectError("connection refused")
+
         commit_file(server, A, CONTENT)
-        commit_file(server, B, 503)
+        commit_file(server, B, CONTENT)
+        server.files[B] = go_down
         commit_file(server, PRIVATE, CONTENT)
         with closing(Target(folder / "cloned", server, Trap(), entries=100, cloning=True)) as target:
             target.begin()
@@ -203,6 +209,7 @@ class TestVerdicts:
             for _ in range(2):
                 with pytest.raises(PrimaryUnreachable):
                     fetch_all()
+                server.down = False
             for answer in (404, 404):
                 server.files[B] = answer
                 with pytest.raises(FilesMissing):
