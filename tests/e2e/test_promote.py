@@ -216,7 +216,6 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(still: Server, standby
         "read_only": None,
         "storage": "sqlite",
         "doubt": None,
-        "deleted_files": 0,
     }
 
 
