@@ -213,7 +213,6 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(still: Server, standby
         "uuid": standby.status()["uuid"],
         "dry_run": False,
         "deleted_files": 0,
-        "read_only": None,
         "storage": "sqlite",
         "doubt": None,
     }
