@@ -188,6 +188,10 @@ class Fetcher:
         if error is not None:
             raise error
 
+    def finds(self, file: WantedFile) -> bool:
+        """Return whether something on this machine may be a file."""
+        return self._local is not None and next(self._local.paths(file), None) is not None
+
     def _hand_out(
         self, wanted: Iterator[WantedFile], work: _Work, workers: list[threading.Thread], under_way: int
     ) -> int:

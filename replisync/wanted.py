@@ -149,7 +149,7 @@ class Wanted:
         """Return those of some files to ask for now, and the faults of the others.
 
         These were refused before, no serial waits for them, and their time has not come yet. What lies in its
-        place by now, however it came there, is looked at.
+        place by now, however it came there, or elsewhere on this machine, is looked at.
         """
         now, latest = clock.now(), clock.later(RETRY_LAST_SECONDS)
         known = self._store.faults_of(file.relpath for file in files)
@@ -160,6 +160,7 @@ class Wanted:
             and (fault.kind, fault.serial) == ("mirror", file.serial)
             and now < (fault.next_try or now) <= latest
             and self._files.size_of(file.relpath) is None
+            and not self._fetcher.finds(file)
         }
         return [file for file in files if file.relpath not in put_off], list(put_off.values())
 

@@ -309,7 +309,7 @@ def _wrong_file(dump: Path) -> None:
 
 def _version(dump: Path) -> None:
     index = json.loads((dump / "dataindex.json").read_bytes())
-    (dump / "dataindex.json").write_text(json.dumps({**index, "dumpversion": "99"}))
+    (dump / "dataindex.json").write_text(json.dumps({**index, "dumpversion": "0"}))
 
 
 @pytest.mark.parametrize(
