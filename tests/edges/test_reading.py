@@ -33,7 +33,7 @@ ENTRIES = [
 def test_what_a_process_reads_of_entries_is_what_is_read_here() -> None:
     expected = read_all(ENTRIES)
     assert [(serial, why is None) for serial, why, _ in expected] == [
-        *((0, True), (1, True), (2, False), (3, False), (5, False), (7, False)),
+        *((0, True), (1, True), (2, False), (3, False), (5, False), (7, True)),
     ]
     assert expected[1][2] == [
         ("a/b/+f/1/x", "STAGEFILE", -1, "sha256=ab"),

@@ -29,11 +29,19 @@ def refused(world: World, command: str, target: Path) -> Outcome:
     return said
 
 
+def is_settled(target: Path, serial: int) -> bool:
+    """Tell whether a target is at a serial, with all files in the places that it demands."""
+    if last_serial(target) != serial:
+        return False
+    with closing(connect(target)) as database:
+        return database.execute("SELECT count(*) FROM replisync_pending").fetchall() == [(0,)]
+
+
 def test_a_second_replisync(world: World) -> None:
     """While one follows, every command that would write is refused and told who holds the target."""
     target = world.standby()
     with Background(world.folder / "follow.log", "follow", *world.options(target)) as follower:
-        follower.wait_for(lambda: last_serial(target) == world.serial, "it has caught up")
+        follower.wait_for(lambda: is_settled(target, world.serial), "it has caught up")
         for command in ("catchup", "follow"):
             assert f"process {follower.pid}" in refused(world, command, target).message
         before = snapshot(target)

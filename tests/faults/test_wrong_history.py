@@ -24,7 +24,7 @@ def half_clone(world: World) -> Path:
     """Return a serverdir with all metadata of the primary and no file."""
     target = world.folder / "half"
     with world.proxy.fault(path="/[a-z]+/[a-z]+/", status=403):
-        run_here("clone", *world.new(target), code=4)
+        run_here("clone", *world.new(target, "--patience", "1"), code=3)
     assert last_serial(target) == world.serial
     assert not (target / ".nodeinfo").exists()
     return target
