@@ -12,7 +12,7 @@ from replisync.serverdir import Serverdir
 from replisync.settle import settle
 from replisync.standby import ASK_SECONDS, Context, Settings, existing_standby, target_files
 from replisync.store.base import Store
-from replisync.store.records import Source
+from replisync.store.records import UNFETCHABLE, Source
 from replisync.tls import Tls
 from replisync.verify.findings import PERMISSIONS, Finding, Report
 from replisync.verify.run import Level, look, readable
@@ -40,6 +40,7 @@ class Promotion:
     found: the same in words, by verification.
     warnings: what may keep devpi-server from using the serverdir, each with what helps.
     doubt: why it is not known what the old primary has, although it answers; None where it is.
+    last_contact: when the old primary was last heard of; None where that is not known.
     deleted_files: how many files stay in place that the primary deleted, since we may not move them.
     """
 
@@ -57,6 +58,7 @@ class Promotion:
     uuid: str
     dry_run: bool
     doubt: str | None = None
+    last_contact: str | None = None
     deleted_files: int = 0
 
 
@@ -90,6 +92,7 @@ def promote(
         found = [one for one in standing(store) if now is None or one.level != now.level]
         uuid = source.primary_uuid if keep_identity else source.uuid
         promotion = _assess(serverdir, store, position, found, now, uuid=uuid, dry_run=dry_run)
+        promotion = replace(promotion, warnings=(*promotion.warnings, *_reminders(store, source, position)))
         if not accept_loss:
             level = found[0].level if found else str(Level.QUICK)
             _refuse_loss(promotion, position, level, diverged=store.divergence() is not None)
@@ -147,6 +150,7 @@ def _assess(
         uuid=uuid,
         dry_run=dry_run,
         doubt=doubt,
+        last_contact=contact.contacted_at if (contact := store.contact()) else None,
         deleted_files=len(store.pending()),
     )
 
@@ -167,6 +171,15 @@ def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str]:
         yield f"permissions: and {len(wrong) - _NAMED} more"
 
 
+def _reminders(store: Store, source: Source, position: Position) -> Iterator[str]:
+    """Yield what a promotion does not wait for, and its operator should know."""
+    if position.error is not None and position.error.details.get("answered_by") == source.uuid:
+        yield "a devpi-server serves this serverdir: stop it before the new primary starts"
+    nameless = sum(fault.kind == UNFETCHABLE for fault in store.faults())
+    if nameless:
+        yield f"{nameless} files that can never be fetched are missing; `replisync faults list` names them"
+
+
 def _noted_warnings(found: list[Standing]) -> Iterator[str]:
     for one in distinct(each.only(harmless=True) for each in found):
         yield (
@@ -182,6 +195,7 @@ def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverg
     """
     whys: list[str] = []
     first: list[str] = []
+    catchup = "`replisync catchup`" + ("" if promotion.reachable else " (once the primary answers)")
     if promotion.doubt:
         what = "a server answers at the primary's URL, and it is not known what it has"
         whys.append(f"{what}: {promotion.doubt}")
@@ -194,10 +208,10 @@ def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverg
         else:
             whys.append(f"{ahead}, or was: it says {position.own} now, as after a restore from a backup")
         status = "`replisync status` (its history is not ours)"
-        first.append(status if diverged else "`replisync catchup`")
+        first.append(status if diverged else catchup)
     if promotion.missing_files:
         whys.append(f"{promotion.missing_files} files of private stages are not here")
-        first += ["`replisync faults list`", "`replisync catchup`"]
+        first += ["`replisync faults list`", catchup]
     if promotion.findings:
         whys.append(f"findings that were not repaired: {', '.join(promotion.found)}")
         secret = " --replica-keyfile F" if promotion.reachable else ""

@@ -84,11 +84,14 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
 
     seed, run = fields["seed"], fields["last_run"]
     present = fields["files_total"] - fields["files_missing"]
+    lag = f"{known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}"
+    if fields["state"] == "stale":
+        # What the primary has accepted since then is unknown.
+        lag = f"{known(fields['lag_serials'], ' serials')} or more, as of {known(fields['last_contact'])}"
     lines = [
         f"{fields['serverdir']}: {fields['state']}"
         + (f" - {printable(fields['reason'])}" if fields["reason"] else ""),
-        f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, "
-        f"behind by {known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}",
+        f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, behind by {lag}",
         f"  primary     {known(fields['primary_url'])} ({fields['primary_uuid']})",
         f"  last heard  {known(fields['last_contact'])}",
         f"  files       {present} of {fields['files_total']} here, {fields['faults']} faults",
@@ -156,7 +159,9 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     for found in done.found:
         click.echo(f"given up: {printable(found)}")
     if done.unreachable:
-        click.echo(f"the old primary does not answer: {printable(done.unreachable)}")
+        heard = f"; it was last heard of at {done.last_contact}" if done.last_contact else ""
+        click.echo(f"the old primary does not answer: {printable(done.unreachable)}{heard}")
+        click.echo("what it accepted after that is unknown, and would be lost")
     if done.reachable:
         click.echo("the old primary still answers: see to it that nobody writes to it any more")
     if not done.dry_run:

@@ -115,6 +115,10 @@ def test_our_own_hot_standby_is_not_the_primary(site: Site) -> None:
         assert (found["state"], found["primary_serial"]) == ("stale", site.serial + 1)
         assert "our own standby answers" in site.standby.catchup(*IMPATIENT, code=3).message
         site.is_refused("our own standby answers")
+        given_up = site.standby.promote("--dry-run", "--accept-loss")
+        assert "stop it before the new primary starts" in str(given_up["warnings"])
+        assert given_up["last_contact"]
+        assert "serials or more, as of" in run_here("status", *site.standby.own).stdout
 
 
 @pytest.mark.parametrize(
