@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from replisync import clock
 from replisync.advice import chmod, quoted
 from replisync.denied import read_only
-from replisync.errors import ConditionFailed, NewerPrimary
+from replisync.errors import ConditionFailed, LocalFailure, NewerPrimary, TargetUnusable
 from replisync.position import Position, ask_position
 from replisync.serverdir import Serverdir
 from replisync.settle import settle
@@ -14,7 +14,7 @@ from replisync.standby import ASK_SECONDS, Context, Settings, existing_standby, 
 from replisync.store.base import Store
 from replisync.store.records import UNFETCHABLE, Source
 from replisync.tls import Tls
-from replisync.verify.findings import PERMISSIONS, Finding, Report
+from replisync.verify.findings import DATABASE, PERMISSIONS, Finding, Report
 from replisync.verify.run import Level, look, readable
 from replisync.verify.standing import Standing, distinct, found_now, standing
 
@@ -87,9 +87,7 @@ def promote(
         serverdir.check_path()
         settings = Settings(tls=tls or Tls(), silence=ASK_SECONDS)
         position = ask_position(store.contact(), source, settings)
-        now = _quick(serverdir, source, context)
-        # It clears what an earlier one of its level found.
-        found = [one for one in standing(store) if now is None or one.level != now.level]
+        now, found = _verified(serverdir, store, source, context)
         uuid = source.primary_uuid if keep_identity else source.uuid
         promotion = _assess(serverdir, store, position, found, now, uuid=uuid, dry_run=dry_run)
         promotion = replace(promotion, warnings=(*promotion.warnings, *_reminders(store, source, position)))
@@ -111,13 +109,38 @@ def promote(
         return promotion
 
 
-def _quick(serverdir: Serverdir, source: Source, context: Context) -> Report | None:
-    """Verify at the level quick; None where a promotion was interrupted, which has done so."""
-    if source.promoted is not None:
-        return None
-    # A reader of its own: what is damaged is hidden from it, and must not be from who writes.
-    with readable(serverdir) as reader:
-        return look(serverdir, reader, source, Level.QUICK, context)
+def _verified(
+    serverdir: Serverdir, store: Store, source: Source, context: Context
+) -> tuple[Report | None, list[Standing]]:
+    """Return what a verification at the level quick finds now, and what stands of earlier ones.
+
+    No verification is made where a promotion was interrupted, which has made one.
+    """
+    began = clock.now()
+    try:
+        found = standing(store)
+        if source.promoted is not None:
+            return None, found
+        # A reader of its own: what is damaged is hidden from it, and must not be from who writes.
+        with readable(serverdir) as reader:
+            now = look(serverdir, reader, source, Level.QUICK, context)
+    except (TargetUnusable, LocalFailure) as err:
+        # A database that cannot be read through may be all that is left: it is a loss to be accepted.
+        damage = Finding(DATABASE, err.why, None, "a database that can be read", err.why)
+        now = Report(
+            level=str(Level.QUICK),
+            serial=-1,
+            outcome="failed",
+            started=began,
+            finished=clock.now(),
+            seconds=0.0,
+            counts={damage.kind: 1},
+            findings=[damage],
+            total=1,
+        )
+        return now, []
+    # It clears what an earlier one of its level found.
+    return now, [one for one in found if one.level != now.level]
 
 
 def _assess(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.damage import remove_row
+from tests.support.damage import damage_page, remove_row
 from tests.support.history import read_history
 from tests.support.runs import run_here
 from tests.support.snapshot import assert_untouched, snapshot
@@ -97,3 +97,16 @@ def test_findings_about_permissions_are_warnings_with_the_command_that_helps(
     assert f"warning: permissions of {path}: expected {bits}" in said
     assert f"; run `chmod u+{bits} {path}`" in said
     assert f"a primary at serial {standby.serial}" in said
+
+
+@pytest.mark.parametrize("name", ["sqlite_autoindex_kv_1", "replisync_tip", "replisync_verify"])
+def test_a_database_that_cannot_be_read_through_can_be_given_up(standby: Standby, name: str) -> None:
+    """A page is damaged, and the primary may be gone: it is promoted with --accept-loss alone."""
+    damage_page(standby.serverdir / ".sqlite", name)
+    refused = standby.promote(code=9)
+    assert "1 database (database disk image is malformed)" in str(refused["error"])
+    assert refused["findings"] == {"database": 1}
+    assert json.loads((standby.serverdir / ".nodeinfo").read_text())["role"] == "replica"
+    said = run_here("promote", *standby.own, "--accept-loss").stdout
+    assert "given up: 1 database (database disk image is malformed)" in said
+    assert json.loads((standby.serverdir / ".nodeinfo").read_text())["role"] == "primary"

@@ -1,5 +1,6 @@
 """Damage to the database of a stopped primary, as crashes, bad disks and attackers leave it."""
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -46,3 +47,14 @@ def cut_history(serverdir: Path, serial: int) -> None:
         values = [(relpath, *found) for relpath, found in latest.items()]
         database.executemany("INSERT INTO kv (key, keyname, serial) VALUES (?, ?, ?)", values)
     (serverdir / ".event_serial").write_text(str(serial + 1))
+
+
+def damage_page(path: Path, name: str) -> None:
+    """Overwrite a page of a table or an index of a database at rest, as a bad disk does."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(size,)] = database.execute("PRAGMA page_size")
+        [(root,)] = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,))
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
