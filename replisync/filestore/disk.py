@@ -48,10 +48,16 @@ class DiskFiles:
     staging: a folder on the same file system, for what is not complete.
     retained: a folder on the same file system, for what deltas put aside.
     sync: makes what syncs the staging folder, and the files; sync.NoSync where nobody needs that.
+    longest: the longest name that the file system takes, in bytes; by default it is asked.
     """
 
     def __init__(
-        self, files: Path, staging: Path, retained: Path, sync: Callable[[str], Syncer] = Syncer
+        self,
+        files: Path,
+        staging: Path,
+        retained: Path,
+        sync: Callable[[str], Syncer] = Syncer,
+        longest: int | None = None,
     ) -> None:
         # As text: paths are made for each file, and pathlib costs as much as the system's calls do.
         self._files = os.fspath(files.absolute())
@@ -61,6 +67,7 @@ class DiskFiles:
         self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
         self._syncer = sync(self._staging)
         self._heir = heir_of(f"{self._staging}/file")
+        self._longest = longest
 
     @property
     def group(self) -> int:
@@ -263,8 +270,13 @@ class DiskFiles:
         return ""
 
     def obstacle(self, relpath: str) -> str:
-        """Return why a file can have no place because of what is there already, or "" where it can."""
+        """Return why a file can have no place by its name or what is there already, or "" where it can."""
         with local_errors(f"looking for {relpath}"):
+            if self._longest is None:
+                # Fewer than usual where names are encrypted, as with eCryptfs.
+                self._longest = os.pathconf(self._staging, "PC_NAME_MAX")
+            if max(len(part.encode()) for part in relpath.split("/")) > self._longest:
+                return f"the file system takes no name of more than {self._longest} bytes"
             try:
                 found = os.stat(f"{self._files}/{relpath}")
             except NotADirectoryError:

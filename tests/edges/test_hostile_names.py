@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from replisync import clock
 from replisync.cli.options import settings
 from replisync.errors import ReplisyncError
+from replisync.filestore.disk import DiskFiles
 from replisync.keys import MAX_NAME_BYTES, MAX_PATH_BYTES
+from replisync.ports import FileStore
 from replisync.primary import Primary
 from replisync.serverdir import Serverdir, names_problem
 from replisync.wire import Limits
@@ -126,6 +128,25 @@ def test_odd_names(target: Target, server: ScriptedPrimary, name: str, kind: str
     drop(relpath)(server)
     follow(target, server)
     assert here(target) == set()
+
+
+def test_a_name_that_the_file_system_does_not_take(folder: Path, server: ScriptedPrimary) -> None:
+    """Where names are encrypted fewer bytes fit: such a file is a fault, and all others arrive."""
+
+    class Short(Target):
+        def make_files(self) -> FileStore:
+            own = self.serverdir
+            return DiskFiles(own.files, own.tmp, own.retained, longest=143)
+
+    good, bad = (f"u/dev/+f/abc/d/{'x' * length}" for length in (143, 144))
+    with closing(Short(folder / "short", server, Trap(), entries=100)) as target:
+        target.begin()
+        put(a=(good, b"a", True), b=(bad, b"b", True))(server)
+        server.commit({})
+        follow(target, server)
+        assert here(target) == {good}
+        why = "the file system takes no name of more than 143 bytes"
+        assert faults(target) == {bad: ("unfetchable", why)}
 
 
 @pytest.mark.parametrize(
