@@ -41,7 +41,8 @@ class Promotion:
     warnings: what may keep devpi-server from using the serverdir, each with what helps.
     doubt: why it is not known what the old primary has, although it answers; None where it is.
     last_contact: when the old primary was last heard of; None where that is not known.
-    deleted_files: how many files stay in place that the primary deleted, since we may not move them.
+    deleted_files: how many files stay in place that the primary deleted, since we may not move them; 0 where
+        nothing is changed, as none was to be moved.
     """
 
     serverdir: str
@@ -174,7 +175,6 @@ def _assess(
         dry_run=dry_run,
         doubt=doubt,
         last_contact=contact.contacted_at if (contact := store.contact()) else None,
-        deleted_files=len(store.pending()),
     )
 
 

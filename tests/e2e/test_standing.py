@@ -1,12 +1,13 @@
 """What a verification found stands against a promotion until it is cleared, and `status` says so."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.damage import damage_page, remove_row
-from tests.support.history import read_history
+from tests.support.history import connect, read_history
 from tests.support.runs import run_here
 from tests.support.snapshot import assert_untouched, snapshot
 from tests.support.standby import Standby
@@ -110,3 +111,16 @@ def test_a_database_that_cannot_be_read_through_can_be_given_up(standby: Standby
     said = run_here("promote", *standby.own, "--accept-loss").stdout
     assert "given up: 1 database (database disk image is malformed)" in said
     assert json.loads((standby.serverdir / ".nodeinfo").read_text())["role"] == "primary"
+
+
+def test_a_dry_run_counts_no_file_that_could_go(standby: Standby) -> None:
+    """A run was killed between a commit and the moves that it demands: the promotion makes them."""
+    dropped = standby.serverdir / "+files" / "alice/dev/+f/dropped.zip"
+    dropped.write_bytes(b"dropped")
+    with closing(connect(standby.serverdir, write=True)) as database, database:
+        row = ("alice/dev/+f/dropped.zip", standby.serial, "drop")
+        database.execute("INSERT INTO replisync_pending (relpath, serial, action) VALUES (?, ?, ?)", row)
+    assert standby.promote("--dry-run")["deleted_files"] == 0
+    assert dropped.exists()
+    assert standby.promote()["deleted_files"] == 0
+    assert not dropped.exists()
