@@ -92,7 +92,7 @@ code=0
 change replisync catchup --serverdir "$SERVERDIR" --replica-keyfile "$KEYFILE" --timeout "$PRIMARY_WAIT" || code=$?
 case $code in
     0) ;;
-    3 | 9) echo "it does not answer itself: the standby stays at serial $(standby_field serial)" ;;
+    3 | 9) echo "it does not answer itself, or does not give a file: the standby stays at serial $(standby_field serial)" ;;
     *) exit "$code" ;;
 esac
 
