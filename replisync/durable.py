@@ -57,20 +57,22 @@ def fsync_folder(folder: Path | str) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path | str, mode: int | None = None) -> None:
+def make_folder(folder: Path | str, mode: int | None = None, *, ours: bool = False) -> None:
     """Make a folder and its parents, durably: each new name is synced in its parent.
 
     mode: of the folder, whatever the umask; None for the usual one, which its parents get.
+    ours: whether all of them stay ours wherever they are.
     """
     parent = os.path.dirname(folder)
+    heir = None if ours else heir_of(folder)
     try:
-        new_folder(folder, heir_of(folder), mode)
+        new_folder(folder, heir, mode)
     except FileExistsError:
         return
     except FileNotFoundError:
-        make_folder(parent)
+        make_folder(parent, ours=ours)
         with suppress(FileExistsError):
-            new_folder(folder, heir_of(folder), mode)
+            new_folder(folder, heir, mode)
     fsync_folder(parent)
 
 

@@ -39,15 +39,19 @@ def is_folder(path: str) -> bool:
 def heir_of(path: str | Path) -> Owner | None:
     """Return to whom we give what we make at a path, as uid and gid; None where it stays ours.
 
-    Within a standby that is the owner of its `.replisync`, which itself is of whose the serverdir is.
+    Within a standby that is the owner of its `.replisync`, which itself is of whose the serverdir is, whatever
+    anyone made in a folder above.
     """
     if os.geteuid() != 0:
         return None
     folder, name = os.path.split(os.path.abspath(path))
-    standby = standby_of(folder)
-    if standby is None and name != OURS:
-        return None
-    found = os.stat(folder) if standby is None else os.lstat(f"{standby}/{OURS}")
+    if name == OURS:
+        found = os.stat(folder)
+    else:
+        standby = standby_of(folder)
+        if standby is None:
+            return None
+        found = os.lstat(f"{standby}/{OURS}")
     return None if found.st_uid == 0 else (found.st_uid, found.st_gid)
 
 
@@ -100,7 +104,8 @@ def held(name: str | Path, at: int | None = None) -> Iterator[tuple[int, os.stat
     found = os.stat(name, dir_fd=at, follow_symlinks=False)
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
         raise OSError(errno.ELOOP, "it is no file or folder", os.fspath(name))
-    if found.st_uid == os.geteuid() and not found.st_mode & stat.S_IRUSR:
+    # By its name, which root must not change a mode by, and which root need not do.
+    if 0 != os.geteuid() == found.st_uid and not found.st_mode & stat.S_IRUSR:
         os.chmod(name, stat.S_IMODE(found.st_mode) | stat.S_IRUSR, dir_fd=at)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(name, flags, dir_fd=at)

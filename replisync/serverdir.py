@@ -77,7 +77,8 @@ class Serverdir:
         Raises LocalFailure.
         """
         with local_errors(f"making of the serverdir {self.root}"):
-            make_folder(self.root.absolute(), 0o700)
+            # Never that of a standby above it, which anyone can make in a folder such as /tmp.
+            make_folder(self.root.absolute(), 0o700, ours=True)
             self.make_own_folders()
             problem = names_problem(self.tmp)
         if problem:

@@ -72,7 +72,7 @@ class SystemNames:
 
     def write(self, path: Path, data: bytes) -> None:
         """Replace a file's content, durably and in one step."""
-        write_file(path, data)
+        write_file(path, data, ours=True)
 
     def remove(self, path: Path) -> None:
         """Remove a file that may be gone already."""

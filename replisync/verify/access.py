@@ -15,7 +15,7 @@ from typing import NamedTuple
 from replisync.durable import local_errors
 from replisync.errors import NotPermitted
 from replisync.filestore.hashing import Kind
-from replisync.owners import hand_back, held
+from replisync.owners import OURS, hand_back, held
 from replisync.serverdir import Serverdir
 
 # What gives it back.
@@ -140,7 +140,7 @@ def give(owner: Owner | None, files: Path, relpath: str) -> None:
         local_errors(f"setting of the mode of {files / relpath}"),
         suppress(FileNotFoundError),
     ):
-        at = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        at = _open_files(files, owner)
         try:
             for part in relpath.split("/"):
                 with held(part, at) as (fd, found):
@@ -151,6 +151,25 @@ def give(owner: Owner | None, files: Path, relpath: str) -> None:
                 raise
         finally:
             os.close(at)
+
+
+def _open_files(files: Path, owner: Owner | None) -> int:
+    """Open the folder of files; raises OSError where its owner may have let it lead to what is not the owner's."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if os.geteuid() != 0 or owner is None:
+        return os.open(files, flags)
+    root = os.open(files.parent, flags)
+    try:
+        own = os.stat(OURS, dir_fd=root, follow_symlinks=False)
+        link = stat.S_ISLNK(os.stat(files.name, dir_fd=root, follow_symlinks=False).st_mode)
+        at = os.open(files.name, flags | (0 if link else os.O_NOFOLLOW), dir_fd=root)
+    finally:
+        os.close(root)
+    # The serverdir, which was looked at by its name, may have been exchanged since then.
+    if own.st_uid != owner.uid or (link and os.fstat(at).st_uid != owner.uid):
+        os.close(at)
+        raise PermissionError(errno.EPERM, "it leads out of the standby", os.fspath(files))
+    return at
 
 
 def _set_right(fd: int, found: os.stat_result, owner: Owner | None) -> None:

@@ -8,10 +8,11 @@ Modes are looked at, and not what we may do now: the superuser may do everything
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from replisync.errors import LocalFailure
-from replisync.owners import hand_back, held
+from replisync.owners import OURS, hand_back, held
 from replisync.serverdir import SQLITE_FILE, Serverdir
 from replisync.storage import SQLITE
 from replisync.verify.access import REMEDY
@@ -45,8 +46,12 @@ def grant(serverdir: Serverdir, finding: Finding) -> bool:
         return False
     wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
     try:
-        owner = serverdir.own.stat()
-        with held(path) as (fd, found):
+        with ExitStack() as stack:
+            # No name is looked up twice, and none through a link: the owner may be exchanging names.
+            fd, found = stack.enter_context(held(os.path.realpath(serverdir.root)))
+            owner = os.stat(OURS, dir_fd=fd, follow_symlinks=False)
+            for part in path.relative_to(serverdir.root).parts:
+                fd, found = stack.enter_context(held(part, fd))
             os.fchmod(fd, stat.S_IMODE(found.st_mode) | wanted)
             hand_back(fd, (owner.st_uid, owner.st_gid))
     except OSError:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from replisync.serverdir import Serverdir
+from replisync.verify.modes import grant, wrong_modes
 from tests.faults.conftest import NOBODY, World, give_to_nobody
 from tests.support.client import Client
 from tests.support.devpi import Server
@@ -117,6 +119,18 @@ def test_a_clone_of_root_into_a_folder_of_another_user_is_that_users(
     assert {path.lstat().st_uid for path in (target, *target.rglob("*"))} == {NOBODY}
 
 
+def test_a_clone_of_root_is_roots_whoever_made_a_folder_of_our_name_above_it(
+    world: World, shared_folder: Path
+) -> None:
+    """Such as in /tmp."""
+    planted = shared_folder / ".replisync"
+    planted.mkdir()
+    give_to_nobody(planted)
+    target = shared_folder / "new/standby"
+    run_here("clone", *world.new(target))
+    assert {path.lstat().st_uid for path in (target.parent, target, *target.rglob("*"))} == {0}
+
+
 @pytest.mark.parametrize("way", ["changelog", "export"])
 def test_a_reseed_of_root_makes_a_standby_of_the_same_owner(owned: Owned, way: str) -> None:
     export = ("--from-serverdir", owned.primary.serverdir, "--seed", "export")
@@ -176,6 +190,33 @@ def test_a_file_that_must_be_placed_in_a_folder_of_root_is_waited_for(owned: Own
     owned.as_root("verify", "--repair")
     owned.as_owner("catchup")
     assert last_serial(owned.target) == owned.primary.serial()
+
+
+def test_a_link_for_files_gives_nothing_away_that_is_not_in_a_folder_of_the_owner(owned: Owned) -> None:
+    owned.as_owner("catchup")
+    files, elsewhere = owned.target / "+files", owned.target.parent / "elsewhere"
+    files.rename(elsewhere)
+    files.symlink_to(elsewhere)
+    of_root = (elsewhere, elsewhere / "etc", elsewhere / "alice")
+    of_root[1].mkdir(mode=0o755)
+    for folder in of_root:
+        os.chown(folder, 0, 0)
+    owned.as_root("verify", "--repair", code=8)
+    assert {folder.stat().st_uid for folder in of_root} == {0}
+    os.chown(elsewhere, NOBODY, NOBODY)
+    owned.as_root("verify", "--repair")
+    assert {folder.stat().st_uid for folder in of_root} == {NOBODY}
+
+
+def test_a_link_for_our_own_folder_gives_nothing_away(owned: Owned) -> None:
+    own, elsewhere = owned.target / ".replisync", owned.target.parent / "elsewhere"
+    own.rename(elsewhere)
+    own.symlink_to(elsewhere)
+    os.chown(elsewhere / "tmp", 0, 0)
+    [finding] = wrong_modes(Serverdir(owned.target))
+    assert finding.subject == ".replisync/tmp"
+    assert not grant(Serverdir(owned.target), finding)
+    assert (elsewhere / "tmp").stat().st_uid == 0
 
 
 @pytest.mark.parametrize("level", ["files", "full"])
