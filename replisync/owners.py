@@ -39,8 +39,8 @@ def is_folder(path: str) -> bool:
 def heir_of(path: str | Path) -> Owner | None:
     """Return to whom we give what we make at a path, as uid and gid; None where it stays ours.
 
-    Within a standby that is the owner of its `.replisync`, which itself is of whose the serverdir is, whatever
-    anyone made in a folder above.
+    Within a standby that is the owner of its `.replisync`, which itself is of whose the serverdir is, and
+    never the owner of another one above it.
     """
     if os.geteuid() != 0:
         return None

@@ -148,27 +148,43 @@ class Bars(Lines):
 
         # Not rich's own thread, whose failures end it with a traceback.
         painter = threading.Thread(target=draw, name="progress", daemon=True)
+        above = _Above(self)
         self._draw(start)
         painter.start()
         try:
-            with redirect_stderr(_Above(self)):
+            with redirect_stderr(above):
                 yield
         finally:
+            above.end()
             ended.set()
             painter.join()
             self._draw(lambda display: display.stop())
 
 
 class _Above(io.TextIOBase):
-    """A stderr whose lines do not run into the bars."""
+    """A stderr whose lines do not run into the bars; what is no whole line yet waits for its end."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
+        self._begun = ""
+        self._turn = threading.RLock()
 
     def write(self, text: str) -> int:
-        """Write whole lines."""
-        self._bars.write(text)
+        """Write the lines that are whole now."""
+        if not isinstance(text, str):
+            # By this click finds out that it is a stream of text.
+            raise TypeError(f"not {type(text).__name__}")
+        with self._turn:
+            lines, end, self._begun = f"{self._begun}{text}".rpartition("\n")
+        if end:
+            self._bars.write(f"{lines}\n")
         return len(text)
+
+    def end(self) -> None:
+        """Write what has no end yet, if that is possible."""
+        if self._begun:
+            with suppress(OSError):
+                self.write("\n")
 
 
 def make_display(stream: TextIO, environment: Mapping[str, str] = os.environ) -> "Display":

@@ -154,7 +154,10 @@ def give(owner: Owner | None, files: Path, relpath: str) -> None:
 
 
 def _open_files(files: Path, owner: Owner | None) -> int:
-    """Open the folder of files; raises OSError where its owner may have let it lead to what is not the owner's."""
+    """Open the folder of files, as root only if it leads to nothing but what is its owner's.
+
+    Raises OSError.
+    """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     if os.geteuid() != 0 or owner is None:
         return os.open(files, flags)

@@ -4,8 +4,10 @@ import errno
 import io
 import json
 import os
+import sys
 from contextlib import redirect_stderr
 
+import click
 import pytest
 from rich.progress import TextColumn
 
@@ -252,6 +254,20 @@ class TestBars:
             True
         ] * 3
         assert "2/10 files" in bar
+
+    def test_lines_that_come_in_pieces_stand_above_the_bars(self) -> None:
+        """As print and click write them, and the interpreter a traceback; also what has no end."""
+        terminal = Terminal()
+        with redirect_stderr(terminal):
+            bars = Bars(RecordingLog(), make_display(terminal, WINDOW))
+            with bars.live():
+                bars.stage("files", 10, "files")
+                print("in", "pieces", file=sys.stderr)
+                click.echo("of click", err=True)
+                print("without end", end="", file=sys.stderr)
+        *lines, bar = screen(terminal.getvalue())
+        assert lines == ["in pieces", "of click", "without end"]
+        assert "0/10 files" in bar
 
     def test_a_display_that_cannot_draw_is_switched_off(self) -> None:
         """It is said once; from then on there are log lines, which go on counting."""
