@@ -27,12 +27,6 @@ class DatabaseSurvey:
         self._engine = engine
         self._storage = storage
 
-    def close(self) -> None:
-        """Do nothing: the store closes the connections."""
-
-    def start(self) -> None:
-        """Do nothing: the server computes digests."""
-
     def _query(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with translated(self._storage), self._engine.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(query, values)]

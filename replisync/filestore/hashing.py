@@ -1,22 +1,13 @@
-"""Processes that do for many files what would keep our own interpreter busy: looking at them, and listing."""
+"""Looking at files in their places: size, mode, owner and digest."""
 
+import hashlib
 import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import stat
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from replisync.durable import local_errors
-from replisync.errors import LocalFailure
-from replisync.workers import Workers, command, environment
-
-_HASHER = Path(__file__).with_name("hasher.py")
-_LISTER = Path(__file__).with_name("lister.py")
-
-# What is read of a list at a time.
-_PIECE_BYTES = 256 * 1024
-
-_ATTEMPTED = "reading of files"
+_BLOCK = 256 * 1024
 
 
 class Seen(NamedTuple):
@@ -58,59 +49,63 @@ class Looked(NamedTuple):
     folders: frozenset[Kind] = frozenset()
 
 
-def hashers(root: str, count: int) -> Workers:
-    """Start processes that look at files.
+def look_at_all(root: bytes, files: Sequence[tuple[str, bytes]]) -> Looked:
+    """Return what is found of files below a folder.
 
-    root: the folder that all files lie in.
+    files: pairs of algorithm, "" where no digest is wanted, and relpath; those of a folder follow each other.
     """
-    return Workers(_ATTEMPTED, _HASHER, (root,), count)
+    root += b"/"
+    seen = [_look(root + relpath, algorithm) for algorithm, relpath in files]
+    return Looked(seen, frozenset(_folders(root, (relpath for _, relpath in files))))
 
 
-def ask(workers: Workers, files: Sequence[tuple[str, str]]) -> Looked:
-    """Return what such processes find of files; pairs of algorithm and relpath.
-
-    Raises LocalFailure where one died.
-    """
-    question = b"".join(os.fsencode(f"{algorithm}\0{relpath}\0") for algorithm, relpath in files)
-    return looked(workers.ask(question).decode().split("\0")[:-1], len(files))
-
-
-def looked(answers: list[str], count: int) -> Looked:
-    """Return what the answers of filestore.hasher say for a number of files."""
-    kinds = (Kind(*map(int, answer.split(" "))) for answer in answers[count:])
-    return Looked([_seen(answer) for answer in answers[:count]], frozenset(kinds))
-
-
-def _seen(answer: str) -> Seen:
-    if " " not in answer:
-        return Seen(None, problem=int(answer))
-    size, mode, uid, gid, digest = answer.split(" ")
-    return Seen(int(size), digest or None, 0, int(mode), None, int(uid), int(gid))
-
-
-def listed(root: str) -> Iterator[bytes]:
-    """Yield the paths of all files below a folder, as a process of its own lists them.
-
-    Raises LocalFailure.
-    """
-    attempted = f"reading of {root}"
-    with local_errors(attempted):
-        process = subprocess.Popen(  # noqa: S603
-            command(_LISTER, root), stdout=subprocess.PIPE, env=environment()
-        )
-    pipe = process.stdout
-    assert pipe is not None  # noqa: S101 - opened above
+def _look(path: bytes, algorithm: str) -> Seen:
     try:
-        rest = b""
-        while piece := os.read(pipe.fileno(), _PIECE_BYTES):
-            *whole, rest = (rest + piece).split(b"\0")
-            yield from whole
-        code = process.wait()
-        if code > 0:
-            raise LocalFailure(attempted, os.strerror(code))
-        if code or rest:
-            raise LocalFailure(attempted, "the process that lists it was ended")
+        if not algorithm:
+            return _seen(os.lstat(path))
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError:  # a NUL, which no file has in its name
+        return Seen(None)
+    except OSError as err:
+        return Seen(None, problem=err.errno or 0)
+    try:
+        found = os.fstat(fd)
+        return _seen(found, *(_read(fd, algorithm) if stat.S_ISREG(found.st_mode) else ()))
+    except OSError as err:
+        return Seen(None, problem=err.errno or 0)
     finally:
-        process.kill()
-        process.wait()
-        pipe.close()
+        os.close(fd)
+
+
+def _seen(found: os.stat_result, size: int | None = None, digest: str | None = None) -> Seen:
+    if not stat.S_ISREG(found.st_mode):
+        return Seen(None)
+    size = found.st_size if size is None else size
+    return Seen(size, digest, 0, found.st_mode, None, found.st_uid, found.st_gid)
+
+
+def _read(fd: int, algorithm: str) -> tuple[int, str]:
+    """Return how much there is to read, and its digest; other threads go on meanwhile."""
+    digest = hashlib.new(algorithm)
+    size = 0
+    while block := os.read(fd, _BLOCK):
+        size += len(block)
+        digest.update(block)
+    return size, digest.hexdigest()
+
+
+def _folders(root: bytes, relpaths: Iterable[bytes]) -> set[Kind]:
+    """Return the kinds of the folders that files are in; the root does not count itself."""
+    found = set()
+    last = b"/"
+    for relpath in relpaths:
+        folder = relpath[: max(0, relpath.rfind(b"/"))]
+        before, last = last, folder + b"/"
+        while folder and not before.startswith(folder + b"/"):
+            # Here, where the kernel has just walked this path.
+            with suppress(OSError, ValueError):
+                status = os.lstat(root + folder)
+                if stat.S_ISDIR(status.st_mode):
+                    found.add(Kind(status.st_mode, status.st_uid, status.st_gid))
+            folder = folder[: max(0, folder.rfind(b"/"))]
+    return found

@@ -27,7 +27,6 @@ from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings
 from replisync.storage import SQLITE
 from replisync.store.base import Store
-from replisync.workers import environment
 
 # A program that removes a folder with all that is in it.
 _REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
@@ -147,7 +146,7 @@ class Importer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=environment(),
+                env={},
             )
         self._removals.append(removal)
 

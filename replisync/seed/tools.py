@@ -15,7 +15,6 @@ from typing import Any
 from replisync.durable import local_errors, write_file
 from replisync.errors import UsageError
 from replisync.standby import Context
-from replisync.workers import environment
 
 EXPORT_TOOL = "devpi-export"
 IMPORT_TOOL = "devpi-import"
@@ -24,8 +23,8 @@ IMPORT_TOOL = "devpi-import"
 TOOLS_REQUIREMENT = "devpi-server>=6.20,<7"
 
 # devpi's commands take options from these variables too, and from files of the machine where no other is
-# named: they may be those of a server here, with its database.
-_VARIABLES = ("DEVPISERVER_", "DEVPI_SERVERDIR")
+# named: they may be those of a server here, with its database. Ours, and PostgreSQL's, may hold secrets.
+_VARIABLES = ("DEVPISERVER_", "DEVPI_SERVERDIR", "REPLISYNC_", "PG")
 
 _LOOK_SECONDS = 0.2
 
@@ -137,7 +136,7 @@ def run_tool(
     Raises Stopped where we are to stop; then the command is ended.
     """
     config = said.with_suffix(".yml")
-    variables = {name: value for name, value in environment().items() if not name.startswith(_VARIABLES)}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
     with local_errors(f"running of {command[0]}"), said.open("wb") as log:
         write_file(config, _yaml(secrets or {}))
         process = subprocess.Popen(  # noqa: S603

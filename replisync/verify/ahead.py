@@ -9,31 +9,17 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 
-def ahead(
-    items: Iterable[_A],
-    work: Callable[[_A], _B],
-    threads: int,
-    *,
-    weight: Callable[[_A], int] = lambda _: 0,
-    most: int = 0,
-) -> Generator[tuple[_A, _B]]:
-    """Yield each item with what the work makes of it, in order.
-
-    weight, most: no more is begun while items of this weight in all are in hand.
-    """
+def ahead(items: Iterable[_A], work: Callable[[_A], _B], threads: int) -> Generator[tuple[_A, _B]]:
+    """Yield each item with what the work makes of it, in order, a few of them ahead."""
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
         going: deque[tuple[_A, Future[_B]]] = deque()
-        held = 0
         try:
             for item in items:
                 going.append((item, pool.submit(work, item)))
-                held += weight(item)
-                while len(going) > 3 * threads or (held > most and going):
+                if len(going) > 3 * threads:
                     first, result = going.popleft()
                     yield first, result.result()
-                    held -= weight(first)
-            while going:
-                first, result = going.popleft()
+            for first, result in going:
                 yield first, result.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What an entry says, as devpi-server can use it; does no I/O, and runs in processes of its own too."""
+"""What an entry says, as devpi-server can use it; does no I/O."""
 
 from collections.abc import Iterable
 

@@ -4,36 +4,22 @@ The history is read in its order, page by page; what it says of each key goes in
 is compared there. An entry that cannot be read hides what it says: what leads to it is not judged.
 """
 
-import marshal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
 from replisync.changelog import EMPTY_ENTRY, ChangelogEntry
 from replisync.errors import CorruptEntry
 from replisync.store import audit
 from replisync.store.scratch import FileDifference, KeyDifference, Latest, Scratch
-from replisync.verify.ahead import ahead
 from replisync.verify.chain import wrong_back_serial
 from replisync.verify.entries import Read, changes_of, read_all, read_entry
 from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
 from replisync.verify.quick import missing_entry
 from replisync.verify.subject import Subject
-from replisync.workers import Workers
 
 # Entries, and rows, that are read at a time.
 _ENTRIES = 500
 _ROWS = 5000
-
-_READER = Path(__file__).with_name("reader.py")
-
-# From so many entries on, processes of their own are worth their start.
-_MANY = 2000
-
-# What is held of pages that are read ahead.
-_HELD_BYTES = 16 * 1024 * 1024
 
 # So many entries in a row are not missing: what is behind them is another's, or its serial is damaged.
 _CHASM = 100_000
@@ -82,30 +68,11 @@ def read_history(subject: Subject, scratch: Scratch) -> History:
     """Read all entries, and look whether each leads to the one before."""
     history = History(audit.position(subject.store).last)
     subject.context.progress.stage("history", history.upto + 1, "serials")
-    with ExitStack() as stack:
-        read, threads = _read_here, 1
-        if subject.cores > 1 and history.upto > _MANY:
-            threads = subject.cores
-            workers = stack.enter_context(Workers("reading of the history", _READER, (), threads))
-            read = partial(_read_by, workers)
-        pages = ahead(
-            _pages(subject, history), read, threads, weight=lambda page: page.size, most=_HELD_BYTES
-        )
-        for page, found in stack.enter_context(closing(pages)):
-            subject.context.stop.check()
-            _take(subject, scratch, history, page, found)
-            subject.context.progress.advance(page.end - page.due, page.size)
+    for page in _pages(subject, history):
+        subject.context.stop.check()
+        _take(subject, scratch, history, page, read_all(page.entries))
+        subject.context.progress.advance(page.end - page.due, page.size)
     return history
-
-
-def _read_here(page: _Page) -> list[Read]:
-    return read_all(page.entries)
-
-
-def _read_by(workers: Workers, page: _Page) -> list[Read]:
-    """Let a process of its own read, which makes of each entry what `read_all` does."""
-    found: list[Read] = marshal.loads(workers.ask(marshal.dumps(page.entries)))  # noqa: S302 - our own
-    return found
 
 
 def _pages(subject: Subject, history: History) -> Iterator[_Page]:

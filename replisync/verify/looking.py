@@ -1,4 +1,4 @@
-"""Looking at all files that the ledger has, some at a time, by as many workers as there are cores."""
+"""Looking at all files that the ledger has, some at a time, by as many threads as there are cores."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,19 +13,10 @@ from replisync.verify.subject import Subject
 # Rows of the ledger that are read at a time.
 _PAGE = 5000
 
-# Files that one worker looks at at a time: in number, and for their digests also in bytes.
+# Files that one thread looks at at a time: in number, and for their digests also in bytes.
 _SIZES = 1000
 _DIGESTS = 64
 _DIGEST_BYTES = 16 * 1024 * 1024
-
-# From so many files on, processes of their own are worth their start.
-_MANY = 256
-
-
-def prepare(subject: Subject) -> None:
-    """Get ready to look at all files."""
-    if audit.count_of_present(subject.store) > _MANY:
-        subject.survey.start()
 
 
 def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[list[LedgerFile], Looked]]:

@@ -35,7 +35,6 @@ from replisync.verify import findings as kinds
 from replisync.verify.access import give, give_folders, owner_of
 from replisync.verify.findings import Report
 from replisync.verify.healing import Asking
-from replisync.verify.looking import prepare
 from replisync.verify.mendfiles import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.mendhistory import mend_history
 from replisync.verify.modes import grant, wrong_modes
@@ -210,32 +209,30 @@ class Mender:
         self._recover()
         if kinds.PENDING_MOVE in found:
             self._store.forget_false_drops()
-        with subject_of(self._serverdir, self._store, self._source, self._context, alone=True) as subject:
-            bringer = self._bringer()
-            if found & _ROWS:
-                reasons.update(mend_history(subject, report, self._asking(level), bringer))
-                reasons.update(bringer.lost)
-            if kinds.PASSWORD in found and self._users is not None:
-                mend_passwords(subject, report, self._users)
-            if found & (_ROWS | {kinds.SOURCE}):
-                # After the history: what is remembered of its end must be of the end that it has then.
-                reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
-            if found & _LEFTOVERS and level >= Level.FULL:
-                put_aside_leftovers(subject, self._files)
-            if level >= Level.FULL:
-                prepare(subject)
-            if found & _STATES:
-                reasons.update(mend_states(subject, bringer, self._files))
-            if found & _FILES and level >= Level.FILES:
-                reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
-            if kinds.LEDGER in found and level >= Level.FILES:
-                forget_lost(subject)
-            for path in temporary(subject):
-                if path.is_dir() and not path.is_symlink():
-                    self._serverdir.set_aside(path)
-                    continue
-                with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
-                    path.unlink()
+        subject = subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
+        bringer = self._bringer()
+        if found & _ROWS:
+            reasons.update(mend_history(subject, report, self._asking(level), bringer))
+            reasons.update(bringer.lost)
+        if kinds.PASSWORD in found and self._users is not None:
+            mend_passwords(subject, report, self._users)
+        if found & (_ROWS | {kinds.SOURCE}):
+            # After the history: what is remembered of its end must be of the end that it has then.
+            reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
+        if found & _LEFTOVERS and level >= Level.FULL:
+            put_aside_leftovers(subject, self._files)
+        if found & _STATES:
+            reasons.update(mend_states(subject, bringer, self._files))
+        if found & _FILES and level >= Level.FILES:
+            reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
+        if kinds.LEDGER in found and level >= Level.FILES:
+            forget_lost(subject)
+        for path in temporary(subject):
+            if path.is_dir() and not path.is_symlink():
+                self._serverdir.set_aside(path)
+                continue
+            with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
+                path.unlink()
         reasons.update(self._mend_small_files(found))
         if kinds.SEQUENCE in found:
             self._store.restore_schema()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from functools import partial
+from itertools import chain, islice
 
 from replisync import clock
 from replisync.changelog import same_entry
@@ -13,6 +14,7 @@ from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, Usa
 from replisync.filestore.survey import DiskSurvey, Survey
 from replisync.loop import Patience
 from replisync.pipeline import History
+from replisync.prefetch import Prefetch
 from replisync.serverdir import Serverdir
 from replisync.standby import Context, Settings, connection, open_database, require_ours, require_replica
 from replisync.storage import POSTGRES
@@ -23,8 +25,6 @@ from replisync.store.scratch import Scratch
 from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
 from replisync.verify.access import owner_of
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
-from replisync.verify.looking import prepare
-from replisync.verify.names import Names
 from replisync.verify.passwords import PrimaryUsers, look_at_passwords
 from replisync.verify.retained import look_at_retained
 from replisync.verify.standing import record
@@ -39,6 +39,10 @@ _SOURCE = "replisync_source"
 
 # A rewind meanwhile makes all that was read worthless; so often it is begun anew.
 _TRIES = 5
+
+# Names of files that are read together, and how many such pages at most while digests are computed.
+_NAMES = 2000
+_NAME_PAGES = 100
 
 
 class Level(IntEnum):
@@ -147,18 +151,18 @@ def look(
     texts = alone
     for _ in range(_TRIES):
         begun = clock.now()
-        with subject_of(serverdir, store, source, context, alone=alone) as subject:
-            findings = subject.findings
-            try:
-                serial = _look(subject, level, compare, users, texts=texts)
-                findings.settle()
-            except UnreadableText:
-                if texts:
-                    raise
-                texts = True
-                continue
-            if alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
-                break
+        subject = subject_of(serverdir, store, source, context, alone=alone)
+        findings = subject.findings
+        try:
+            serial = _look(subject, level, compare, users, texts=texts)
+            findings.settle()
+        except UnreadableText:
+            if texts:
+                raise
+            texts = True
+            continue
+        if alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
+            break
         context.log.info("it was rewound meanwhile, looking again")
     return Report(
         level=str(level),
@@ -177,18 +181,19 @@ def look(
     )
 
 
-@contextmanager
 def subject_of(
     serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool
-) -> Iterator[Subject]:
+) -> Subject:
     """Return what is to be looked at."""
     cores = len(os.sched_getaffinity(0))
     survey = survey_of(serverdir, store, cores)
-    try:
-        findings = Findings(lambda: _pause(context, alone=alone))
-        yield Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
-    finally:
-        survey.close()
+    findings = Findings(lambda: _pause(context, alone=alone))
+    return Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
+
+
+def _pages(names: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while page := list(islice(names, _NAMES)):
+        yield page
 
 
 def _look(
@@ -208,21 +213,19 @@ def _look(
         return serial
     if level == Level.FILES:
         with subject.stage("files"):
-            prepare(subject)
             files.files(subject, digests=False)
             look_at_retained(subject)
         return serial
     with Scratch(subject.store.holds_key) as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
-        prepare(subject)
-        # While other processes compute digests this one has time to read names.
-        with Names(subject.survey.names()) as names:
+        # While other threads compute digests this one has time to read names.
+        with Prefetch(_pages(subject.survey.names()), most=_NAME_PAGES) as pages:
             with subject.stage("files"):
                 files.files(subject, digests=True)
                 look_at_retained(subject)
             with subject.stage("files in place"):
-                strangers.strangers(subject, names)
+                strangers.strangers(subject, chain.from_iterable(page or () for page in pages))
         if compare is not None:
             with subject.stage("primary"):
                 # What somebody else wrote behind our last commit nobody says to be the primary's.
@@ -293,7 +296,7 @@ def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
 
         assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
         return DatabaseSurvey(store.engine_of_files(cores + 1), store.storage)
-    return DiskSurvey(serverdir.files, cores)
+    return DiskSurvey(serverdir.files)
 
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:

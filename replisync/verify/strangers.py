@@ -26,7 +26,7 @@ _UNFINISHED_SECONDS = 3600.0
 def strangers(subject: Subject, names: Iterable[bytes]) -> None:
     """Look for files that no live key names.
 
-    names: of all files in place; see Names.
+    names: of all files in place.
     """
     for relpath in _unknown(subject, names):
         subject.findings.suspect(_stranger(subject, relpath), _stranger_again(subject, relpath))

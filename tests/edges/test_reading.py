@@ -1,17 +1,18 @@
-"""Entries that processes of their own read are those that are read here."""
+"""What is read of entries, and reading ahead."""
 
-import marshal
+import threading
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import repeat
+from threading import Event
 
 import pytest
 
 from replisync.errors import LocalFailure
-from replisync.verify import history
+from replisync.prefetch import Prefetch
 from replisync.verify.ahead import ahead
 from replisync.verify.entries import read_all
 from replisync.wire import encode
-from replisync.workers import Workers
+from tests.support.waiting import wait_until
 
 FILE = {"last_modified": "x", "hashes": {"sha256": "ab"}, "hash_spec": "sha256=ab"}
 
@@ -30,7 +31,7 @@ ENTRIES = [
 ]
 
 
-def test_what_a_process_reads_of_entries_is_what_is_read_here() -> None:
+def test_what_cannot_be_read_is_said_beside_what_can() -> None:
     expected = read_all(ENTRIES)
     assert [(serial, why is None) for serial, why, _ in expected] == [
         *((0, True), (1, True), (2, False), (3, False), (5, False), (7, True)),
@@ -39,40 +40,68 @@ def test_what_a_process_reads_of_entries_is_what_is_read_here() -> None:
         ("a/b/+f/1/x", "STAGEFILE", -1, "sha256=ab"),
         ("a/b/p/.config", "PROJECT", 0, None),
     ]
-    with Workers("reading", Path(history.__file__).with_name("reader.py"), (), 2) as workers:
-        for _ in range(3):
-            assert marshal.loads(workers.ask(marshal.dumps(ENTRIES))) == expected  # noqa: S302
 
 
-def test_a_process_that_ends_while_it_reads_is_an_error(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text("import sys; sys.stdin.buffer.read(4); sys.stdout.buffer.write(b'\\0\\0')")
-    with (
-        Workers("reading of the history", program, (), 1) as workers,
-        pytest.raises(LocalFailure, match="reading of the history failed: a process that does it ended"),
-    ):
-        workers.ask(b"12")
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_no_more_is_read_ahead_than_may_be_held(threads: int) -> None:
+def test_results_come_in_the_order_of_the_items_and_few_are_begun_ahead() -> None:
     begun: list[int] = []
 
-    def items(weights: list[int]) -> list[tuple[int, int, int]]:
-        begun.clear()
+    def items() -> Iterator[int]:
+        for number in range(30):
+            begun.append(number)
+            yield number
 
-        def given() -> Iterator[int]:
-            for weight in weights:
+    found = [(item, result, len(begun)) for item, result in ahead(items(), lambda one: -one, 2)]
+    assert [pair[:2] for pair in found] == [(number, -number) for number in range(30)]
+    assert found[0][2] == 7
+
+
+class TestPrefetch:
+    """Items that a thread reads ahead."""
+
+    def test_all_come_in_their_order(self) -> None:
+        with Prefetch(range(1000), most=3) as ahead:
+            assert list(ahead) == list(range(1000))
+
+    @pytest.mark.parametrize(("weight", "held"), [(1, 5), (11, 1), (4, 2)])
+    def test_no_more_is_held_than_may_be_at_a_time(self, weight: int, held: int) -> None:
+        begun: list[int] = []
+
+        def items() -> Iterator[int]:
+            for _ in range(20):
                 begun.append(weight)
                 yield weight
 
-        return [
-            (item, result, len(begun))
-            for item, result in ahead(given(), lambda one: -one, threads, weight=lambda one: one, most=10)
-        ]
+        with Prefetch(items(), most=5, weight=lambda one: one, heaviest=10) as ahead:
+            wait_until(lambda: len(begun) == held + 1, 20, "the thread reads as far as it may")
+            for taken, _ in enumerate(ahead, 1):
+                wait_until(lambda t=taken: len(begun) >= min(20, held + t), 20, "it reads on")
+                assert len(begun) <= held + 1 + taken
 
-    light = items([1] * 30)
-    assert [pair[:2] for pair in light] == [(1, -1)] * 30
-    assert light[0][2] == 3 * threads + 1
-    assert [one[2] for one in items([11] * 5)] == [1, 2, 3, 4, 5]
-    assert items([4, 4, 4, 4])[0][2] == 3
+    def test_what_reading_them_raises_comes_behind_the_last_one(self) -> None:
+        def items() -> Iterator[int]:
+            yield 1
+            raise LocalFailure("cannot read x", "the disk is full")
+
+        found: list[int | None] = []
+        with Prefetch(items(), most=3) as ahead, pytest.raises(LocalFailure, match="the disk is full"):
+            found.extend(ahead)
+        assert found == [1]
+
+    def test_a_reader_whose_items_are_no_longer_wanted_ends(self) -> None:
+        before = set(threading.enumerate())
+        with Prefetch(repeat(1), most=3) as ahead:
+            assert next(iter(ahead)) == 1
+        assert set(threading.enumerate()) <= before
+
+    def test_while_nothing_arrives_none_is_yielded(self) -> None:
+        go = Event()
+
+        def items() -> Iterator[int]:
+            go.wait(20)
+            yield 1
+
+        with Prefetch(items(), most=3, pause=0.01) as ahead:
+            found = iter(ahead)
+            assert next(found) is None
+            go.set()
+            assert next(one for one in found if one is not None) == 1

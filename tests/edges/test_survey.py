@@ -1,15 +1,13 @@
-"""What files on disk are, as one who verifies sees them: by himself, and through processes of their own."""
+"""What files on disk are, as one who verifies sees them."""
 
 import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from replisync.errors import LocalFailure
 from replisync.filestore.hashing import Kind, Seen
 from replisync.filestore.survey import DiskSurvey
 
@@ -32,14 +30,10 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["alone", "processes"])
-def survey(root: Path, request: pytest.FixtureRequest) -> Iterator[DiskSurvey]:
-    """The survey of the files, by itself and by processes."""
-    survey = DiskSurvey(root, 2)
-    if request.param == "processes":
-        survey.start()
-    yield survey
-    survey.close()
+@pytest.fixture
+def survey(root: Path) -> DiskSurvey:
+    """The survey of the files."""
+    return DiskSurvey(root)
 
 
 def seen(data: bytes, digest: str | None) -> Seen:
@@ -81,16 +75,3 @@ def test_neither_links_nor_missing_folders_count_as_folders(survey: DiskSurvey, 
     (root / "elsewhere").symlink_to("a/b")
     found = survey.look_at([("", "elsewhere/one"), ("", "none/one"), ("", "one")])
     assert found.folders == frozenset()
-
-
-def test_a_process_that_ends_is_an_error_and_no_missing_file(root: Path) -> None:
-    survey = DiskSurvey(root, 1)
-    survey.start()
-    assert survey.look_at([("", "a/b/one")]).files == [seen(b"one", None)]
-    workers = survey._hashers
-    assert workers is not None
-    workers._all[0].kill()
-    workers._all[0].wait()
-    with pytest.raises(LocalFailure, match="a process that does it ended"):
-        survey.look_at([("", "a/b/one")])
-    survey.close()

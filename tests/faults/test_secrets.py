@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from replisync.auth import KeyCost, derive_key
-from replisync.filestore import hasher
-from replisync.workers import Workers
+from replisync.seed.tools import run_tool
+from tests.edges.standbys import context
 from tests.faults.conftest import World
 from tests.support.devpi import make_secret
 from tests.support.runs import Background, run_here
@@ -153,17 +153,16 @@ def test_the_password_of_a_database_is_covered_in_the_list_of_processes() -> Non
     assert "hunter2" not in shown
 
 
-def test_processes_that_only_read_files_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even by way of the environment."""
+def test_devpis_tools_get_no_secrets_by_way_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PGPASSWORD", "hunter2")
     monkeypatch.setenv("REPLISYNC_CLONE_ROOT_PASSWD", "hunter3")
-    before = children()
-    with Workers("a test", Path(hasher.__file__), (), 1):
-        [child] = children() - before
-        assert b"hunter" not in Path(f"/proc/{child}/environ").read_bytes()
-
-
-def children() -> set[int]:
-    """Return the processes that this one has started."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(child) for task in tasks for child in task.read_text().split()}
+    monkeypatch.setenv("UNHARMED", "by it")
+    said = tmp_path / "said"
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\nenv\n")
+    tool.chmod(0o755)
+    assert run_tool([str(tool)], said, context()) is None
+    assert "UNHARMED" in said.read_text()
+    assert "hunter" not in said.read_text()
