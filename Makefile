@@ -14,12 +14,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help test check demo bench fuzz soak minimum audit clean
+.PHONY: help test quick check fix demo bench fuzz soak minimum audit clean
 
 help:
 	@echo "make demo    run the main job on a real devpi-server and tell the story"
 	@echo "make test    run all tests"
-	@echo "make check   check format, lint, types, and dependencies where their advisories can be asked"
+	@echo "make quick   run the unit tests: half a minute"
+	@echo "make fix     let ruff mend format and imports"
+	@echo "make check   check format, lint, imports, types, and dependencies where their advisories can be asked"
 	@echo "make bench   measure speed and memory beside devpi's own replica"
 	@echo "make fuzz    feed mutated changelogs to their reader for MINUTES=10"
 	@echo "make soak    follow a busy primary for MINUTES=20 while everything fails and is killed"
@@ -30,9 +32,17 @@ help:
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+quick: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/unit $(ARGS)
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/python -m tests.audit
 

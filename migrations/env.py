@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from replisync.store.tables import metadata
+from replisync.standby.database.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

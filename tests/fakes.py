@@ -10,12 +10,12 @@ import httpx
 from devpi_server.fileutil import dumps
 from sqlalchemy import Connection
 
+from replisync.devpi.wire import encode
 from replisync.errors import LocalFailure
-from replisync.stop import Stop
-from replisync.store.base import Store
-from replisync.store.postgres import PostgresStore
-from replisync.store.sqlite import SqliteStore
-from replisync.wire import encode
+from replisync.standby.database.postgres import PostgresStore
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.standby.database.store import Store
+from replisync.system.stop import Stop
 
 _T = TypeVar("_T")
 

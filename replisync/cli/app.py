@@ -13,11 +13,19 @@ from typing import Any, NoReturn
 import click
 
 from replisync import __version__
-from replisync.cli import commands, operator, verify
+from replisync.cli.commands.catchup import catchup
+from replisync.cli.commands.clone import clone
+from replisync.cli.commands.derive_key import derive_key
+from replisync.cli.commands.faults import faults
+from replisync.cli.commands.follow import follow
+from replisync.cli.commands.promote import promote
+from replisync.cli.commands.rewind import rewind
+from replisync.cli.commands.status import status
+from replisync.cli.commands.verify import verify
+from replisync.cli.logs import FORMATS, LEVELS, make_logger, printable
 from replisync.cli.options import PATH, SERVERDIR, WANTS_JSON, addressed
-from replisync.durable import trouble
 from replisync.errors import LocalFailure, ReplisyncError, UsageError
-from replisync.logs import FORMATS, LEVELS, make_logger, printable
+from replisync.system.durable import trouble
 
 LOGGER = "replisync.logger"
 
@@ -40,7 +48,7 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
     context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
 
 
-for command in (*commands.ALL, *operator.ALL, *verify.ALL):
+for command in (clone, follow, catchup, status, verify, promote, rewind, faults, derive_key):
     app.add_command(command)
 
 

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 
 import click
 
-from replisync.advice import quoted
-from replisync.auth import KeyCost
 from replisync.cli.arguments import hide
+from replisync.cli.progress import shown
+from replisync.devpi.storage import Storage
+from replisync.devpi.tokens import KeyCost
 from replisync.errors import UsageError
-from replisync.progress import shown
-from replisync.seed.tools import ToolOptions
-from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings
-from replisync.stop import Stop
-from replisync.storage import Storage
-from replisync.tls import Tls
+from replisync.primary.tls import Tls
+from replisync.seed.export.tools import ToolOptions
+from replisync.session.settings import Context, Settings
+from replisync.standby.serverdir import Serverdir
+from replisync.system.advice import quoted
+from replisync.system.stop import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 # The standby that a command is about, as its user named it.
-SERVERDIR = "replisync.serverdir"
+SERVERDIR = "replisync.standby.serverdir"
 
 # What a message tells to run on the same standby.
 _ADVISED = "catchup|status|verify|promote|rewind|faults|clone --reseed"

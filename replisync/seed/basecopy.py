@@ -11,15 +11,16 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from replisync import clock
-from replisync.durable import emptied, local_errors
+from replisync.changelog.ports import FileSource, History
+from replisync.changelog.records import Source
 from replisync.errors import FilesMissing, UsageError
-from replisync.loop import Patience, catch_up
-from replisync.pipeline import History, Pipeline
-from replisync.ports import FileSource
-from replisync.primary import Primary
-from replisync.seed.history import LocalHistory, NoSource
-from replisync.seed.local import FILES, LocalFiles
+from replisync.primary.client import Primary
+from replisync.replication.fetch import NoSource
+from replisync.replication.loop import Patience, catch_up
+from replisync.replication.pipeline import Pipeline
+from replisync.replication.wanted import Tally
+from replisync.seed.history import LocalHistory
+from replisync.seed.snapshot import Rows, take_snapshot
 from replisync.seed.target import (
     Cloned,
     begin,
@@ -33,12 +34,13 @@ from replisync.seed.target import (
     new_target,
     release,
 )
-from replisync.serverdir import SQLITE_FILE, Serverdir
-from replisync.standby import Context, Settings, local_files, pipeline, recorded
-from replisync.store.base import Store
-from replisync.store.records import Source
-from replisync.store.snapshot import Rows, take_snapshot
-from replisync.wanted import Tally
+from replisync.session.session import local_files, pipeline, recorded
+from replisync.session.settings import Context, Settings
+from replisync.standby.database.store import Store
+from replisync.standby.files.local import FILES, LocalFiles
+from replisync.standby.serverdir import SQLITE_FILE, Serverdir
+from replisync.system import clock
+from replisync.system.durable import emptied, local_errors
 
 KIND = "base-copy"
 

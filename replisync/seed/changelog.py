@@ -6,9 +6,9 @@ committed meanwhile; `.nodeinfo` last. Until it is there no devpi-server starts 
 
 from dataclasses import replace
 
-from replisync import clock
-from replisync.loop import Patience, catch_up
-from replisync.pipeline import Pipeline
+from replisync.changelog.records import Source
+from replisync.replication.loop import Patience, catch_up
+from replisync.replication.pipeline import Pipeline
 from replisync.seed.target import (
     Cloned,
     begin,
@@ -21,10 +21,11 @@ from replisync.seed.target import (
     known_identity,
     new_target,
 )
-from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings, local_files, pipeline, recorded
-from replisync.store.base import Store
-from replisync.store.records import Source
+from replisync.session.session import local_files, pipeline, recorded
+from replisync.session.settings import Context, Settings
+from replisync.standby.database.store import Store
+from replisync.standby.serverdir import Serverdir
+from replisync.system import clock
 
 KIND = "changelog"
 

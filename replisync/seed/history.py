@@ -1,15 +1,13 @@
 """Histories that lie on this machine, read as a primary's is."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 
-from replisync.changelog import ChangelogEntry, parse_stored
+from replisync.changelog.ports import Changes, Hello
+from replisync.devpi.entries import ChangelogEntry, parse_stored
+from replisync.devpi.keys import READ_KEYNAMES
 from replisync.errors import CorruptEntry
-from replisync.keys import READ_KEYNAMES
-from replisync.origin import Hello
-from replisync.primary import Changes
-from replisync.store.snapshot import Rows
+from replisync.seed.snapshot import Rows
 
 
 class LocalHistory:
@@ -55,35 +53,3 @@ class LocalHistory:
                 entries.append(parse_stored(serial, data, kinds=READ_KEYNAMES))
                 due += 1
             yield entries
-
-
-@dataclass(frozen=True, slots=True)
-class _Nothing:
-    """The answer of a source that has no files."""
-
-    reason: str
-    status: int = 404
-    length: int | None = None
-    own: bool = True
-
-    @property
-    def chunks(self) -> Iterator[bytes]:
-        """No content."""
-        return iter(())
-
-
-class NoSource:
-    """Where files come from if there is no primary to ask: nowhere.
-
-    reason: why a file that is asked for is not there.
-    """
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    def download(self, relpath: str) -> AbstractContextManager[_Nothing]:  # noqa: ARG002
-        """Say that the file is not there."""
-        return nullcontext(_Nothing(self._reason))
-
-    def check(self) -> None:
-        """Do nothing: that there is nowhere to ask is known."""

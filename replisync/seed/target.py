@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from replisync.durable import local_errors, make_folder, write_file
+from replisync.changelog.ports import Hello
+from replisync.changelog.records import FileCounts, Identity, Source
+from replisync.changelog.rewrite import EXPORT
+from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.devpi.storage import SQLITE
 from replisync.errors import CorruptEntry, FilesMissing, PrimaryDamaged, TargetUnusable, WrongHistory
-from replisync.loop import Patience, catch_up
-from replisync.origin import Hello
-from replisync.pipeline import Pipeline
-from replisync.primary import Primary
-from replisync.seed.rebase import EXPORT
-from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.standby import Context, Settings, connection, open_database, require_replica
-from replisync.storage import SQLITE
-from replisync.store.base import Store
-from replisync.store.records import FileCounts, Identity, Source
+from replisync.primary.client import Primary
+from replisync.replication.loop import Patience, catch_up
+from replisync.replication.pipeline import Pipeline
+from replisync.session.session import connection
+from replisync.session.settings import Context, Settings
+from replisync.standby.database.store import Store
+from replisync.standby.opening import open_database, require_replica
+from replisync.standby.serverdir import Serverdir
+from replisync.system.durable import local_errors, make_folder, write_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ from replisync.errors import PrimaryDamaged, UsageError
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
-from replisync.seed.dumps import NamedDump, OwnDump
-from replisync.seed.export import copy_dump
+from replisync.seed.export.dumps import NamedDump, OwnDump
+from replisync.seed.export.export import copy_dump
+from replisync.seed.export.tools import ToolOptions
 from replisync.seed.target import Cloned, begun_export
-from replisync.seed.tools import ToolOptions
-from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings, warn_of_readers
+from replisync.session.settings import Context, Settings
+from replisync.standby.opening import warn_of_readers
+from replisync.standby.serverdir import Serverdir
 
 _OTHER_SOURCES = (
     "such a history cannot be had over the changelog: run the same command with --from-serverdir where the "

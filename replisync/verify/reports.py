@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from replisync import clock
+from replisync.system import clock
 from replisync.verify.findings import Finding, Report
 
 

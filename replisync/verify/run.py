@@ -8,25 +8,30 @@ from enum import IntEnum
 from functools import partial
 from itertools import chain, islice
 
-from replisync import clock
-from replisync.changelog import same_entry
+from replisync.changelog.ports import History
+from replisync.changelog.records import Source
+from replisync.devpi.entries import same_entry
 from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, UsageError
-from replisync.filestore.survey import DiskSurvey, Survey
-from replisync.loop import Patience
-from replisync.pipeline import History
-from replisync.prefetch import Prefetch
-from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings, connection, open_database, require_ours, require_replica
-from replisync.storage import POSTGRES
-from replisync.store import audit
-from replisync.store.base import Store
-from replisync.store.records import Source
-from replisync.store.scratch import Scratch
-from replisync.verify import files, history, quick, rows, sources, states, strangers, theirs
-from replisync.verify.access import owner_of
+from replisync.replication.loop import Patience
+from replisync.session.session import connection
+from replisync.session.settings import Context, Settings
+from replisync.standby.database import audit
+from replisync.standby.database.store import Store
+from replisync.standby.opening import open_database, require_ours, require_replica, survey_of
+from replisync.standby.serverdir import Serverdir
+from replisync.system import clock
+from replisync.system.prefetch import Prefetch
+from replisync.verify.checks import history, quick, rows
+from replisync.verify.checks import ledger as states
+from replisync.verify.checks import present as files
+from replisync.verify.checks import primary as theirs
+from replisync.verify.checks import source as sources
+from replisync.verify.checks import superfluous as strangers
+from replisync.verify.checks.passwords import PrimaryUsers, look_at_passwords
+from replisync.verify.checks.retained import look_at_retained
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
-from replisync.verify.passwords import PrimaryUsers, look_at_passwords
-from replisync.verify.retained import look_at_retained
+from replisync.verify.owner import owner_of
+from replisync.verify.scratch import Scratch
 from replisync.verify.standing import record
 from replisync.verify.subject import Subject
 
@@ -286,17 +291,6 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
             hint="such a server is judged by devpi-fsck",
         )
     return sources.usable(source, store, position.last)
-
-
-def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
-    """Return what looks at the files of a target."""
-    if serverdir.storage().name == POSTGRES:
-        from replisync.filestore.dbsurvey import DatabaseSurvey
-        from replisync.store.postgres import PostgresStore
-
-        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
-        return DatabaseSurvey(store.engine_of_files(cores + 1), store.storage)
-    return DiskSurvey(serverdir.files)
 
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from replisync.filestore.survey import Survey
-from replisync.serverdir import Serverdir
-from replisync.standby import Context
-from replisync.storage import POSTGRES
-from replisync.store.base import Store
-from replisync.store.records import Source
-from replisync.verify.access import Owner
+from replisync.changelog.records import Source
+from replisync.devpi.storage import POSTGRES
+from replisync.session.settings import Context
+from replisync.standby.database.store import Store
+from replisync.standby.files.survey import Survey
+from replisync.standby.serverdir import Serverdir
 from replisync.verify.findings import Findings, Note
+from replisync.verify.owner import Owner
 
 
 @dataclass(slots=True)

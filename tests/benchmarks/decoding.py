@@ -13,7 +13,7 @@ from io import BytesIO
 
 from devpi_server.fileutil import dumps, load
 
-from replisync.changelog import StreamParser
+from replisync.devpi.entries import StreamParser
 from tests.benchmarks.dataset import Dataset
 
 _CHUNK = 65_536  # what devpi-server sends at a time

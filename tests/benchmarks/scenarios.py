@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from replisync.keys import READ_KEYNAMES
+from replisync.devpi.keys import READ_KEYNAMES
 from tests.benchmarks import databases, dataset, decoding, latency, proofs
 from tests.benchmarks import seeding as seeds
 from tests.benchmarks.copies import clone, devpi_replica, drain, metadata_seconds

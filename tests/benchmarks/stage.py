@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from replisync.auth import KeyCost, TokenSigner, derive_key
+from replisync.devpi.tokens import KeyCost, TokenSigner, derive_key
 from tests.benchmarks.dataset import Dataset, checkout
 from tests.benchmarks.machine import run_measured
 from tests.support.devpi import Server

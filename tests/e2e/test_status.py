@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from replisync import __version__
-from replisync.serverdir import Serverdir
-from replisync.standby import ASK_SECONDS
-from replisync.status import status
+from replisync.monitoring.status import status
+from replisync.session.settings import ASK_SECONDS
+from replisync.standby.serverdir import Serverdir
 from tests.support.client import Client
 from tests.support.devpi import Server
 from tests.support.history import connect, read_history

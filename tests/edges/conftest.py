@@ -11,14 +11,14 @@ import pg8000.dbapi
 import pytest
 import trustme
 
-from replisync.changelog import ChangelogEntry, KeyChange
-from replisync.plan import Batch
-from replisync.storage import Storage
-from replisync.store.base import Store
-from replisync.store.database import Guard
-from replisync.store.postgres import PostgresStore
-from replisync.store.records import Commit
-from replisync.store.sqlite import SqliteStore
+from replisync.changelog.plan import Batch
+from replisync.changelog.records import Commit
+from replisync.devpi.entries import ChangelogEntry, KeyChange
+from replisync.devpi.storage import Storage
+from replisync.standby.database.engine import Guard
+from replisync.standby.database.postgres import PostgresStore
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.standby.database.store import Store
 from tests.support import postgres as support
 from tests.support.history import serialize
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import pg8000.dbapi
 
-from replisync.fetch import Fetcher
-from replisync.filestore.database import DatabaseFiles
-from replisync.filestore.disk import DiskFiles
-from replisync.pipeline import Pipeline
-from replisync.plan import BatchLimits
-from replisync.ports import FileStore
-from replisync.primary import Primary
-from replisync.serverdir import Serverdir
-from replisync.storage import Storage
-from replisync.store.base import Store
-from replisync.store.records import Source
+from replisync.changelog.plan import BatchLimits
+from replisync.changelog.ports import FileStore
+from replisync.changelog.records import Source
+from replisync.devpi.storage import Storage
+from replisync.primary.client import Primary
+from replisync.replication.fetch import Fetcher
+from replisync.replication.pipeline import Pipeline
+from replisync.standby.database.store import Store
+from replisync.standby.files.disk import DiskFiles
+from replisync.standby.files.rows import DatabaseFiles
+from replisync.standby.serverdir import Serverdir
 from tests.fakes import (
     FailingFiles,
     FailingPostgresStore,

@@ -6,20 +6,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from replisync import clock
-from replisync.filestore.database import DatabaseFiles
-from replisync.loop import Patience
-from replisync.ports import FileStore
-from replisync.primary import Primary
-from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.standby import Context, Settings
-from replisync.store.base import Store
-from replisync.store.postgres import PostgresStore
-from replisync.store.records import Source
+from replisync.changelog.ports import FileStore
+from replisync.changelog.records import Source
+from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.primary.client import Primary
+from replisync.replication.loop import Patience
+from replisync.session.settings import Context, Settings
+from replisync.standby.database.postgres import PostgresStore
+from replisync.standby.database.store import Store
+from replisync.standby.files.rows import DatabaseFiles
+from replisync.standby.serverdir import Serverdir
+from replisync.system import clock
+from replisync.verify.checks.modes import grant, wrong_modes
+from replisync.verify.checks.passwords import PrimaryUsers
 from replisync.verify.findings import Report
-from replisync.verify.modes import grant, wrong_modes
-from replisync.verify.passwords import PrimaryUsers
-from replisync.verify.repair import Mender
+from replisync.verify.repair.repair import Mender
 from replisync.verify.run import Level, compare_with, judged_source, look, readable
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import replisync
-from replisync.advice import chmod, is_system, quoted
-from replisync.auth import KEY_BYTES
+from replisync.devpi.tokens import KEY_BYTES
 from replisync.errors import UsageError
-from replisync.secretfiles import check_place, check_private, write_key
-from replisync.serverdir import Serverdir
-from replisync.standby import warn_of_readers
+from replisync.primary.secretfiles import check_place, check_private, write_key
+from replisync.standby.opening import warn_of_readers
+from replisync.standby.serverdir import Serverdir
+from replisync.system.advice import chmod, is_system, quoted
 from tests.fakes import RecordingLog
 from tests.support.disk import small_disk
 from tests.support.runs import run_here

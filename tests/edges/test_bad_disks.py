@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from replisync.changelog import ChangelogEntry
-from replisync.durable import trouble
+from replisync.changelog.plan import Batch
+from replisync.changelog.records import Commit
+from replisync.devpi.entries import ChangelogEntry
+from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.errors import LocalFailure
-from replisync.plan import Batch
-from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.standby import open_database
-from replisync.store.records import Commit
-from replisync.store.sqlite import SqliteStore
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.standby.opening import open_database
+from replisync.standby.serverdir import Serverdir
+from replisync.system.durable import trouble
 from tests.edges.test_disk_files import PATH, SHA256, Disk
 from tests.support.disk import SmallDisk, small_disk
 
@@ -172,9 +173,9 @@ OUT_OF_HANDLES = """
 import json, os, resource, sys
 from pathlib import Path
 from replisync.errors import ReplisyncError
-from replisync.filestore.disk import DiskFiles
-from replisync.serverdir import Serverdir
-from replisync.store.sqlite import SqliteStore
+from replisync.standby.files.disk import DiskFiles
+from replisync.standby.serverdir import Serverdir
+from replisync.standby.database.sqlite import SqliteStore
 
 root = Path(sys.argv[1])
 serverdir = Serverdir(root)

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from replisync.changelog.records import Identity, Source
+from replisync.changelog.rewrite import EXPORT
 from replisync.errors import TargetUnusable
 from replisync.seed.basecopy import KIND as COPY
 from replisync.seed.changelog import KIND as CHANGELOG
-from replisync.seed.forecast import forecast
-from replisync.seed.rebase import EXPORT
+from replisync.seed.export.tools import ToolOptions
+from replisync.seed.forecast.forecast import forecast
 from replisync.seed.target import check_begun
-from replisync.seed.tools import ToolOptions
 from replisync.seed.ways import Seed, Sources, clone
-from replisync.serverdir import Serverdir
-from replisync.standby import Settings
-from replisync.store.records import Identity, Source
-from replisync.store.sqlite import SqliteStore
+from replisync.session.settings import Settings
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.standby.serverdir import Serverdir
 from tests.edges.standbys import context
 from tests.support.history import files_below
 

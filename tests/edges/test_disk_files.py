@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from replisync.durable import write_file
+from replisync.devpi.keys import Digest
 from replisync.errors import BrokenStream, LocalFailure, WrongContent
-from replisync.filestore.disk import DiskFiles
-from replisync.keys import Digest
+from replisync.standby.files.disk import DiskFiles
+from replisync.system.durable import write_file
 from tests.support.content import ODD_NAMES
 
 CONTENT = bytes(range(256)) * 100

@@ -2,10 +2,10 @@
 
 import pytest
 
-from replisync.changelog import EMPTY_ENTRY, ChangelogEntry, parse_stored
-from replisync.divergence import Comparison
+from replisync.changelog.divergence import Comparison
+from replisync.changelog.ports import Hello
+from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable, WrongHistory
-from replisync.origin import Hello
 from tests.support.history import serialize
 
 

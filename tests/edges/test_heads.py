@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from replisync.errors import PrimaryTimeout
-from replisync.primary import Primary
+from replisync.primary.client import Primary
 
 DRIP_SECONDS = 0.05
 SILENCE = 0.4

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replisync.errors import FilesMissing
-from replisync.store import audit
+from replisync.standby.database import audit
 from replisync.verify.run import Level
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import ChainedPrimary, Target, put, users, value

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from replisync import clock
+from replisync.changelog.ports import FileStore
 from replisync.cli.options import settings
+from replisync.devpi.keys import MAX_NAME_BYTES, MAX_PATH_BYTES
+from replisync.devpi.wire import Limits
 from replisync.errors import ReplisyncError
-from replisync.filestore.disk import DiskFiles
-from replisync.keys import MAX_NAME_BYTES, MAX_PATH_BYTES
-from replisync.ports import FileStore
-from replisync.primary import Primary
-from replisync.serverdir import Serverdir, names_problem
-from replisync.wire import Limits
+from replisync.primary.client import Primary
+from replisync.standby.files.disk import DiskFiles
+from replisync.standby.serverdir import Serverdir, names_problem
+from replisync.system import clock
 from tests.edges.conftest import file
 from tests.edges.scenario import Target, drop, on_disk, put, state, users
 from tests.fakes import ScriptedPrimary, Trap
@@ -239,7 +239,7 @@ def test_the_longest_entry_is_for_the_operator_to_say(server: ScriptedPrimary, p
 
 
 def test_the_option_for_it() -> None:
-    from replisync.cli.commands import clone
+    from replisync.cli.commands.clone import clone
 
     values = dict.fromkeys(("argon2_memory_cost", "argon2_parallelism", "argon2_time_cost"), 1)
     assert settings({**values, "max_entry_size": 3}).entry_bytes == 3 * 1024 * 1024

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from replisync.changelog.plan import WantedFile
+from replisync.devpi.keys import Digest
 from replisync.errors import UsageError
-from replisync.filestore.disk import DiskFiles
-from replisync.keys import Digest
-from replisync.plan import WantedFile
-from replisync.seed.local import LocalFiles
+from replisync.standby.files.disk import DiskFiles
+from replisync.standby.files.local import LocalFiles
 
 CONTENT = b"what the changelog promises" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -13,14 +13,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 
+from replisync.changelog.records import LEVELS
 from replisync.errors import ReplisyncError, TargetLocked, TargetUnusable
-from replisync.faults import clear_faults
-from replisync.serverdir import Serverdir
-from replisync.store import schema
-from replisync.store.base import Store
-from replisync.store.records import LEVELS
-from replisync.store.sqlite import SqliteStore
-from replisync.store.tables import metadata
+from replisync.operations.faults import clear_faults
+from replisync.standby.database import schema
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.standby.database.store import Store
+from replisync.standby.database.tables import metadata
+from replisync.standby.serverdir import Serverdir
 from replisync.verify.standing import standing
 from tests.edges.conftest import Database, commit, entry
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from replisync import clock
+from replisync.changelog.records import Fault
 from replisync.errors import CorruptEntry, FilesMissing, ForeignWriter, PrimaryUnreachable, WrongHistory
-from replisync.store.records import Fault
+from replisync.system import clock
 from tests.edges.scenario import NOMD5, TOX, A, B, Target, drop, put, state, users, value
 from tests.fakes import Body, ScriptedPrimary, Trap, answers
 

@@ -9,7 +9,7 @@ from typing import Self
 import httpx
 import pytest
 
-from replisync.plain import PlainTransport
+from replisync.primary.plain import PlainTransport
 from tests.fakes import Body
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until

@@ -6,11 +6,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from replisync.storage import Storage
-from replisync.store import schema
-from replisync.store.pgwire import make_engine
-from replisync.store.postgres import PostgresStore
-from replisync.store.tables import devpi_metadata, metadata
+from replisync.devpi.storage import Storage
+from replisync.standby.database import schema
+from replisync.standby.database.pgconnect import make_engine
+from replisync.standby.database.postgres import PostgresStore
+from replisync.standby.database.tables import devpi_metadata, metadata
 from tests.support.postgres import Database, Postgres
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from replisync.devpi.storage import Storage
 from replisync.errors import LocalFailure, TargetLocked
-from replisync.storage import Storage
-from replisync.store.postgres import PostgresStore
+from replisync.standby.database.postgres import PostgresStore
 from tests.edges.conftest import commit, entry, file
 from tests.support.postgres import Database, Postgres
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from replisync import __version__
-from replisync.auth import TokenSigner
+from replisync.devpi.tokens import TokenSigner
 from replisync.errors import (
     CorruptEntry,
     NotThePrimary,
@@ -17,7 +17,7 @@ from replisync.errors import (
     ReplisyncError,
     WrongHistory,
 )
-from replisync.primary import Primary
+from replisync.primary.client import Primary
 from tests.fakes import Body, answers
 
 KEY = b"0123456789abcdef"

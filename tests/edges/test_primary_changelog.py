@@ -6,7 +6,8 @@ import httpx
 import pytest
 from devpi_server.fileutil import dumps
 
-from replisync.changelog import EMPTY_ENTRY, ChangelogEntry
+from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry
+from replisync.devpi.wire import Limits
 from replisync.errors import (
     BrokenStream,
     CorruptEntry,
@@ -15,8 +16,7 @@ from replisync.errors import (
     PrimaryUnreachable,
     WrongHistory,
 )
-from replisync.primary import STREAM_TYPE, Primary
-from replisync.wire import Limits
+from replisync.primary.client import STREAM_TYPE, Primary
 from tests.fakes import Body, ScriptedPrimary, answers
 
 Handler = Callable[[httpx.Request], httpx.Response]

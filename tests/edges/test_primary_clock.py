@@ -11,9 +11,9 @@ import pytest
 from itsdangerous import BadSignature, SignatureExpired, TimedSerializer
 from itsdangerous.timed import TimestampSigner
 
-from replisync.auth import TokenSigner
+from replisync.devpi.tokens import TokenSigner
 from replisync.errors import PrimaryRefused, PrimaryUnreachable
-from replisync.primary import Primary
+from replisync.primary.client import Primary
 from tests.fakes import Body, answers
 
 KEY = b"0123456789abcdef"

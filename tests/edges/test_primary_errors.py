@@ -5,7 +5,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from replisync.auth import TokenSigner
+from replisync.devpi.tokens import TokenSigner
 from replisync.errors import (
     BrokenStream,
     LocalFailure,
@@ -15,7 +15,7 @@ from replisync.errors import (
     ReplisyncError,
     UsageError,
 )
-from replisync.primary import Primary
+from replisync.primary.client import Primary
 
 # What an operator is told for each of httpx's exceptions.
 MEANING: dict[str, type[ReplisyncError]] = {

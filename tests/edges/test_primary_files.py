@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from replisync import __version__
-from replisync.auth import TokenSigner
+from replisync.devpi.tokens import TokenSigner
 from replisync.errors import BrokenStream, PrimaryRefused, WrongHistory
-from replisync.primary import Primary
+from replisync.primary.client import Primary
 from tests.fakes import Body, ScriptedPrimary, answers
 
 URL = "http://primary.example:3141/root"

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from replisync.auth import TokenSigner
+from replisync.devpi.tokens import TokenSigner
 from replisync.errors import NewerPrimary, NotThePrimary
-from replisync.primary import Primary
+from replisync.primary.client import Primary
 from tests.fakes import Body, answers
 
 STREAM = "application/x-devpi-replica-changes-v2"

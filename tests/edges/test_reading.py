@@ -7,11 +7,11 @@ from threading import Event
 
 import pytest
 
+from replisync.devpi.wire import encode
 from replisync.errors import LocalFailure
-from replisync.prefetch import Prefetch
-from replisync.verify.ahead import ahead
-from replisync.verify.entries import read_all
-from replisync.wire import encode
+from replisync.system.prefetch import Prefetch
+from replisync.verify.checks.ahead import ahead
+from replisync.verify.checks.entries import read_all
 from tests.support.waiting import wait_until
 
 FILE = {"last_modified": "x", "hashes": {"sha256": "ab"}, "hash_spec": "sha256=ab"}

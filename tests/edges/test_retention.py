@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from replisync import clock
-from replisync.clock import Moment
-from replisync.filestore.disk import DiskFiles
-from replisync.settle import expire_retained
-from replisync.store.base import Store
-from replisync.store.oddrows import mend, odd_rows
+from replisync.replication.settle import expire_retained
+from replisync.standby.database.oddrows import mend, odd_rows
+from replisync.standby.database.store import Store
+from replisync.standby.files.disk import DiskFiles
+from replisync.system import clock
+from replisync.system.clock import Moment
 from tests.edges.conftest import Database, SqliteDatabase
 
 DAY, MINUTE = 86400.0, 60.0

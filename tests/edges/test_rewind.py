@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from replisync.changelog.plan import WantedFile
+from replisync.changelog.records import Commit, Divergence, Source
 from replisync.errors import ConditionFailed, ForeignWriter, ReplisyncError, TargetUnusable
-from replisync.plan import WantedFile
-from replisync.rewind import Rewound, take_back
-from replisync.rewindfiles import Bringer
-from replisync.rewindplan import Undo, plan
-from replisync.standby import Context
-from replisync.store.base import Store
-from replisync.store.records import Commit, Divergence, Source
+from replisync.rewind.files import Bringer
+from replisync.rewind.rewind import Rewound, take_back
+from replisync.rewind.undo import Undo, plan
+from replisync.session.settings import Context
+from replisync.standby.database.store import Store
 from tests.edges.conftest import Database, commit, entry
 from tests.edges.conftest import file as file_value
 from tests.edges.scenario import (

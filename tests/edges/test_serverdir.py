@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from replisync.durable import make_folder
+from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.devpi.storage import Storage
 from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.seed.target import known_identity
-from replisync.serverdir import Serverdir, standby_nodeinfo
-from replisync.storage import Storage
+from replisync.standby.serverdir import Serverdir
+from replisync.system.durable import make_folder
 from tests.support.waiting import wait_until
 
 HOLD_THE_LOCK = """
 import sys
 from pathlib import Path
-from replisync.serverdir import Serverdir
+from replisync.standby.serverdir import Serverdir
 with Serverdir(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()

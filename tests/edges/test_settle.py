@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import insert
 
 from replisync.errors import NotPermitted
-from replisync.settle import Settler, settle
-from replisync.store import tables as t
-from replisync.store.sqlite import SqliteStore
+from replisync.replication.settle import Settler, settle
+from replisync.standby.database import tables as t
+from replisync.standby.database.sqlite import SqliteStore
 from tests.edges.test_disk_files import CONTENT, PATH, Disk
 from tests.fakes import RecordingLog
 from tests.support.disk import SmallDisk, small_disk

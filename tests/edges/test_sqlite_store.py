@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import LocalFailure, TargetUnusable
-from replisync.store.sqlite import SqliteStore
+from replisync.standby.database.sqlite import SqliteStore
 from tests.edges.conftest import commit, entry, file
 from tests.support.devpi import Server
 from tests.support.history import connect

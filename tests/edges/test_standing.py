@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from replisync.store.base import Store
-from replisync.store.records import LEVELS
+from replisync.changelog.records import LEVELS
+from replisync.standby.database.store import Store
 from replisync.verify.findings import FILE_DIGEST, MISSING_FILE, PERMISSIONS, Finding, Report
 from replisync.verify.run import Level
 from replisync.verify.standing import distinct, record, standing

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import ConditionFailed, Stopped
-from replisync.pipeline import Tally
-from replisync.standby import recorded
-from replisync.stop import Stop
-from replisync.store.sqlite import SqliteStore
+from replisync.replication.pipeline import Tally
+from replisync.session.session import recorded
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.system.stop import Stop
 from tests.fakes import FailingStore, Trap, failure
 
 LONG_SECONDS = 30.0

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
+from replisync.changelog.plan import WantedFile
+from replisync.changelog.records import Commit, Contact, Fault, FileCounts, Pending, Source
+from replisync.devpi.keys import Digest
 from replisync.errors import ForeignWriter, TargetUnusable
-from replisync.keys import Digest
-from replisync.plan import WantedFile
-from replisync.store.base import Store
-from replisync.store.records import Commit, Contact, Fault, FileCounts, Pending, Source
+from replisync.standby.database.store import Store
 from tests.edges.conftest import Database, commit, entry, file
 
 NOW, LATER = "2026-11-22T11:39:23.000Z", "2026-11-22T11:40:00.000Z"

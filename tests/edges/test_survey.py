@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from replisync.filestore.hashing import Kind, Seen
-from replisync.filestore.survey import DiskSurvey
+from replisync.standby.files.hashing import Kind, Seen
+from replisync.standby.files.survey import DiskSurvey
 
 ODD = "root/é\n  %41.whl"
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.errors import LocalFailure, TargetUnusable
-from replisync.seed.swap import Swap, SystemNames
-from replisync.serverdir import Serverdir, standby_nodeinfo
+from replisync.operations.swap import Swap, SystemNames
+from replisync.standby.serverdir import Serverdir
 from tests.fakes import Died
 
 OLD, NEW = "old-uuid", "new-uuid"

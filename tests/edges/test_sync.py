@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from replisync.filestore.sync import Syncer
+from replisync.standby.files.sync import Syncer
 from tests.edges.test_disk_files import calls
 
 EXT4, TMPFS = 0xEF53, 0x01021994

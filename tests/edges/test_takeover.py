@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import LocalFailure
-from replisync.filestore.takeover import take_over
+from replisync.standby.files.takeover import take_over
 
 INDEX = "alice/dev"
 NAME = "+f/abc/0123456789012/a-1.0.tar.gz"

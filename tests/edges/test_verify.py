@@ -14,15 +14,16 @@ import pytest
 from devpi_server import fileutil
 from sqlalchemy import Connection
 
-from replisync.changelog import EMPTY_RENAMES, parse_stored
+from replisync.devpi.entries import EMPTY_RENAMES, parse_stored
+from replisync.devpi.wire import encode
 from replisync.errors import CorruptEntry, TargetUnusable, WrongHistory
-from replisync.standby import Settings, open_database
-from replisync.store.schema import note_version
+from replisync.session.settings import Settings
+from replisync.standby.database.schema import note_version
+from replisync.standby.opening import open_database
 from replisync.verify import findings as kinds
-from replisync.verify.history import read_entry
-from replisync.verify.repair import repair
+from replisync.verify.checks.history import read_entry
+from replisync.verify.repair.repair import repair
 from replisync.verify.run import Level
-from replisync.wire import encode
 from tests.edges.conftest import Database, PostgresDatabase
 from tests.edges.scenario import HISTORY, NOMD5, A, B, ChainedPrimary, drop, put, value
 from tests.edges.standbys import Standby, context, copied, made

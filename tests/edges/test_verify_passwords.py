@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 
-from replisync.auth import is_empty_password
+from replisync.devpi.tokens import is_empty_password
 from replisync.verify.findings import EMPTY_PASSWORD, PASSWORD, UNTRIED_PASSWORDS, Report
 from replisync.verify.run import Level
 from tests.edges.conftest import SqliteDatabase

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from alembic import command
 
+from replisync.changelog.records import UNASKED
 from replisync.errors import FilesMissing
-from replisync.store.records import UNASKED
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
 from tests.edges.scenario import GONE, NOMD5, A, B, Target, drop, put

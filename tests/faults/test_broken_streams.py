@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from replisync.auth import KeyCost
+from replisync.cli.logs import make_logger
+from replisync.cli.progress import Lines
+from replisync.devpi.tokens import KeyCost
 from replisync.errors import PrimaryUnreachable
-from replisync.logs import make_logger
-from replisync.pipeline import Pipeline
-from replisync.primary import Primary
-from replisync.progress import Lines
-from replisync.serverdir import Serverdir
-from replisync.standby import Context, Settings, existing_standby, pipeline, signer
-from replisync.stop import Stop
+from replisync.primary.client import Primary
+from replisync.replication.pipeline import Pipeline
+from replisync.session.session import pipeline, signer
+from replisync.session.settings import Context, Settings
+from replisync.standby.opening import existing_standby
+from replisync.standby.serverdir import Serverdir
+from replisync.system.stop import Stop
 from tests.faults.conftest import World
 from tests.support.history import read_history, serialize, strip_renames
 from tests.support.oracle import assert_equal_history, assert_replicated

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-from replisync.serverdir import Serverdir
+from replisync.standby.serverdir import Serverdir
 from tests.faults.conftest import World
 from tests.support.client import Client, file_path
 from tests.support.devpi import Server

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from replisync.serverdir import Serverdir
-from replisync.verify.modes import grant, wrong_modes
+from replisync.standby.serverdir import Serverdir
+from replisync.verify.checks.modes import grant, wrong_modes
 from tests.faults.conftest import NOBODY, World, give_to_nobody
 from tests.support.client import Client
 from tests.support.devpi import Server

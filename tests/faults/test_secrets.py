@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from replisync.auth import KeyCost, derive_key
-from replisync.seed.tools import run_tool
+from replisync.devpi.tokens import KeyCost, derive_key
+from replisync.seed.export.tools import run_tool
 from tests.edges.standbys import context
 from tests.faults.conftest import World
 from tests.support.devpi import make_secret

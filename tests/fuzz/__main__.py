@@ -12,7 +12,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["replisync.wire", "replisync.changelog", "replisync.plan", "replisync.keys"]
+    include=[
+        "replisync.devpi.wire",
+        "replisync.devpi.entries",
+        "replisync.changelog.plan",
+        "replisync.devpi.keys",
+    ]
 ):
     from tests.fuzz import target
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from devpi_server.fileutil import loads
 
-from replisync.changelog import (
+from replisync.changelog.plan import Batch
+from replisync.devpi.entries import (
     EMPTY_RENAMES,
     ChangelogEntry,
     StreamParser,
@@ -22,10 +23,9 @@ from replisync.changelog import (
     parse_stored,
     same_entry,
 )
+from replisync.devpi.keys import READ_KEYNAMES, fetch_problem
+from replisync.devpi.wire import Limits, decode, encode
 from replisync.errors import BrokenStream, CorruptEntry
-from replisync.keys import READ_KEYNAMES, fetch_problem
-from replisync.plan import Batch
-from replisync.wire import Limits, decode, encode
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 

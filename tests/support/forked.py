@@ -26,7 +26,12 @@ PRELOADED = (
     *("devpi_server.keyfs_sqlite_fs", "devpi_server.replica", "devpi_server.view_auth"),
     *("devpi_postgresql.main", "devpi_web.main", "devpi_web.whoosh_index"),
     *("platformdirs.unix", "pyramid.config", "strictyaml", "waitress.server"),
-    *("replisync.cli.app", "replisync.plugin", "replisync.store.postgres", "replisync.filestore.database"),
+    *(
+        "replisync.cli.app",
+        "replisync.plugin",
+        "replisync.standby.database.postgres",
+        "replisync.standby.files.rows",
+    ),
     *("alembic.command", "sqlalchemy.dialects.sqlite", __name__),
 )
 

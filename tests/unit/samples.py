@@ -6,7 +6,7 @@ from typing import Any
 from devpi_server.fileutil import dumps, loads
 from hypothesis import strategies as st
 
-from replisync.wire import Decoder, Limits
+from replisync.devpi.wire import Decoder, Limits
 
 # Small enough that a length which is believed, or a list which is allocated, shows at once.
 SMALL = Limits(entry_bytes=64 * 1024)

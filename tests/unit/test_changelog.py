@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replisync.changelog import (
+from replisync.devpi.entries import (
     EMPTY_ENTRY,
     EMPTY_RENAMES,
     KeyChange,
@@ -17,8 +17,8 @@ from replisync.changelog import (
     parse_stored,
     same_entry,
 )
+from replisync.devpi.wire import UNREAD
 from replisync.errors import BrokenStream, CorruptEntry
-from replisync.wire import UNREAD
 from tests.unit.samples import RENAMES, SMALL, changes, dump, entries, load, pieces, typed, upload
 
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from replisync.cli.app import app
-from replisync.seed.tools import TOOLS_REQUIREMENT, install_hint
+from replisync.seed.export.tools import TOOLS_REQUIREMENT, install_hint
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

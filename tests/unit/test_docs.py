@@ -12,7 +12,7 @@ from sqlalchemy import Table
 
 from replisync import errors
 from replisync.cli.app import app
-from replisync.store import tables
+from replisync.standby.database import tables
 from replisync.verify.findings import KINDS
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replisync.keys import (
+from replisync.devpi.keys import (
     Digest,
     expected_digest,
     fetch_problem,

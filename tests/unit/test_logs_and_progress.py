@@ -11,8 +11,8 @@ import click
 import pytest
 from rich.progress import TextColumn
 
-from replisync.logs import make_logger, printable
-from replisync.progress import Bars, Lines, make_display
+from replisync.cli.logs import make_logger, printable
+from replisync.cli.progress import Bars, Lines, make_display
 from tests.fakes import RecordingLog
 from tests.support.terminal import screen
 from tests.support.waiting import wait_until

@@ -16,8 +16,8 @@ from replisync.errors import (
     Stopped,
     WrongHistory,
 )
-from replisync.loop import Patience, catch_up, follow
-from replisync.stop import Stop
+from replisync.replication.loop import Patience, catch_up, follow
+from replisync.system.stop import Stop
 from tests.fakes import RecordingLog, RecordingStop
 
 TRANSIENT = [

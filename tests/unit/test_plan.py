@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replisync.changelog import ChangelogEntry, KeyChange
-from replisync.keys import Digest
-from replisync.plan import Batch, BatchLimits, WantedFile, batches, wanted_file
+from replisync.changelog.plan import Batch, BatchLimits, WantedFile, batches, wanted_file
+from replisync.devpi.entries import ChangelogEntry, KeyChange
+from replisync.devpi.keys import Digest
 
 A, B, E = "u/dev/+f/abc/def/a.zip", "u/dev/+f/123/456/b.zip", "u/pypi/+e/x_y/e.zip"
 

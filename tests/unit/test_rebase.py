@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from replisync.changelog import ChangelogEntry, parse_stored
-from replisync.seed.rebase import RebasedImport, Rewriter
-from replisync.store.snapshot import Rows
+from replisync.changelog.rewrite import Rewriter
+from replisync.devpi.entries import ChangelogEntry, parse_stored
+from replisync.seed.export.rebase import RebasedImport
+from replisync.seed.snapshot import Rows
 from tests.support.history import serialize
 
 Changes = dict[str, tuple[str, int, Any]]

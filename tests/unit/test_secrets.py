@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from replisync.auth import KeyCost, TokenSigner, derive_key
 from replisync.cli.app import run
+from replisync.cli.logs import make_logger
+from replisync.devpi.tokens import KeyCost, TokenSigner, derive_key
 from replisync.errors import UsageError
-from replisync.logs import make_logger
-from replisync.origin import normalized_url
-from replisync.secretfiles import read_key, read_secret, replication_key, write_key
-from replisync.standby import Settings
+from replisync.primary.connection import normalized_url
+from replisync.primary.secretfiles import read_key, read_secret, replication_key, write_key
+from replisync.session.settings import Settings
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2-xyz"
 CHEAP = KeyCost(memory=64, parallelism=1, time=1)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from replisync.devpi.wire import Decoder, Limits, decode
 from replisync.errors import CorruptEntry
-from replisync.wire import Decoder, Limits, decode
 from tests.unit.samples import SMALL, dump, feed_all
 
 MIB = 1024 * 1024

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replisync.devpi.wire import Decoder, decode
 from replisync.errors import CorruptEntry
-from replisync.wire import Decoder, decode
 from tests.unit.samples import SMALL, dump, entries, feed_all, load, pieces, typed, values
 
 SAMPLES = {**entries(), **{f"value {value!r}"[:20]: dump(value) for value in (None, 1, "é", 1.5, {1: [2]})}}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replisync.devpi.wire import UNREAD, Decoder, decode
 from replisync.errors import CorruptEntry
-from replisync.wire import UNREAD, Decoder, decode
 from tests.unit.samples import RENAMES, SMALL, changes, dump, entries, feed_all, load, pieces, typed, upload
 
 KINDS = frozenset({"STAGEFILE", "USER"})

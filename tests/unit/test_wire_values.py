@@ -5,8 +5,8 @@ import struct
 import pytest
 from hypothesis import given, settings
 
+from replisync.devpi.wire import decode, encode
 from replisync.errors import CorruptEntry
-from replisync.wire import decode, encode
 from tests.unit.samples import dump, entries, load, typed, values
 
 

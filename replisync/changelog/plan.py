@@ -1,0 +1,156 @@
+"""From entries to what must be done with them.
+
+A batch is applied as a whole: rows, keys and files as they are after its last entry. A file that a later
+entry of the same batch deletes is neither fetched nor dropped twice, and a key that changes often is
+written once.
+
+No I/O here.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from replisync.devpi.entries import ChangelogEntry
+from replisync.devpi.keys import (
+    FILE_KEYNAMES,
+    USER_KEYNAME,
+    Digest,
+    expected_digest,
+    hold_problem,
+    is_live_file,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedFile:
+    """A file that the target must have.
+
+    relpath: where, below the files' folder; also its path on the primary.
+    serial: the serial that says so.
+    digest: what it must have; None where nothing can be demanded.
+    """
+
+    relpath: str
+    serial: int
+    digest: Digest | None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a run of consecutive entries does to a target.
+
+    first, last: the serials, both included.
+    entries: all of them, in order.
+    keys: for each changed key its kind and the last serial that changed it.
+    wanted: the files that must be there when the last serial is, by relpath.
+    dropped: file keys that have no file any more, with the serial that says so.
+    pathless: file keys that can never be a path here, with the serial that says so, and why they cannot
+        where they say that there is a file; "" where they do not. Nothing is asked for, kept or dropped
+        under such a name.
+    users: the values of the changed user keys, by relpath.
+    size: bytes of all stored entries.
+    """
+
+    first: int
+    last: int
+    entries: list[ChangelogEntry] = field(default_factory=list)
+    keys: dict[str, tuple[str, int]] = field(default_factory=dict)
+    wanted: dict[str, WantedFile] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    pathless: dict[str, tuple[int, str]] = field(default_factory=dict)
+    users: dict[str, Any] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, entry: ChangelogEntry) -> None:
+        """Append the entry that follows the last one, whatever its keys are called."""
+        serial = entry.serial
+        self.last = serial
+        self.entries.append(entry)
+        self.size += len(entry.data)
+        keys = self.keys
+        for relpath, (keyname, _back_serial, value) in entry.changes.items():
+            keys[relpath] = (keyname, serial)
+            if keyname in FILE_KEYNAMES:
+                self.add_file(relpath, serial, value)
+            elif keyname == USER_KEYNAME:
+                self.users[relpath] = value
+
+    @property
+    def rows(self) -> list[tuple[int, bytes]]:
+        """The serial and the stored bytes of each entry."""
+        return [(entry.serial, entry.data) for entry in self.entries]
+
+    def changed_file(self, relpath: str) -> int:
+        """Return the serial that drops or demands a file of the batch."""
+        return self.dropped[relpath] if relpath in self.dropped else self.wanted[relpath].serial
+
+    def before(self, serial: int) -> "Batch | None":
+        """Return the batch of the entries before a serial; None where there are none."""
+        if serial <= self.first:
+            return None
+        batch = Batch(self.first, self.first)
+        for entry in self.entries[: serial - self.first]:
+            batch.add(entry)
+        return batch
+
+    def add_file(self, relpath: str, serial: int, value: Any) -> None:
+        """Say what a file key's value demands from a serial on."""
+        if problem := hold_problem(relpath):
+            self.pathless[relpath] = serial, problem if is_live_file(value) else ""
+            return
+        file = wanted_file(relpath, serial, value)
+        if file is not None:
+            self.dropped.pop(relpath, None)
+            self.wanted[relpath] = file
+        else:
+            self.wanted.pop(relpath, None)
+            self.dropped[relpath] = serial
+
+
+def wanted_file(relpath: str, serial: int, value: Any) -> WantedFile | None:
+    """Return the file that a file key's value demands; None where it demands none, or can have no path."""
+    if not is_live_file(value) or hold_problem(relpath):
+        return None
+    return WantedFile(relpath, serial, expected_digest(relpath, value))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """Bound what one transaction holds.
+
+    entries: how many.
+    size: in bytes of stored entries.
+    files: how many must be fetched before it.
+    """
+
+    entries: int = 1000
+    size: int = 8 * 1024 * 1024
+    files: int = 500
+
+
+def batches(groups: Iterable[list[ChangelogEntry]], limits: BatchLimits | None = None) -> Iterator[Batch]:
+    """Cut groups of entries, as they arrive, into batches within the limits.
+
+    Several groups may end up in one batch. An empty group says that nothing more has arrived for now, and
+    what there is is handed out, as it is when `groups` ends: a small batch is never held for a bigger one.
+    """
+    limits = limits or BatchLimits()
+    batch: Batch | None = None
+    for group in groups:
+        if not group and batch is not None:
+            yield batch
+            batch = None
+        for entry in group:
+            if batch is None:
+                batch = Batch(entry.serial, entry.serial)
+            batch.add(entry)
+            if (
+                len(batch.entries) >= limits.entries
+                or batch.size >= limits.size
+                or len(batch.wanted) >= limits.files
+            ):
+                yield batch
+                batch = None
+    if batch is not None:
+        yield batch

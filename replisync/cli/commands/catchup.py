@@ -1,0 +1,65 @@
+"""`replisync catchup`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replisync.cli.options import (
+    file_options,
+    patience_option,
+    secret_options,
+    serverdir_option,
+    settings,
+    storage_option,
+    target,
+    tls_options,
+    watched,
+)
+from replisync.cli.output import naming_reseed
+from replisync.operations.follow import run_catchup
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
+@secret_options
+@tls_options
+@click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Apply nothing beyond serial N.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End after so many seconds, wherever it is: exit 9, or 3 where the primary failed until then.",
+)
+@file_options
+@patience_option
+@click.pass_obj
+def catchup(
+    log: Any,
+    /,
+    serverdir: Path,
+    primary_url: str | None,
+    storage: str | None,
+    to_serial: int | None,
+    timeout: float | None,
+    **values: Any,
+) -> None:
+    """Apply everything up to the primary's serial as of now, then end."""
+    with watched(log) as context, naming_reseed():
+        done = run_catchup(
+            target(serverdir, storage),
+            settings(values),
+            context,
+            primary_url=primary_url,
+            to_serial=to_serial,
+            timeout=timeout,
+        )
+    if done.serial == done.from_serial:
+        click.echo(f"{serverdir} is at serial {done.serial} already")
+    else:
+        click.echo(
+            f"{serverdir} went from serial {done.from_serial} to {done.serial}, with {done.files} files "
+            f"({done.bytes} bytes)" + (f" and {done.local} from this machine" if done.local else "")
+        )

@@ -1,0 +1,118 @@
+"""`replisync clone`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from replisync.cli.commands.clone_output import show_forecast, show_reseeded, show_result
+from replisync.cli.options import (
+    PATH,
+    cover_password,
+    file_options,
+    json_option,
+    patience_option,
+    secret_options,
+    serverdir_option,
+    settings,
+    target,
+    tls_options,
+    tool_options,
+    tools,
+    watched,
+)
+from replisync.operations.reseed import forecast_reseed
+from replisync.operations.reseed import reseed as run_reseed
+from replisync.seed.forecast.forecast import forecast
+from replisync.seed.ways import Seed, Sources
+from replisync.seed.ways import clone as run_clone
+
+
+@click.command()
+@serverdir_option
+@click.option("--primary-url", metavar="URL", help="Where the primary is.")
+@click.option(
+    "--from-serverdir",
+    type=PATH,
+    metavar="DIR",
+    help="Copy this serverdir of the primary, which may be running; its database must be SQLite.",
+)
+@click.option(
+    "--from-export",
+    type=PATH,
+    metavar="DIR",
+    help="Import this dump of devpi-export, by way of devpi-import.",
+)
+@click.option(
+    "--at-serial",
+    type=click.IntRange(0),
+    metavar="N",
+    help="With --from-export: the primary's serial when the dump was made.",
+)
+@click.option(
+    "--seed",
+    type=click.Choice([seed.value for seed in Seed]),
+    default=Seed.AUTO.value,
+    show_default=True,
+    help="By the history, by way of an export, or as it can be had.",
+)
+@click.option(
+    "--reseed",
+    is_flag=True,
+    help="Make the standby DIR anew beside it, and put the new one in its place when it is proved.",
+)
+@tool_options
+@secret_options
+@tls_options
+@click.option(
+    "--storage",
+    default="sqlite",
+    show_default=True,
+    metavar="SPEC",
+    callback=cover_password,
+    help="devpi-server's storage for the target.",
+)
+@file_options
+@patience_option
+@click.option("--plan", is_flag=True, help="Say what would be fetched, and write nothing.")
+@json_option
+@click.pass_obj
+def clone(
+    log: Any,
+    /,
+    serverdir: Path,
+    primary_url: str | None,
+    from_serverdir: Path | None,
+    from_export: Path | None,
+    at_serial: int | None,
+    seed: str,
+    reseed: bool,
+    storage: str,
+    plan: bool,
+    json: bool,
+    **values: Any,
+) -> None:
+    """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
+    sources = Sources(primary_url, from_serverdir, from_export, at_serial)
+    options = tools(values)
+    with watched(log) as context:
+        new, chosen = target(serverdir, storage), settings(values)
+        work = (sources, Seed(seed), options, chosen, context)
+        if reseed:
+            source = click.get_current_context().get_parameter_source("storage")
+            given = None if source is ParameterSource.DEFAULT else new.given
+            if plan:
+                found = forecast_reseed(serverdir, given, new.password, *work)
+            else:
+                reseeded = run_reseed(serverdir, given, new.password, *work)
+        elif plan:
+            found = forecast(new, *work)
+        else:
+            done = run_clone(new, *work)
+    if plan:
+        show_forecast(found, as_json=json)
+    elif reseed:
+        show_reseeded(serverdir, reseeded, as_json=json)
+    else:
+        show_result(serverdir, done, as_json=json)

@@ -1,0 +1,57 @@
+"""`replisync follow`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replisync.cli.options import (
+    file_options,
+    secret_options,
+    serverdir_option,
+    settings,
+    storage_option,
+    target,
+    tls_options,
+    watched,
+)
+from replisync.cli.output import naming_reseed
+from replisync.errors import Stopped
+from replisync.operations.follow import run_follow
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
+@secret_options
+@tls_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Bear failures that may pass for so many seconds; without it, for ever.",
+)
+@file_options
+@click.pass_obj
+def follow(
+    log: Any,
+    /,
+    serverdir: Path,
+    primary_url: str | None,
+    storage: str | None,
+    timeout: float | None,
+    **values: Any,
+) -> None:
+    """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
+    with watched(log) as context, naming_reseed():
+        try:
+            run_follow(
+                target(serverdir, storage),
+                settings(values),
+                context,
+                primary_url=primary_url,
+                timeout=timeout,
+            )
+        except Stopped:
+            log.info("stopped")

@@ -1,0 +1,77 @@
+"""`replisync promote`."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replisync.cli.logs import printable
+from replisync.cli.options import (
+    addressed,
+    dry_run_option,
+    json_option,
+    serverdir_option,
+    storage_option,
+    target,
+    tls,
+    tls_options,
+)
+from replisync.cli.output import print_json
+from replisync.cli.progress import Lines
+from replisync.operations.promote import promote as run_promote
+from replisync.session.settings import Context
+from replisync.system.advice import quoted
+from replisync.system.stop import Stop
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Go on although the primary has more, files are missing, or findings of verify stand.",
+)
+@click.option(
+    "--keep-identity", is_flag=True, help="Take the primary's UUID: its other replicas then go on here."
+)
+@click.option(
+    "--replay-events", is_flag=True, help="Let devpi-server's plugins see all of the history again."
+)
+@dry_run_option
+@tls_options
+@json_option
+@click.pass_obj
+def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
+    """Make the standby startable as primary, after checking that it is complete."""
+    # Its stages take a moment each: no display, and a signal ends it as it always did.
+    context = Context(Stop(), log, Lines(log))
+    done = run_promote(target(serverdir, storage), context, tls=tls(choices), **choices)
+    done = replace(done, warnings=tuple(addressed(warning, serverdir) for warning in done.warnings))
+    if json:
+        print_json(asdict(done))
+        return
+    would = "would be" if done.dry_run else "is"
+    click.echo(f"{done.serverdir} {would} a primary at serial {done.serial}, with UUID {done.uuid}")
+    if done.lost_serials or done.missing_files:
+        click.echo(f"given up: {done.lost_serials} serials, {done.missing_files} files")
+    if done.deleted_files:
+        click.echo(
+            f"{done.deleted_files} files that the primary deleted stay in place, where no index names them"
+        )
+    for warning in done.warnings:
+        click.echo(f"warning: {printable(warning)}")
+    for found in done.found:
+        click.echo(f"given up: {printable(found)}")
+    if done.unreachable:
+        heard = f"; it was last heard of at {done.last_contact}" if done.last_contact else ""
+        click.echo(f"the old primary does not answer: {printable(done.unreachable)}{heard}")
+        click.echo("what it accepted after that is unknown, and would be lost")
+    if done.reachable:
+        click.echo("the old primary still answers: see to it that nobody writes to it any more")
+    if not done.dry_run:
+        words = f"devpi-server --serverdir {quoted(done.serverdir)} --role primary --secretfile F"
+        if done.storage != "sqlite":
+            words += f" --storage {quoted(f'{done.storage},password=..')}"
+        click.echo(f"start it: {words}")

@@ -1,0 +1,120 @@
+"""The command that proves a standby, and mends it."""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replisync.cli.logs import printable
+from replisync.cli.options import (
+    addressed,
+    file_options,
+    json_option,
+    patience_option,
+    secret_options,
+    serverdir_option,
+    settings,
+    storage_option,
+    target,
+    tls_options,
+    watched,
+)
+from replisync.errors import VerificationFailed
+from replisync.verify import owner as access
+from replisync.verify.findings import LISTED, Finding, Report
+from replisync.verify.repair.repair import repair as run_repair
+from replisync.verify.run import Level
+from replisync.verify.run import verify as run_verify
+
+
+@click.command()
+@serverdir_option
+@storage_option
+@click.option(
+    "--level",
+    type=click.Choice([str(level) for level in Level]),
+    default=str(Level.FULL),
+    show_default=True,
+    help="How much is looked at; each includes those before.",
+)
+@click.option("--repair", is_flag=True, help="Mend what can be mended; `follow` must have ended.")
+@secret_options
+@tls_options
+@file_options
+@patience_option
+@json_option
+@click.pass_obj
+def verify(
+    log: Any,
+    /,
+    serverdir: Path,
+    storage: str | None,
+    level: str,
+    repair: bool,
+    json: bool,
+    **values: Any,
+) -> None:
+    """Look whether the standby is what it should be, while `follow` goes on; or mend it."""
+    with watched(log) as context:
+        where, how = target(serverdir, storage), settings(values)
+        if repair:
+            report = run_repair(where, Level.of(level), how, context)
+        else:
+            report = run_verify(where, Level.of(level), context, how)
+    if not json:
+        click.echo("\n".join(addressed(line, serverdir) for line in _lines(serverdir, report)))
+    if report.total:
+        error = VerificationFailed(
+            f"verification of {serverdir}",
+            f"{report.total} findings remain",
+            serial=report.serial,
+            hint=_hint(report, repair=repair),
+        )
+        error.details = report.fields()
+        raise error
+    if json:
+        click.echo(jsonlib.dumps(report.fields(), indent=2, ensure_ascii=False))
+
+
+def _hint(report: Report, *, repair: bool) -> str:
+    remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
+    for_root = all(one.remedy == access.REMEDY for one in report.findings)
+    if not repair and not for_root:
+        # What only the primary tells is not found again without it.
+        level = f" --level {Level.PRIMARY}" if report.level == str(Level.PRIMARY) else ""
+        return f"mend it with `replisync verify{level} --repair`"
+    return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
+
+
+def _lines(serverdir: Path, report: Report) -> list[str]:
+    lines = [f"mended  {_line(one)}" for one in report.mended]
+    lines += [_line(one) for one in report.findings]
+    lines += [
+        printable(f"note    {one.kind}  {one.subject}{_at(one.serial)}: {one.note}") for one in report.notes
+    ]
+    if report.total > LISTED:
+        lines.append(f"and {report.total - LISTED} more")
+    checked = ", ".join(
+        f"{count} {name.replace('_', ' ')}" for name, count in report.checked.items() if count
+    )
+    known = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in report.known.items() if count)
+    lines.append(
+        f"{serverdir}: {report.outcome} at serial {report.serial}, level {report.level}, {report.seconds} s"
+    )
+    lines.append(f"  looked at   {checked}")
+    if known:
+        lines.append(f"  not here    {known}, as is known")
+    return lines
+
+
+def _line(one: Finding) -> str:
+    remedy = f" ({one.remedy})" if one.remedy else ""
+    # Names, and what is in rows, come from outside.
+    return printable(
+        f"{one.kind}  {one.subject}{_at(one.serial)}: {one.expected} expected, found {one.found}{remedy}"
+    )
+
+
+def _at(serial: int | None) -> str:
+    return "" if serial is None else f" at serial {serial}"

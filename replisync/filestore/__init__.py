@@ -1,1 +1,0 @@
-"""Where a target's files lie."""

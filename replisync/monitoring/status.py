@@ -1,0 +1,214 @@
+"""Where a standby stands, without writing anything."""
+
+import shlex
+from dataclasses import asdict, replace
+from typing import Any
+
+from replisync import __version__
+from replisync.changelog.records import Contact, Divergence, Source
+from replisync.errors import ConditionFailed, PrimaryRefused, TargetUnusable, WrongHistory
+from replisync.monitoring.position import Position, ask_position, known_position
+from replisync.primary.tls import Tls
+from replisync.session.settings import ASK_SECONDS, Settings
+from replisync.standby.database.store import Store
+from replisync.standby.opening import open_database
+from replisync.standby.serverdir import Serverdir
+from replisync.system import clock
+from replisync.verify.standing import distinct, standing
+
+# Without a word from the primary for so long, a serial that equals its last known one proves little.
+_STALE_SECONDS = 300.0
+
+_RUN_FIELDS = (
+    "command",
+    "outcome",
+    "from_serial",
+    "to_serial",
+    "files",
+    "bytes",
+    "local",
+    "seconds",
+    "finished",
+)
+
+_VERIFY_FIELDS = ("level", "outcome", "serial", "finished", "findings")
+
+
+def status(
+    serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None, silence: float = ASK_SECONDS
+) -> dict[str, Any]:
+    """Return the fields of `status --json`; what is not known is None.
+
+    offline: do not ask the primary.
+    silence: seconds after which a silent primary is given up.
+    Raises TargetUnusable where the serverdir is none of ours.
+    """
+    if not serverdir.is_ours() or serverdir.remembered_storage() is None:
+        raise TargetUnusable(
+            f"status of {serverdir}", "it is no standby of replisync", hint="make one with `replisync clone`"
+        )
+    with open_database(serverdir) as store:
+        begun = store.version() is not None or serverdir.role() is not None
+        if begun:
+            store.check_version()
+        source = store.source() if begun else None
+        if source is None:
+            raise TargetUnusable(
+                f"status of {serverdir}",
+                "its clone has not begun",
+                hint="run the same `replisync clone` again",
+            )
+        settings = Settings(tls=tls or Tls(), silence=silence)
+        return _fields(serverdir, store, source, None if offline else settings)
+
+
+def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settings | None) -> dict[str, Any]:
+    """Return the fields.
+
+    settings: how the primary is asked; None where it is not.
+    """
+    role = serverdir.role()
+    promoted = role not in (None, "replica") or source.promoted is not None
+    serial = store.last_serial()
+    contact, run, counts = store.contact(), store.last_run(), store.file_counts()
+    position = known_position(contact)
+    if settings is not None and not promoted and source.primary_url:
+        position = ask_position(contact, source, settings)
+    behind_us = position.own is not None and position.own < serial
+    primary_serial = position.own if behind_us else position.serial
+    # Why there is an answer that says nothing of the serial is what an operator has to know first.
+    refusal = str(position.error) if isinstance(position.error, PrimaryRefused) else None
+    lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
+    divergence = store.divergence()
+    running = serverdir.locked_by() is not None
+    if run is not None and run.outcome == "running" and not running:
+        # Nobody was left to say so; the next run writes it down.
+        run = replace(run, outcome="killed")
+    state = "promoted" if promoted else "cloning" if role is None else None
+    state = state or _state(
+        contact,
+        lag,
+        diverged=divergence is not None or isinstance(position.error, WrongHistory) or behind_us,
+        silent=position.error is not None,
+        offline=settings is None,
+    )
+    reason, following = _explain(state, serial, position, divergence, running=running)
+    if not promoted and role is not None:
+        against, command = _against(store)
+        reason = "; ".join(filter(None, [reason, against])) or None
+        following = following or command
+    return {
+        "state": state,
+        "reason": reason,
+        "next": following and f"replisync {following} --serverdir {shlex.quote(str(serverdir))}",
+        "serverdir": str(serverdir),
+        "storage": source.storage,
+        "primary_url": source.primary_url or None,
+        "primary_uuid": source.primary_uuid,
+        "uuid": str((serverdir.nodeinfo() or {}).get("uuid", source.uuid)),
+        "serial": serial,
+        "primary_serial": primary_serial,
+        "lag_serials": lag,
+        "lag_seconds": _lag_seconds(lag, contact),
+        "last_contact": clock.now()
+        if position.own is not None
+        else contact.contacted_at
+        if contact
+        else None,
+        "files_total": counts.total,
+        "files_missing": counts.missing,
+        "faults": store.fault_count(),
+        "seed": {
+            "kind": source.seed_kind,
+            "serial": source.seed_serial,
+            "started": source.seed_started,
+            "finished": source.seed_finished,
+            "reason": source.seed_reason,
+        },
+        "last_run": None if run is None else {k: v for k, v in asdict(run).items() if k in _RUN_FIELDS},
+        "last_verify": _last_verify(store),
+        "version": __version__,
+        "running": running,
+        "error": refusal or (run.error if run else None),
+        "divergence": None if divergence is None else asdict(divergence),
+    }
+
+
+def _last_verify(store: Store) -> dict[str, Any] | None:
+    found = store.last_verification()
+    return None if found is None else {name: getattr(found, name) for name in _VERIFY_FIELDS}
+
+
+def _against(store: Store) -> tuple[str | None, str | None]:
+    """Return what stands against a promotion though the serial is right, and the command to run."""
+    whys: list[str] = []
+    following: str | None = None
+    if missing := store.missing_private_files():
+        whys.append(f"{missing} files of private stages are not here")
+        following = "faults list"
+    for found in distinct(standing(store)):
+        whys.append(f"`verify --level {found.level}` at {found.finished} found {found}")
+        following = following or f"verify --repair --level {found.level}"
+    return "; ".join(whys) or None, following
+
+
+def _explain(
+    state: str, serial: int, position: Position, divergence: Divergence | None, *, running: bool
+) -> tuple[str | None, str | None]:
+    """Return why a standby is not current, and the command to run, as far as one helps.
+
+    running: whether a run goes on now, which is to be let do its work.
+    """
+    catchup = None if running else "catchup"
+    if state == "cloning":
+        return "its clone is not complete" + (
+            "" if running else ": the same `replisync clone` resumes it"
+        ), None
+    if state == "diverged":
+        if divergence is None:
+            return position.why or f"the primary is at serial {position.own}, behind ours, {serial}", catchup
+        fork = divergence.fork_serial
+        return divergence.reason, None if fork is None else f"rewind --to-serial {fork}"
+    if state == "stale":
+        return (
+            f"the primary cannot be asked: {position.why}"
+            if position.error
+            else "the primary was not heard of for more than five minutes"
+        ), None
+    if state == "behind":
+        ahead = (position.serial or 0) - serial
+        return f"the primary is at serial {position.serial}, {ahead} ahead of ours", catchup
+    return None, None
+
+
+def _state(contact: Contact | None, lag: int | None, *, diverged: bool, silent: bool, offline: bool) -> str:
+    if diverged:
+        return "diverged"
+    long_ago = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
+    if silent or (offline and long_ago):
+        return "stale"
+    return "behind" if lag else "current"
+
+
+def _lag_seconds(lag: int | None, contact: Contact | None) -> float | None:
+    """Return for how long at most the standby has been behind."""
+    if not lag:
+        return None if lag is None else 0.0
+    if contact is None or contact.in_sync_at is None:
+        return None
+    return round(clock.seconds_since(contact.in_sync_at), 1)
+
+
+def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: float | None) -> None:
+    """Raise ConditionFailed where the standby is further behind than allowed, or nobody can tell."""
+    for name, bound in (("lag_serials", max_serials), ("lag_seconds", max_seconds)):
+        if bound is None:
+            continue
+        lag = fields[name]
+        if lag is None or lag > bound or fields["state"] in ("stale", "diverged", "cloning"):
+            shown = "unknown" if lag is None else lag
+            raise ConditionFailed(
+                f"status of {fields['serverdir']}",
+                f"it is {fields['state']}, {name} is {shown}, and {bound} was allowed",
+                hint="run `replisync catchup`, or look at why `replisync follow` does not get on",
+            )

@@ -1,0 +1,206 @@
+"""Steps, again and again: until a serial is reached, or until we are told to stop."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_never
+from tenacity.wait import wait_exponential, wait_random
+
+from replisync.changelog.ports import Log
+from replisync.errors import ConditionFailed, LocalFailure, ReplisyncError, Stopped, WrongHistory
+from replisync.replication.pipeline import Pipeline
+from replisync.system.stop import Stop
+
+_T = TypeVar("_T")
+
+# Waits between tries begin with the first, double up to the last, and vary by up to the jitter.
+_FIRST_SECONDS = 0.5
+_LAST_SECONDS = 30.0
+_JITTER_SECONDS = 1.0
+
+# How often `follow` looks for files whose next try has come, and for what was retained long enough.
+_CHORES_SECONDS = 60.0
+
+# A primary holds a poll without news for 30 seconds. Something before it that answers each at once, such as a
+# cache, is asked again without a wait so many times in a row, then with one.
+_QUICK_SECONDS = 1.0
+_QUICK_POLLS = 3
+
+
+class Patience:
+    """How long failures that may pass are borne.
+
+    seconds: since the last success; None for ever.
+    local: whether failures of this machine (a full disk, a lost database) are waited out too.
+    """
+
+    def __init__(
+        self,
+        stop: Stop,
+        log: Log,
+        *,
+        seconds: float | None,
+        local: bool = False,
+    ) -> None:
+        self._stop = stop
+        self._log = log
+        self._seconds = seconds
+        self._local = local
+        self._failure: BaseException | None = None  # of the last try
+
+    def call(self, work: Callable[[], _T], progress: Callable[[], object] | None = None) -> _T:
+        """Return what `work` returns, in as many tries as patience allows.
+
+        progress: returns something that changes when a try got on before it failed; then patience, and
+            the waits, begin anew.
+        Raises the last error, Stopped where we are to stop, ConditionFailed where the limit of time passed
+        without one.
+        """
+        while True:
+            self._failure = None
+            before = _known(progress)
+            try:
+                return self._retrying(lambda: _got_on(progress, before))(work)  # noqa: B023
+            except ReplisyncError as err:
+                if err.transient and self._stop.is_asked():
+                    raise Stopped("the run", "a signal asked to end it") from err
+                limited = isinstance(err, ConditionFailed) and not self._stop.is_asked()
+                if limited and self._failure is not None and not _got_on(progress, before):
+                    raise self._failure from None  # it failed until the limit of time
+                if not self._may_pass(err) or not _got_on(progress, before):
+                    raise
+                self._log.warning("trying again", error=str(err), seconds=_FIRST_SECONDS)
+                self._sleep(_FIRST_SECONDS)
+
+    def attempt(self, work: Callable[[], object]) -> None:
+        """Do what can as well be done later: a failure that may pass is logged, and that is all."""
+        try:
+            work()
+        except ReplisyncError as err:
+            if not self._may_pass(err):
+                raise
+            self._log.warning("put off", error=str(err))
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raise Stopped where a signal asked us to stop."""
+        self._sleep(seconds)
+
+    def _retrying(self, got_on: Callable[[], bool]) -> Retrying:
+        self._stop.check()
+        bounds = [bound for bound in (self._seconds, self._stop.left()) if bound is not None]
+        bound = min(bounds, default=None)
+        backoff = wait_exponential(multiplier=_FIRST_SECONDS, max=_LAST_SECONDS) + wait_random(
+            0, _JITTER_SECONDS
+        )
+
+        def wait(state: RetryCallState) -> float:
+            since = state.seconds_since_start or 0.0
+            return backoff(state) if bound is None else max(0.0, min(backoff(state), bound - since))
+
+        return Retrying(
+            retry=retry_if_exception(lambda err: self._may_pass(err) and not got_on()),
+            wait=wait,
+            stop=stop_never if bound is None else stop_after_delay(bound),
+            sleep=self._sleep,
+            before_sleep=self._report,
+            reraise=True,
+        )
+
+    def _may_pass(self, err: BaseException) -> bool:
+        if not isinstance(err, ReplisyncError) or not err.transient or self._stop.is_set():
+            return False
+        return self._local or not isinstance(err, LocalFailure)
+
+    def _sleep(self, seconds: float) -> None:
+        self._stop.wait(seconds)
+        if self._stop.is_asked():
+            self._stop.check()
+
+    def _report(self, state: RetryCallState) -> None:
+        err = state.outcome.exception() if state.outcome else None
+        self._failure = err
+        wait = state.next_action.sleep if state.next_action else 0.0
+        self._log.warning(
+            "trying again", error=str(err), seconds=round(wait, 1), attempt=state.attempt_number
+        )
+
+
+def _known(progress: Callable[[], object] | None) -> object:
+    """Return what shows whether a try gets on; None where nobody can tell, as while a database is away."""
+    try:
+        return progress() if progress else None
+    except LocalFailure:
+        return None
+
+
+def _got_on(progress: Callable[[], object] | None, before: object) -> bool:
+    now = _known(progress)
+    return now is not None and now != before
+
+
+def catch_up(
+    pipeline: Pipeline,
+    position: Callable[[], int],
+    patience: Patience,
+    *,
+    to_serial: int | None = None,
+    metadata_only: bool = False,
+) -> int:
+    """Apply everything up to the primary's serial as of now, or up to `to_serial`; return that serial.
+
+    position: returns the target's last serial.
+    Raises ConditionFailed where `to_serial` is behind us or beyond the primary.
+    """
+    serial = patience.call(pipeline.check_identity).serial
+    if to_serial is not None:
+        _check_reachable(position(), serial, to_serial)
+        serial = to_serial
+    while position() < serial:
+        seen = patience.call(
+            lambda: pipeline.step(poll=False, last=serial, metadata_only=metadata_only), progress=position
+        )
+        if seen < serial:
+            raise WrongHistory(
+                f"catchup to serial {serial}", f"the primary went back to serial {seen} meanwhile"
+            )
+    return serial
+
+
+def _check_reachable(ours: int, primary: int, wanted: int) -> None:
+    if wanted < ours:
+        raise ConditionFailed(f"catchup to serial {wanted}", f"the standby is at serial {ours} already")
+    if wanted > primary:
+        raise ConditionFailed(f"catchup to serial {wanted}", f"the primary is at serial {primary}")
+
+
+def follow(
+    pipeline: Pipeline,
+    position: Callable[[], int],
+    patience: Patience,
+    *,
+    on_step: Callable[[], None],
+    chores: Callable[[], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Apply each change as it is committed, until an error that does not pass, or Stopped.
+
+    position: returns the target's last serial.
+    on_step: called after each step.
+    chores: called about once a minute.
+    clock: tells seconds.
+    """
+    patience.call(pipeline.check_identity)
+    next_chores = clock()
+    quick = 0
+    while True:
+        began, before = clock(), _known(position)
+        patience.call(lambda: pipeline.step(poll=True), progress=position)
+        patience.call(on_step)
+        idle = clock() - began < _QUICK_SECONDS and not _got_on(position, before)
+        quick = quick + 1 if idle else 0
+        if quick >= _QUICK_POLLS:
+            patience.pause(_QUICK_SECONDS)
+        if clock() >= next_chores:
+            patience.attempt(chores)
+            next_chores = clock() + _CHORES_SECONDS

@@ -1,0 +1,298 @@
+"""The loop: entries from the primary, files before serials, one commit per batch.
+
+A step reads the position from the target, asks the primary for what follows, and applies it in batches.
+After any error the next step begins from the target again: nothing is carried over in memory. Each step
+can be repeated at any point without doing anything twice.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
+
+from replisync.changelog.divergence import Comparison
+from replisync.changelog.plan import Batch, BatchLimits, batches
+from replisync.changelog.ports import FileStore, Hello, History, Log, Progress
+from replisync.changelog.records import Commit
+from replisync.devpi.entries import ChangelogEntry
+from replisync.errors import (
+    BrokenStream,
+    FilesMissing,
+    ForeignWriter,
+    LocalFailure,
+    NotPermitted,
+    NotThePrimary,
+    ReplisyncError,
+    WrongHistory,
+)
+from replisync.replication.fetch import Fetcher, Refused
+from replisync.replication.readahead import read_ahead
+from replisync.replication.refusals import Judgement, missing
+from replisync.replication.settle import Settler, set_apart, settle
+from replisync.replication.wanted import Tally, Wanted
+from replisync.standby.database.store import Store
+from replisync.system import clock
+from replisync.system.stop import Stop
+
+Rewrite = Callable[[Iterable[list[ChangelogEntry]]], Iterable[list[ChangelogEntry]]]
+
+
+class Pipeline:
+    """One target that follows one primary.
+
+    retain: whether what deltas drop is kept in the retained folder.
+    tally: where to count what is done; one that begins with zero where it is None.
+    rewrite: makes of the primary's entries those that are stored, where they are not the same.
+    """
+
+    def __init__(
+        self,
+        primary: History,
+        store: Store,
+        files: FileStore,
+        fetcher: Fetcher,
+        *,
+        stop: Stop,
+        log: Log,
+        progress: Progress,
+        limits: BatchLimits | None = None,
+        skip_indexes: frozenset[str] = frozenset(),
+        retain: bool = True,
+        tally: Tally | None = None,
+        rewrite: Rewrite | None = None,
+    ) -> None:
+        self._primary = primary
+        self._store = store
+        self._files = files
+        self._stop = stop
+        self._log = log
+        self._progress = progress
+        self._limits = limits or BatchLimits()
+        self._settle = Settler(lambda: settle(store, files, retain=retain), log)
+        # After any error somebody else may answer, even over the same connection to a proxy.
+        self._doubtful = True
+        self._left_at: int | None = None  # the serial after our last step; None where that is not known
+        self._reached = -1  # the serial after our last commit
+        self._counted = -1  # the last serial of the stage that is shown
+        self._rewrite = rewrite or (lambda groups: groups)
+        self.tally = tally or Tally()
+        self.wanted = Wanted(
+            store,
+            files,
+            fetcher,
+            stop=stop,
+            progress=progress,
+            skip_indexes=skip_indexes,
+            tally=self.tally,
+        )
+
+    # Who is there.
+
+    def check_identity(self) -> Hello:
+        """Make sure that the primary's history is the one that we follow; return who answered.
+
+        Raises WrongHistory where its serial is below ours or its last entries up to ours are others,
+        NotThePrimary where another server answers in its place.
+        """
+        source, serial = self._store.source(), self._store.last_serial()
+        comparison = Comparison(
+            self._store.primary_entry,
+            self._entry,
+            # Where entries are made anew it is known of the last one alone what the primary's own was.
+            first=0 if source is None or source.based_on < 0 else max(serial, 0),
+            complete=source is not None and source.seed_finished is not None,
+        )
+        try:
+            hello = comparison.check(serial)
+        except NotThePrimary as err:
+            # A promotion must know of it, also when that server has gone too.
+            shown = err.details.get("answered_serial")
+            with suppress(ReplisyncError):
+                self._store.raise_known_serial(shown if isinstance(shown, int) else -1)
+            raise
+        known = self._store.put_agreement(hello.serial, clock.now())
+        if hello.serial < known:
+            self._log.warning(
+                f"the primary went back from serial {known} to {hello.serial}, "
+                "as after a restore from a backup"
+            )
+        self._doubtful = False
+        return hello
+
+    def _entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
+        with self._stop.waiting():
+            return self._primary.entry(serial)
+
+    def recover(self) -> None:
+        """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
+        self._settle()
+        set_apart(self._store, self._files)
+        self._files.clean_staging(())
+
+    # Entries.
+
+    def step(self, *, poll: bool, last: int | None = None, metadata_only: bool = False) -> int:
+        """Apply what the primary has beyond our serial; return the serial that the primary had.
+
+        poll: wait up to 30 seconds for a change where there is none.
+        last: apply nothing beyond this serial.
+        metadata_only: leave files that are wanted for later, which is right in a clone that is not complete
+            alone.
+        Raises Stopped between two batches where we were asked to stop.
+        """
+        self._settle()
+        position = self._store.last_serial()
+        try:
+            return self._step(position, poll=poll, last=last, metadata_only=metadata_only)
+        except LocalFailure as err:
+            err.serial = self._reached + 1 if err.serial is None else err.serial
+            raise
+
+    def _step(self, position: int, *, poll: bool, last: int | None, metadata_only: bool) -> int:
+        self._check_alone(position)
+        # Both are known again when the step has ended well: an error may come before or after a commit.
+        self._left_at, doubtful, self._doubtful = None, self._doubtful, True
+        self._reached = position
+        if doubtful or self._primary.disconnected:
+            # Now, and not when a change has arrived and everybody waits for it.
+            self.check_identity()
+            self._doubtful = True
+        with ExitStack() as stack:
+            try:
+                with self._stop.waiting():
+                    changes = stack.enter_context(self._primary.changes(position + 1, poll=poll))
+            except WrongHistory:
+                self.check_identity()  # which finds out more
+                raise
+            if changes.new_connection:
+                self.check_identity()
+                self._doubtful = True
+            upto = min(changes.hello.serial, changes.hello.serial if last is None else last)
+            # After an error the same stage goes on: what was done of it stays done.
+            if upto > position >= self._counted and not metadata_only:
+                self._progress.stage("changes", upto - position, "serials")
+                self._counted = upto
+            try:
+                self._apply_all(changes.groups, changes.hello.serial, last, metadata_only)
+            except BaseException:
+                # Whoever promotes now must know how far the primary was.
+                with suppress(ReplisyncError):
+                    self._store.put_contact(changes.hello.serial, clock.now())
+                raise
+        if self._reached == position and position < min(changes.hello.serial, last or changes.hello.serial):
+            raise BrokenStream(
+                "reading of the primary's changelog", "the answer ended before its first entry"
+            )
+        self._left_at = self._reached
+        self._check_alone(self._store.last_serial())
+        if self._reached == position:
+            self._store.put_contact(changes.hello.serial, clock.now())
+        self._doubtful = False
+        return changes.hello.serial
+
+    def _check_alone(self, position: int) -> None:
+        """Make sure that the target is where we left it.
+
+        Raises ForeignWriter.
+        """
+        if self._left_at is not None and position != self._left_at:
+            raise ForeignWriter(
+                "following", f"the target is at serial {position}, where we left it at {self._left_at}"
+            )
+
+    def _apply_all(
+        self,
+        groups: Iterator[list[ChangelogEntry]],
+        primary_serial: int,
+        last: int | None,
+        metadata_only: bool,
+    ) -> None:
+        entries = read_ahead(groups, self._stop)
+        counted = metadata_only or self._reached < primary_serial
+        with closing(entries):
+            for batch in batches(self._rewrite(until(entries, last)), self._limits):
+                if not counted:
+                    # What the primary had not yet when it began to answer is no part of what was before.
+                    self._progress.stage("changes", None, "serials")
+                    counted = True
+                self._apply(batch, primary_serial, metadata_only=metadata_only)
+
+    def _apply(self, batch: Batch, primary_serial: int, *, metadata_only: bool) -> None:
+        """Commit a batch; where a serial of it must wait for a file, commit those before it."""
+        self._stop.check()
+        try:
+            commit = self._without_files(batch) if metadata_only else self._with_files(batch)
+        except FilesMissing as err:
+            good = batch.before(err.serial or batch.first)
+            if good is not None:
+                self._apply(good, primary_serial, metadata_only=False)
+            raise
+        if self._store.apply(commit, primary_serial, clock.now()):
+            self._settle()
+        self._reached = batch.last
+        self.tally.entries += len(batch.entries)
+        self._progress.advance(len(batch.entries), batch.size)
+        self._log.debug("committed", serial=batch.last, entries=len(batch.entries))
+
+    # Files.
+
+    def _without_files(self, batch: Batch) -> Commit:
+        """Return what may be committed where no devpi-server reads yet: wanted files stay wanted."""
+        return Commit(batch, leaving=self._in_place(batch.dropped))
+
+    def _in_place(self, relpaths: Iterable[str]) -> frozenset[str]:
+        return frozenset(path for path in relpaths if self._is_in_place(path))
+
+    def _is_in_place(self, relpath: str) -> bool:
+        try:
+            return self._files.size_of(relpath) is not None
+        except NotPermitted:
+            return True  # as far as is known: it is put away as soon as we may look
+
+    def _with_files(self, batch: Batch) -> Commit:
+        """Bring the files that the batch demands; return what may now be committed.
+
+        Raises FilesMissing where a file is missing that the serial must wait for.
+        """
+        wanted = self.wanted.not_skipped(batch.wanted.values())
+        if wanted:
+            # Durable before the first of them has a place: whoever looks meanwhile must know of them.
+            self._store.expect({file.relpath: file.serial for file in wanted})
+        wanted, put_off = self.wanted.to_ask(wanted)
+        present: dict[str, int] = {}
+        staged: dict[str, str] = {}
+        refused: list[Refused] = []
+        try:
+            for outcome in self.wanted.fetch(wanted):
+                if isinstance(outcome, Refused):
+                    refused.append(outcome)
+                    continue
+                present[outcome.file.relpath] = outcome.size
+                if outcome.staged is not None:
+                    staged[outcome.file.relpath] = outcome.staged
+        except ReplisyncError:
+            # What is known of these must not be found out again.
+            with suppress(ReplisyncError):
+                self._learn(self.wanted.judge(refused, batch))
+            raise
+        verdict = self.wanted.judge(refused, batch)
+        if verdict.held:
+            self._learn(verdict)
+            raise missing(verdict.held)
+        without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
+        faults = (*verdict.faults, *put_off)
+        return Commit(batch, present, staged, self._in_place(without), verdict.absent, faults)
+
+    def _learn(self, verdict: Judgement) -> None:
+        """Remember the faults of files whose serial is not committed yet."""
+        faults = (*verdict.faults, *verdict.held)
+        if faults:
+            self._store.put_faults(faults)
+
+
+def until(groups: Iterable[list[ChangelogEntry]], last: int | None) -> Iterator[list[ChangelogEntry]]:
+    """Yield the groups up to the entry of serial `last`."""
+    for group in groups:
+        if last is None or not group or group[-1].serial <= last:
+            yield group
+            continue
+        yield [entry for entry in group if entry.serial <= last]
+        return

@@ -1,0 +1,219 @@
+"""The files of an older serial: in place still, in the retained folder, or on the primary."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from replisync.changelog.plan import WantedFile
+from replisync.changelog.ports import ChunkSource, Download, FileSource, FileStore
+from replisync.errors import PrimaryRefused, PrimaryUnreachable, WrongHistory
+from replisync.primary.client import Primary
+from replisync.replication.fetch import Fetcher, Refused
+from replisync.rewind.undo import Undo
+from replisync.session.settings import Context
+from replisync.standby.database.store import Store
+
+
+@dataclass(slots=True)
+class Found:
+    """What became of the files that the older serial needs.
+
+    present: sizes by relpath.
+    staged: names in the staging folder of those that must wait for the commit.
+    placed: those that took their places now.
+    """
+
+    present: dict[str, int] = field(default_factory=dict)
+    staged: dict[str, str] = field(default_factory=dict)
+    placed: list[str] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    restored: int = 0
+    fetched: int = 0
+
+
+class _Retained:
+    """The retained folder as a source of files.
+
+    names: what is to be tried, by relpath.
+    """
+
+    def __init__(self, files: FileStore, names: Mapping[str, str]) -> None:
+        self._files = files
+        self._names = names
+
+    @contextmanager
+    def download(self, relpath: str) -> Iterator[ChunkSource]:
+        """Open what was put aside of a file; a 404 where there is nothing to try."""
+        name = self._names.get(relpath)
+        size = None if name is None else self._files.size_aside(name)
+        if name is None or size is None:
+            yield Download(404, None, iter(()))
+        else:
+            yield Download(200, size, self._files.read_aside(name))
+
+    def check(self) -> None:
+        """Do nothing: it is always there."""
+
+
+class Bringer:
+    """Finds the files of an older serial: in place, in the retained folder, and on the primary.
+
+    primary: None where it is not to be asked.
+    threads: how many files at a time.
+    not_skipped: returns those of some files that the primary may be asked for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        files: FileStore,
+        primary: Primary | None,
+        context: Context,
+        *,
+        threads: int,
+        not_skipped: Callable[[list[WantedFile]], list[WantedFile]],
+    ) -> None:
+        self._store = store
+        self._files = files
+        self._primary = primary
+        self._context = context
+        self._threads = threads
+        self._not_skipped = not_skipped
+
+    @property
+    def asks(self) -> bool:
+        """Whether the primary is asked."""
+        return self._primary is not None
+
+    def bring(self, undo: Undo) -> Found:
+        """Bring files here, durably.
+
+        Raises LocalFailure, or Stopped; what took its place by then is named by no key.
+        """
+        found = Found()
+        left = self._not_in_place(undo, found)
+        asides = self._asides(undo, left)
+        self._context.progress.stage("files", len(left), "files")
+        if left:
+            self._store.expect({file.relpath: -1 for file in left})
+        while left:
+            names = {file.relpath: asides[file.relpath].popleft() for file in left if asides[file.relpath]}
+            refused = self._fetch(_Retained(self._files, names), left, found)
+            found.restored = len(found.placed) + len(found.staged)
+            left = [refusal.file for refusal in refused]
+            if not any(asides[file.relpath] for file in left):
+                break
+        if left:
+            before = found.restored
+            found.refused = self._ask_primary(self._not_skipped(left), found)
+            found.fetched = len(found.placed) + len(found.staged) - before
+        return found
+
+    def look(self, undo: Undo) -> Found:
+        """Tell what `bring` would do, as far as that can be told without asking for files."""
+        found = Found()
+        left = []
+        for file in self._not_in_place(undo, found):
+            if file.digest is None or self._digest(file) != file.digest.hexdigest:
+                left.append(file)
+            else:
+                found.present[file.relpath] = self._files.size_of(file.relpath) or 0
+        asides = self._asides(undo, left)
+        for file in left:
+            if any(self._files.size_aside(name) is not None for name in asides[file.relpath]):
+                found.restored += 1
+            elif not self._not_skipped([file]):
+                continue
+            elif self._primary is not None:
+                found.fetched += 1
+            else:
+                found.refused.append(_not_retained(file))
+                continue
+            if self._files.size_of(file.relpath) is None:
+                found.present[file.relpath] = 0
+            else:
+                found.staged[file.relpath] = ""
+        return found
+
+    def _digest(self, file: WantedFile) -> str | None:
+        return self._files.digest_of(file.relpath, file.digest.algorithm) if file.digest else None
+
+    def _not_in_place(self, undo: Undo, found: Found) -> list[WantedFile]:
+        """Return what is to be looked for; a file that nothing can be checked by may be known to be right."""
+        left = []
+        rows = self._store.retained_of(undo.unchanged)
+        unchanged = undo.unchanged - {row.relpath for row in rows if row.serial >= undo.first}
+        for file in undo.wanted.values():
+            size = None
+            if file.relpath in unchanged:
+                size = self._files.size_of(file.relpath)
+            if size is None:
+                left.append(file)
+            else:
+                found.present[file.relpath] = size
+        return left
+
+    def _asides(self, undo: Undo, files: list[WantedFile]) -> dict[str, deque[str]]:
+        """Return what was put aside of files and may be what they were, the likeliest first."""
+        wanted = {file.relpath: file for file in files}
+        asides: dict[str, deque[str]] = {relpath: deque() for relpath in wanted}
+        rows = self._store.retained_of(wanted)
+        for row in sorted(rows, key=lambda row: row.serial < undo.first):
+            file = wanted[row.relpath]
+            if file.digest is not None or self._is_of(file, row.serial, undo.until[row.relpath]):
+                asides[row.relpath].append(row.stored_as)
+        return asides
+
+    def _is_of(self, file: WantedFile, put_aside: int, until: int) -> bool:
+        """Tell whether a file without a digest is what a commit put aside.
+
+        It is where the commit that changed it first found it in place, and nothing had changed it before
+        in the same commit.
+        """
+        commit, before = self._store.commit_of(until)
+        return before < put_aside <= commit and file.serial <= before
+
+    def _fetch(self, source: FileSource, files: list[WantedFile], found: Found) -> list[Refused]:
+        refused: list[Refused] = []
+        fetcher = Fetcher(source, self._files, threads=self._threads, stop=self._context.stop)
+        done = 0
+        for outcome in fetcher.fetch(files):
+            done += 1
+            if isinstance(outcome, Refused):
+                refused.append(outcome)
+                continue
+            self._context.progress.advance(1, outcome.size)
+            relpath = outcome.file.relpath
+            found.present[relpath] = outcome.size
+            if outcome.staged is not None:
+                found.staged[relpath] = outcome.staged
+            elif outcome.origin != "here":
+                found.placed.append(relpath)
+        if done < len(files):
+            self._context.stop.check()
+        return refused
+
+    def _ask_primary(self, files: list[WantedFile], found: Found) -> list[Refused]:
+        if self._primary is None:
+            return [_not_retained(file) for file in files]
+        try:
+            self._primary.hello()  # whose UUID must be right
+            return self._fetch(self._primary, files, found)
+        except (PrimaryUnreachable, PrimaryRefused, WrongHistory) as err:
+            self._context.log.warning("the primary gives no files", error=str(err))
+            return [
+                Refused(file, 504, f"it is not retained, and the primary gave no answer: {err.why}")
+                for file in files
+                if file.relpath not in found.present
+            ]
+
+
+def _not_retained(file: WantedFile) -> Refused:
+    return Refused(file, 404, "it is not retained, and no secret was given to ask the primary for it")
+
+
+def leaving(files: FileStore, undo: Undo, found: Found) -> frozenset[str]:
+    """Return the files that are in place and that the older serial does not have."""
+    without = [*undo.dropped, *(path for path in undo.wanted if path not in found.present)]
+    return frozenset(path for path in without if files.size_of(path) is not None)

@@ -1,0 +1,181 @@
+"""Taking a standby back to an older serial, from where it can follow a primary whose history parted there.
+
+The order is that of every other commit: the files that the older serial needs are durably here first, then
+one transaction takes back changelog, keys and our tables, then what only the later serials brought is put
+aside.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from replisync.changelog.ports import FileStore
+from replisync.changelog.records import Commit, Fault, Source
+from replisync.errors import ConditionFailed
+from replisync.replication.pipeline import Pipeline
+from replisync.replication.refusals import Judgement
+from replisync.rewind.files import Bringer, Found, leaving
+from replisync.rewind.undo import Undo, plan
+from replisync.session.session import connection, pipeline, recorded
+from replisync.session.settings import Context, Settings
+from replisync.standby.database.store import Store
+from replisync.standby.opening import existing_standby, target_files
+from replisync.standby.serverdir import Serverdir
+from replisync.system import clock
+
+# Missing files that are named one by one.
+_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """What a rewind did, or would do.
+
+    entries: how many serials were taken back.
+    restored, fetched: files that came back from the retained folder, and from the primary.
+    put_aside: files that the later serials had brought.
+    missing: files that the serial needs and that could not be had.
+    """
+
+    serverdir: str
+    from_serial: int
+    to_serial: int
+    entries: int
+    restored: int
+    fetched: int
+    put_aside: int
+    missing: int
+    dry_run: bool
+
+
+def rewind(
+    serverdir: Serverdir,
+    to_serial: int,
+    settings: Settings,
+    context: Context,
+    *,
+    accept_loss: bool = False,
+    dry_run: bool = False,
+) -> Rewound:
+    """Take a standby back to a serial; interrupted, the same call finishes it.
+
+    settings: with a secret, files that are no longer retained are asked of the primary.
+    accept_loss: go on although files of private stages that the serial needs cannot be had.
+    dry_run: change nothing.
+    Raises TargetUnusable where it is no standby that we may write, ConditionFailed where it cannot go back
+    that far, or where something would be missing; then it is as it was.
+    """
+    with ExitStack() as stack:
+        store, source = stack.enter_context(existing_standby(serverdir))
+        last = store.last_serial()
+        _check_reachable(serverdir, source, last, to_serial)
+        has_secret = settings.secretfile is not None or settings.keyfile is not None
+        primary = stack.enter_context(
+            connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=has_secret)
+        )
+        work = pipeline(serverdir, store, primary, settings, context, files=primary, local=None)
+        files = target_files(serverdir, store, settings.threads)
+        bringer = Bringer(
+            store,
+            files,
+            primary if has_secret else None,
+            context,
+            threads=settings.threads,
+            not_skipped=work.wanted.not_skipped,
+        )
+        if dry_run:
+            undo = plan(store, to_serial)
+            found = bringer.look(undo)
+            verdict = work.wanted.judge(found.refused, undo)
+            _refuse_loss(verdict, to_serial, accept_loss=accept_loss, asked=bringer.asks)
+            return _result(serverdir, undo, found, aside=len(leaving(files, undo, found)), dry_run=True)
+        with recorded(store, "rewind", work):
+            done = take_back(serverdir, store, files, work, bringer, to_serial, accept_loss=accept_loss)
+        context.log.info("rewound", from_serial=last, serial=to_serial)
+        return done
+
+
+def take_back(
+    serverdir: Serverdir,
+    store: Store,
+    files: FileStore,
+    work: Pipeline,
+    bringer: Bringer,
+    to_serial: int,
+    *,
+    accept_loss: bool = False,
+) -> Rewound:
+    """Do the work of `rewind` on a standby that is open, and locked by us."""
+    work.recover()
+    undo = plan(store, to_serial)
+    found = bringer.bring(undo)
+    if undo.first == undo.last:
+        return _result(serverdir, undo, found, aside=0, dry_run=False)
+    verdict = work.wanted.judge(found.refused, undo)
+    try:
+        _refuse_loss(verdict, to_serial, accept_loss=accept_loss, asked=bringer.asks)
+    except ConditionFailed:
+        work.recover()  # all files are as they were
+        raise
+    commit = _commit(files, undo, found, verdict)
+    # Before the commit: events that are handled twice do no harm, events that are never handled would.
+    serverdir.lower_event_serial(to_serial)
+    store.rewind(commit, to_serial)
+    work.recover()
+    return _result(serverdir, undo, found, aside=len(commit.leaving) + len(commit.staged), dry_run=False)
+
+
+def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial: int) -> None:
+    attempted = f"rewinding of {serverdir} to serial {to_serial}"
+    if to_serial > last:
+        raise ConditionFailed(attempted, f"the standby is at serial {last}")
+    if source.based_on >= 0:
+        # Only of the last entry is it known what the primary's own was.
+        raise ConditionFailed(
+            attempted,
+            "it was made from an export, and could not tell the primary's history by an earlier serial",
+            hint="clone anew: `replisync clone --reseed` makes the new standby beside this one",
+        )
+
+
+def _commit(files: FileStore, undo: Undo, found: Found, verdict: Judgement) -> Commit:
+    faults = (*verdict.faults, *map(_given_up, verdict.held))
+    return Commit(undo, found.present, found.staged, leaving(files, undo, found), verdict.absent, faults)
+
+
+def _given_up(fault: Fault) -> Fault:
+    return replace(fault, kind="skipped", next_try=clock.now())
+
+
+def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool, asked: bool) -> None:
+    """Raise ConditionFailed where something would be missing that was not given up.
+
+    asked: whether the primary was asked for it.
+    """
+    if accept_loss or not verdict.held:
+        return
+    relpaths = sorted(fault.relpath for fault in verdict.held)
+    first = verdict.held[0]
+    more = f", and {len(relpaths) - 1} more" if len(relpaths) > 1 else ""
+    error = ConditionFailed(
+        f"rewinding to serial {to_serial}",
+        f"it needs {first.relpath}{more}, which cannot be had: {first.reason}",
+        hint="nothing was changed; "
+        + ("" if asked else "let the primary be asked (--secretfile or --replica-keyfile), ")
+        + "choose another serial, or go back without these files with --accept-loss",
+    )
+    error.details["missing_files"] = relpaths[:_NAMED]
+    raise error
+
+
+def _result(serverdir: Serverdir, undo: Undo, found: Found, *, aside: int, dry_run: bool) -> Rewound:
+    return Rewound(
+        serverdir=str(serverdir),
+        from_serial=undo.last - 1,
+        to_serial=undo.first - 1,
+        entries=undo.last - undo.first,
+        restored=found.restored,
+        fetched=found.fetched,
+        put_aside=aside + (len(found.staged) if dry_run else 0),
+        missing=len(found.refused),
+        dry_run=dry_run,
+    )

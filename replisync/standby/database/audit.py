@@ -1,0 +1,335 @@
+"""What a verification reads of a target's database: each call is one short snapshot.
+
+None of them holds a snapshot for longer than a page, so that a writer is never held up and the log of
+SQLite does not grow while a big standby is looked through.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, func, or_, select
+
+from replisync.changelog.records import Pending, Retained
+from replisync.standby.database import filestates as states
+from replisync.standby.database import tables as t
+from replisync.standby.database.engine import askable, chunks
+from replisync.standby.database.store import Store
+
+# A page of entries ends with the one that makes it this big, in bytes.
+_PAGE_BYTES = 4 * 1024 * 1024
+
+
+class Position(NamedTuple):
+    """Where the changelog ends, and where our last commit ended it; -1 for nothing."""
+
+    last: int
+    committed: int
+
+
+class Serials(NamedTuple):
+    """How many entries there are, and the first and last of them; -1 for none."""
+
+    number: int
+    first: int
+    last: int
+
+
+class Key(NamedTuple):
+    """A row of devpi's table of keys."""
+
+    key: str
+    keyname: str | None
+    serial: int | None
+
+
+class LedgerFile(NamedTuple):
+    """A row of the ledger of files; digest is "" where there is none."""
+
+    relpath: str
+    serial: int
+    digest: str
+    state: str
+    size: int | None
+
+
+class KeyNow(NamedTuple):
+    """What there is of a key at one moment.
+
+    row: None where there is none.
+    last: the changelog's last serial.
+    data: the entries that were asked for, by serial.
+    """
+
+    row: Key | None
+    last: int
+    data: dict[int, bytes]
+
+
+def position(store: Store) -> Position:
+    """Return where the changelog and our timeline end."""
+    return store.read(_position)
+
+
+def _position(connection: Connection) -> Position:
+    last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
+    committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
+    return Position(-1 if last is None else last, -1 if committed is None else committed)
+
+
+def serials(store: Store) -> Serials:
+    """Count the entries."""
+    column = t.changelog.c.serial
+    query = select(func.count(), func.min(column), func.max(column))
+    number, first, last = store.read(lambda connection: connection.execute(query).one())
+    return Serials(number, -1 if first is None else first, -1 if last is None else last)
+
+
+def gap_after(store: Store, serial: int) -> int | None:
+    """Return the first serial behind one that is missing; None where all are there up to the last one."""
+    page = 50_000
+    due = serial + 1
+    while True:
+        found = store.read(_serials_from(due, page))
+        for number in found:
+            if number != due:
+                return due
+            due += 1
+        if len(found) < page:
+            return None
+
+
+def _serials_from(first: int, limit: int) -> Callable[[Connection], list[int]]:
+    column = t.changelog.c.serial
+    query = select(column).where(column >= first).order_by(column).limit(limit)
+    return lambda connection: list(connection.execute(query).scalars())
+
+
+def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, bytes]]:
+    """Return a page of the entries from `first` to `last`, bounded in number and in bytes."""
+    column, data = t.changelog.c.serial, t.changelog.c.data
+    within = and_(column >= first, column <= last)
+
+    def read(connection: Connection) -> list[tuple[int, bytes]]:
+        # Their lengths first: a driver takes in all of an answer at once.
+        sizes = select(column, func.length(data)).where(within).order_by(column).limit(limit)
+        total, end = 0, first - 1
+        for serial, size in connection.execute(sizes):
+            total, end = total + size, serial
+            if total >= _PAGE_BYTES:
+                break
+        query = select(column, data).where(column >= first, column <= end).order_by(column)
+        return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
+
+    return store.read(read)
+
+
+def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
+    """Return up to `limit` of the last entries, the last one first, bounded in bytes too."""
+    column, data = t.changelog.c.serial, t.changelog.c.data
+
+    def read(connection: Connection) -> list[tuple[int, bytes]]:
+        sizes = select(column, func.length(data)).order_by(column.desc()).limit(limit)
+        total, lowest = 0, 0
+        for serial, size in connection.execute(sizes):
+            total, lowest = total + size, serial
+            if total >= _PAGE_BYTES:
+                break
+        query = select(column, data).where(column >= lowest).order_by(column.desc())
+        return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
+
+    return store.read(read)
+
+
+def keys(store: Store, after: str | None, limit: int) -> list[Key]:
+    """Return up to `limit` rows of the keys behind `after`, in the order of the database; None for all."""
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
+    query = query if after is None else query.where(t.kv.c.key > after)
+    query = query.order_by(t.kv.c.key).limit(limit)
+    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query).all()])
+
+
+def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
+    """Return the rows of some keys."""
+
+    def read(connection: Connection) -> dict[str, Key]:
+        found: dict[str, Key] = {}
+        for paths in chunks(askable(connection, relpaths)):
+            query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key.in_(paths))
+            found |= {row[0]: Key(*row) for row in connection.execute(query)}
+        return found
+
+    return store.read(read)
+
+
+def keys_of_kind(store: Store, keyname: str, upto: int) -> list[Key]:
+    """Return the rows of all keys of one kind that no serial behind `upto` changed, in the order of serials.
+
+    Of such a kind there must be few.
+    """
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
+    query = query.where(t.kv.c.keyname == keyname, t.kv.c.serial <= upto).order_by(t.kv.c.serial, t.kv.c.key)
+    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query)])
+
+
+def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
+    """Return a key's row, with the entry that it points at and those of some more serials."""
+
+    def read(connection: Connection) -> KeyNow:
+        known = t.kv.c.key.in_(askable(connection, [key]))
+        query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(known)
+        row = connection.execute(query).first()
+        wanted = {*more, *(() if row is None or row.serial is None else (row.serial,))}
+        of_them = select(t.changelog.c.serial, t.changelog.c.data).where(t.changelog.c.serial.in_(wanted))
+        data = {serial: bytes(raw) for serial, raw in connection.execute(of_them)}
+        return KeyNow(None if row is None else Key(*row), _position(connection).last, data)
+
+    return store.read(read)
+
+
+def keys_beyond(store: Store, serial: int, limit: int) -> list[Key]:
+    """Return up to `limit` keys that are said to come from a serial behind `serial`."""
+    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.serial > serial).limit(limit)
+    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+
+
+def key_below(store: Store, serial: int) -> int:
+    """Return the highest serial below another one that a key is said to come from; -1 for none."""
+    query = select(func.max(t.kv.c.serial)).where(t.kv.c.serial < serial)
+    found = store.read(lambda connection: connection.execute(query).scalar())
+    return -1 if found is None else int(found)
+
+
+def rows_at(store: Store, serial: int) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Return what the rows say that a serial changed: keynames by key, and digests of files by relpath."""
+
+    def read(connection: Connection) -> tuple[dict[str, str | None], dict[str, str]]:
+        keys = connection.execute(select(t.kv.c.key, t.kv.c.keyname).where(t.kv.c.serial == serial))
+        files = connection.execute(
+            select(t.files.c.relpath, t.files.c.digest).where(t.files.c.serial == serial)
+        )
+        return {row[0]: row[1] for row in keys}, {row[0]: row[1] for row in files}
+
+    return store.read(read)
+
+
+# Where it comes from.
+
+
+def tip_now(store: Store) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
+    """Return the serial and the primary's bytes that are kept, our last serial, and our entry there."""
+
+    def read(connection: Connection) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
+        row = connection.execute(select(t.tip.c.serial, t.tip.c.data)).first()
+        last = _position(connection).last
+        ours = connection.execute(select(t.changelog.c.data).where(t.changelog.c.serial == last)).scalar()
+        tip = None if row is None else (row[0], bytes(row[1]))
+        return tip, last, None if ours is None else bytes(ours)
+
+    return store.read(read)
+
+
+def first_commit_at(store: Store) -> str | None:
+    """Return when our first commit was made."""
+    query = select(t.timeline.c.committed_at).order_by(t.timeline.c.serial).limit(1)
+    return store.read(lambda connection: connection.execute(query).scalar())
+
+
+def cloned_to(store: Store) -> int:
+    """Return the serial at which our clone ended, or our last one where nobody knows."""
+    query = select(func.max(t.runs.c.to_serial)).where(t.runs.c.command == "clone", t.runs.c.to_serial >= 0)
+
+    def read(connection: Connection) -> int:
+        last = max(0, _position(connection).last)
+        found = connection.execute(query).scalar()
+        return last if found is None else min(found, last)
+
+    return store.read(read)
+
+
+# The ledger.
+
+_LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.state, t.files.c.size)
+
+
+def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
+    """Return up to `limit` files behind `after`, in the order of their paths' bytes."""
+    query = select(*_LEDGER).where(t.files.c.relpath > after).order_by(t.files.c.relpath).limit(limit)
+    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
+
+
+def has_files_below(store: Store, relpath: str) -> bool:
+    """Tell whether the ledger has files in a folder."""
+    return any(file.relpath.startswith(f"{relpath}/") for file in ledger(store, f"{relpath}/", 1))
+
+
+def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:
+    """Return what the ledger says of a file now, and which move on disk it waits for."""
+
+    def read(connection: Connection) -> tuple[LedgerFile | None, Pending | None]:
+        row = connection.execute(select(*_LEDGER).where(t.files.c.relpath == relpath)).first()
+        columns = (t.pending.c.relpath, t.pending.c.serial, t.pending.c.action, t.pending.c.staged)
+        move = connection.execute(select(*columns).where(t.pending.c.relpath == relpath)).first()
+        return (None if row is None else LedgerFile(*row)), (None if move is None else Pending(*move))
+
+    return store.read(read)
+
+
+def unexplained(store: Store, after: str, limit: int) -> list[LedgerFile]:
+    """Return up to `limit` files behind `after` that are said not to be here, and nothing says why."""
+    query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath > after)
+    query = query.order_by(t.files.c.relpath).limit(limit)
+    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
+
+
+def unexplained_now(store: Store, relpath: str) -> LedgerFile | None:
+    """Return what the ledger says of a file, where that is that it is not here, and nothing says why."""
+    query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath == relpath)
+    row = store.read(lambda connection: connection.execute(query).first())
+    return None if row is None else LedgerFile._make(row)
+
+
+def explained(store: Store) -> dict[str, int]:
+    """Count the files that are not here, and of which something says why, by their states."""
+    query = select(t.files.c.state, func.count()).where(states.is_open(), ~states.is_unexplained())
+    query = query.group_by(t.files.c.state)
+    return store.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
+
+
+def false_drops(store: Store, limit: int) -> list[Pending]:
+    """Return up to `limit` notes that a file is to be dropped which must be here."""
+    here = and_(t.files.c.relpath == t.pending.c.relpath, t.files.c.state == "present")
+    columns = (t.pending.c.relpath, t.pending.c.serial, t.pending.c.action, t.pending.c.staged)
+    query = select(*columns).join(t.files, here).where(t.pending.c.action == "drop").limit(limit)
+    return store.read(lambda connection: [Pending(*row) for row in connection.execute(query)])
+
+
+def ledger_against_keys(store: Store, limit: int) -> list[tuple[LedgerFile, int | None]]:
+    """Return up to `limit` files of the ledger whose key has another serial, with that; None for no key."""
+    join = t.files.outerjoin(t.kv, t.kv.c.key == t.files.c.relpath)
+    differs = or_(t.kv.c.serial.is_(None), t.kv.c.serial != t.files.c.serial)
+    query = select(*_LEDGER, t.kv.c.serial.label("known")).select_from(join).where(differs).limit(limit)
+    return store.read(
+        lambda connection: [(LedgerFile(*row[:5]), row[5]) for row in connection.execute(query)]
+    )
+
+
+def retained(store: Store, after: str, limit: int) -> list[Retained]:
+    """Return up to `limit` rows of what was put aside, behind a name."""
+    query = select(t.retained).where(t.retained.c.stored_as > after)
+    query = query.order_by(t.retained.c.stored_as).limit(limit)
+    return store.read(lambda connection: [Retained(**row) for row in connection.execute(query).mappings()])
+
+
+def count_of_present(store: Store) -> int:
+    """Count the files that are said to be here."""
+    query = select(func.count()).select_from(t.files).where(t.files.c.state == "present")
+    return int(store.read(lambda connection: connection.execute(query).scalar_one()))
+
+
+def rewound_since(store: Store, moment: str) -> bool:
+    """Tell whether serials were, or are being, taken back since a moment."""
+    ended = or_(t.runs.c.finished.is_(None), t.runs.c.finished >= moment)
+    query = select(t.runs.c.id).where(t.runs.c.command == "rewind", ended).limit(1)
+    # One that was killed never ends.
+    query = query.where(or_(t.runs.c.outcome != "killed", t.runs.c.started >= moment))
+    return store.read(lambda connection: connection.execute(query).first() is not None)

@@ -1,0 +1,192 @@
+"""The ledger of files: which of them the live keys demand, which are here, and the faults of others."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, select, update
+
+from replisync.changelog.plan import WantedFile
+from replisync.changelog.records import ABSENT, PRESENT, UNASKED, WANTED, Fault, FileCounts
+from replisync.devpi.keys import Digest, index_of
+from replisync.standby.database import filestates as ledger
+from replisync.standby.database import tables as t
+from replisync.standby.database.engine import chunks
+from replisync.standby.database.history import History
+
+
+class FileLedger(History):
+    """The files of the live keys; see `ledger` for what each of its rows must say."""
+
+    def wanted_indexes(self) -> list[str]:
+        """Return the indexes, as `user/index`, that have files which are not here yet."""
+        return self._indexes_of(t.files.c.state == WANTED)
+
+    def _indexes_of(self, condition: ColumnElement[bool]) -> list[str]:
+        # From index to index: all relpaths at once would grow with the number of files.
+        found: list[str] = []
+        after = ""
+        with self._reading() as connection:
+            while True:
+                query = select(func.min(t.files.c.relpath)).where(condition, t.files.c.relpath > after)
+                relpath = connection.execute(query).scalar()
+                if relpath is None:
+                    return found
+                found.append(index_of(relpath))
+                # "0" is the character behind "/". A name without any may begin that of an index.
+                after = f"{found[-1]}0" if "/" in found[-1] else relpath
+
+    def missing_private_files(self) -> int:
+        """Count the files of private stages that the live keys demand and that are not here."""
+        # Those that nobody can have count too: a live key without its file stops devpi-export.
+        missing = t.files.c.state != PRESENT
+        private = [
+            index for index in self._indexes_of(missing) if self.index_type(index) not in (None, "mirror")
+        ]
+        query = select(func.count()).select_from(t.files).where(missing)
+        with self._reading() as connection:
+            return sum(connection.execute(query.where(self._inside(index))).scalar_one() for index in private)
+
+    @staticmethod
+    def _inside(index: str) -> ColumnElement[bool]:
+        # "0" is the character behind "/".
+        return and_(t.files.c.relpath > f"{index}/", t.files.c.relpath < f"{index}0")
+
+    def wanted_files(self, index: str, after: str, limit: int) -> list[WantedFile]:
+        """Return up to `limit` files of an index that are not here yet, by relpath, after `after`."""
+        files = t.files.c
+        query = (
+            select(files.relpath, files.serial, files.digest)
+            .where(files.state == WANTED, files.relpath > after, self._inside(index))
+            .order_by(files.relpath)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
+
+    def wanted_file(self, relpath: str) -> WantedFile | None:
+        """Return a file of the ledger that is not here yet; None where it is, or is no longer demanded."""
+        files = t.files.c
+        query = select(files.serial, files.digest).where(files.relpath == relpath, files.state == WANTED)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else WantedFile(relpath, row.serial, Digest.parse(row.digest))
+
+    def forgotten_files(self, after: str, limit: int) -> list[WantedFile]:
+        """Return up to `limit` files behind `after` that are neither here nor among the faults."""
+        files = t.files.c
+        query = (
+            select(files.relpath, files.serial, files.digest)
+            .where(
+                files.state == WANTED,
+                files.relpath > after,
+                files.relpath.not_in(select(t.faults.c.relpath)),
+            )
+            .order_by(files.relpath)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
+
+    def files_arrived(
+        self,
+        present: Mapping[str, int],
+        absent: Mapping[str, str] | None = None,
+        faults: tuple[Fault, ...] = (),
+    ) -> None:
+        """Record what became of wanted files: in place (with sizes), absent in order (and why), or failed."""
+        absent = absent or {}
+        with self._writing() as connection:
+            self._mark_present(connection, present)
+            for relpath, reason in absent.items():
+                here = update(t.files).where(t.files.c.relpath == relpath)
+                connection.execute(here.values(state=ABSENT, size=None, reason=reason))
+            for paths in chunks([*present, *absent]):
+                connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+            if faults:
+                self._put_faults(connection, faults)
+
+    def leave_files(self, relpaths: Iterable[str]) -> None:
+        """Remember that files are not here because nobody asked for them."""
+        with self._writing() as connection:
+            for paths in chunks(relpaths):
+                here = update(t.files).where(t.files.c.relpath.in_(paths))
+                connection.execute(here.values(state=WANTED, size=None, reason=UNASKED))
+
+    def file_counts(self) -> FileCounts:
+        """Count the files of the live keys."""
+        with self._reading() as connection:
+            total = connection.execute(select(func.count()).select_from(t.files)).scalar_one()
+            by_state = select(t.files.c.state, func.count()).where(t.files.c.state != PRESENT)
+            found = connection.execute(by_state.group_by(t.files.c.state))
+            rows: dict[str, int] = {row[0]: row[1] for row in found}
+        return FileCounts(total, rows.get(WANTED, 0) + rows.get(ABSENT, 0), rows.get(ABSENT, 0))
+
+    # Faults.
+
+    def faults(self) -> list[Fault]:
+        """Return the files that could not be had, by relpath."""
+        return self._faults(select(t.faults))
+
+    def faults_of(self, relpaths: Iterable[str]) -> dict[str, Fault]:
+        """Return those of some files that could not be had, by relpath."""
+        found: dict[str, Fault] = {}
+        for paths in chunks(relpaths):
+            some = self._faults(select(t.faults).where(t.faults.c.relpath.in_(paths)))
+            found |= {fault.relpath: fault for fault in some}
+        return found
+
+    def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
+        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`.
+
+        Those of files that no serial of ours waits for, or that nobody asks for, are left out.
+        """
+        when = t.faults.c.next_try
+        wanted = select(t.files.c.relpath).where(t.files.c.state == WANTED)
+        is_due = ((when <= now) | (when > latest)) & t.faults.c.relpath.in_(wanted)
+        due = self._faults(select(t.faults).where(is_due).limit(limit))
+        return {fault.relpath: fault for fault in due}
+
+    def _faults(self, query: Select[Any]) -> list[Fault]:
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(t.faults.c.relpath))
+            return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
+
+    def fault_count(self) -> int:
+        """Count the files that could not be had."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).select_from(t.faults)).scalar_one())
+
+    def put_faults(self, faults: tuple[Fault, ...]) -> None:
+        """Remember files that could not be had; one that is known counts another try."""
+        with self._writing() as connection:
+            self._put_faults(connection, faults)
+
+    def _put_faults(self, connection: Connection, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            ledger.fault_tells(connection, fault.relpath)
+            known = select(t.faults.c.tries).where(t.faults.c.relpath == fault.relpath)
+            tries = connection.execute(known).scalar() or 0
+            connection.execute(t.faults.delete().where(t.faults.c.relpath == fault.relpath))
+            connection.execute(
+                insert(t.faults).values(
+                    relpath=fault.relpath,
+                    serial=fault.serial,
+                    kind=fault.kind,
+                    reason=fault.reason,
+                    tries=tries + fault.tries,
+                    next_try=fault.next_try,
+                )
+            )
+
+    def change_faults(self, values: dict[str, Any]) -> int:
+        """Set columns of all faults; return how many there are."""
+        with self._writing() as connection:
+            return connection.execute(update(t.faults).values(**values)).rowcount
+
+    def clear_faults(self, relpaths: Iterable[str]) -> None:
+        """Forget faults; what is still missing is to be asked for."""
+        with self._writing() as connection:
+            for paths in chunks(relpaths):
+                ledger.forget_faults(connection, t.faults.c.relpath.in_(paths))

@@ -1,0 +1,89 @@
+"""Setting rows right that are not what the history says, in one transaction."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from replisync.changelog.records import Fault, FileRow
+from replisync.standby.database import tables as t
+
+_T = TypeVar("_T")
+
+# Rows that are in hand at a time.
+_ROWS = 500
+_ENTRIES = 50
+
+
+@dataclass(slots=True)
+class Mending:
+    """What is to be set right.
+
+    entries: serials and data that take the place of what is there, or is not.
+    keys, gone_keys: rows of keys as they must be, and those that must not be.
+    files, gone_files: rows of the ledger.
+    faults: files that could not be had.
+    adopt: whether entries behind our last commit become ours.
+    end: the last serial that can have been committed, where the timeline names later ones that never were.
+    seed: the last serial of an export that the history began with, at which a commit ended; -1 for none.
+    """
+
+    entries: Iterable[tuple[int, bytes]] = ()
+    keys: Iterable[tuple[str, str, int]] = ()
+    gone_keys: Iterable[str] = ()
+    files: Iterable[FileRow] = ()
+    gone_files: Iterable[str] = ()
+    faults: list[Fault] = field(default_factory=list)
+    adopt: bool = False
+    end: int | None = None
+    seed: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """How the database of a store writes many rows."""
+
+    rows: Callable[[Connection, list[tuple[int, bytes]]], None]
+    keys: Callable[[Connection, Iterable[tuple[str, str, int]]], None]
+    files: Callable[[Connection, Iterable[FileRow]], None]
+
+
+def write(connection: Connection, mending: Mending, writers: Writers, now: str) -> int:
+    """Write it; return the last serial that the changelog has then."""
+    for entries in _some(mending.entries, _ENTRIES):
+        _delete(connection, t.changelog.c.serial, [serial for serial, _ in entries])
+        writers.rows(connection, entries)
+    for gone in _some(mending.gone_keys, _ROWS):
+        _delete(connection, t.kv.c.key, gone)
+    for keys in _some(mending.keys, _ROWS):
+        writers.keys(connection, keys)
+    for paths in _some(mending.gone_files, _ROWS):
+        for column in (t.files.c.relpath, t.faults.c.relpath):
+            _delete(connection, column, paths)
+    for files in _some(mending.files, _ROWS):
+        paths = [file[0] for file in files]
+        # What is demanded now must not be moved away any more, and what was wrong with it is over.
+        for column in (t.pending.c.relpath, t.faults.c.relpath):
+            _delete(connection, column, paths)
+        writers.files(connection, files)
+    if mending.end is not None:
+        connection.execute(delete(t.timeline).where(t.timeline.c.serial > mending.end))
+    last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
+    committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
+    if mending.adopt and last is not None and (committed is None or committed < last):
+        known = -1 if committed is None else committed
+        for serial in {last, *(() if mending.seed <= known else (min(mending.seed, last),))}:
+            connection.execute(insert(t.timeline).values(serial=serial, committed_at=now))
+    return -1 if last is None else int(last)
+
+
+def _some(items: Iterable[_T], limit: int) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while some := list(islice(rest, limit)):
+        yield some
+
+
+def _delete(connection: Connection, column: Any, values: list[Any]) -> None:
+    connection.execute(delete(column.table).where(column.in_(values)))

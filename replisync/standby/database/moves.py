@@ -1,0 +1,145 @@
+"""The moves on disk that committed serials demand, and what they put aside.
+
+A move is written in the transaction that demands it, and a file that is to come before it takes its place:
+whoever goes on after a crash finds what is left to do.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
+
+from replisync.changelog.records import ARRIVE, PRESENT, Pending, Retained
+from replisync.standby.database import ageing
+from replisync.standby.database import tables as t
+from replisync.standby.database.engine import chunks
+from replisync.standby.database.history import History
+from replisync.system.clock import Moment
+
+
+class Moves(History):
+    """The moves that are pending, and the files that are retained."""
+
+    def pending(self) -> list[Pending]:
+        """Return the moves on disk that committed serials still demand.
+
+        A file that came for a serial which is committed without it is to be dropped, as one of no serial, and
+        one that came for a rewind which never was committed is to be discarded: it is a copy.
+        What the ledger has as present is never dropped, whatever is written here.
+        """
+        last = func.coalesce(select(func.max(t.changelog.c.serial)).scalar_subquery(), -1)
+        here = and_(t.files.c.relpath == t.pending.c.relpath, t.files.c.state == PRESENT)
+        query = select(t.pending).outerjoin(t.files, here).order_by(t.pending.c.relpath)
+        query = query.where(
+            or_(
+                t.pending.c.action == "replace",
+                and_(
+                    t.files.c.relpath.is_(None), or_(t.pending.c.action == "drop", t.pending.c.serial <= last)
+                ),
+            )
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Pending(row.relpath, -1, "drop" if row.serial >= 0 else "discard", None)
+            if row.action == ARRIVE
+            else Pending(row.relpath, row.serial, row.action, row.staged)
+            for row in rows
+        ]
+
+    def expect(self, coming: Mapping[str, int]) -> None:
+        """Remember which files take places before the commit that names them.
+
+        coming: the serial that names them, by relpath; -1 for that of a rewind. Those that the ledger has
+            already are left out.
+        Who finds one of them after a crash then knows that it belongs to a serial to come.
+        """
+        new: dict[str, int] = {}
+        with self._reading() as connection:
+            for paths in chunks(coming):
+                in_ledger = select(t.files.c.relpath).where(t.files.c.relpath.in_(paths))
+                known = set(connection.execute(in_ledger).scalars())
+                rows = connection.execute(select(t.pending).where(t.pending.c.relpath.in_(paths)))
+                known |= {row.relpath for row in rows if row.serial == coming[row.relpath]}
+                new |= {path: coming[path] for path in paths if path not in known}
+        if not new:
+            return
+        with self._writing() as connection:
+            for paths in chunks(new):
+                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            rows_of_them = [
+                {"relpath": path, "serial": serial, "action": ARRIVE, "staged": None}
+                for path, serial in new.items()
+            ]
+            connection.execute(insert(t.pending), rows_of_them)
+
+    def forget_false_drops(self) -> None:
+        """Forget that files are to be dropped which must be here."""
+        present = select(t.files.c.relpath).where(t.files.c.state == PRESENT)
+        false = and_(t.pending.c.action == "drop", t.pending.c.relpath.in_(present))
+        with self._writing() as connection:
+            connection.execute(t.pending.delete().where(false))
+
+    def put_leftovers(self, relpaths: Iterable[str]) -> None:
+        """Demand that files which no key names are put aside; `pending` then has them."""
+        with self._writing() as connection:
+            self._put_leftovers(connection, relpaths)
+
+    @staticmethod
+    def _put_leftovers(connection: Connection, relpaths: Iterable[str]) -> None:
+        for paths in chunks(relpaths):
+            connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            rows = [{"relpath": path, "serial": -1, "action": "drop", "staged": None} for path in paths]
+            connection.execute(insert(t.pending), rows)
+
+    def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
+        """Forget moves that are done, and remember what they put aside."""
+        with self._writing() as connection:
+            for paths in chunks(move.relpath for move in done):
+                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            for row in retained:
+                connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
+                connection.execute(insert(t.retained).values(**row))
+
+    def retained_beyond(self, now: Moment, seconds: float) -> list[str]:
+        """Return the names of what is retained for at least so long, whatever the system clock did meanwhile.
+
+        seconds: of lived time, which is counted up to `now` by this. Where nothing is retained there is
+            nothing to count, and nothing is written.
+        """
+        with self._reading() as connection:
+            if connection.execute(select(t.retained.c.stored_as).limit(1)).first() is None:
+                return []
+        with self._writing() as connection:
+            return ageing.retained_beyond(connection, now, seconds)
+
+    def forget_retained(self, names: list[str]) -> None:
+        """Forget what was put aside under these names."""
+        with self._writing() as connection:
+            for some in chunks(names):
+                connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
+
+    def retained_of(self, relpaths: Iterable[str]) -> list[Retained]:
+        """Return what was put aside of some files, the earliest serial first."""
+        found: list[Retained] = []
+        with self._reading() as connection:
+            for paths in chunks(relpaths):
+                query = select(t.retained).where(t.retained.c.relpath.in_(paths))
+                rows = connection.execute(query.order_by(t.retained.c.serial, t.retained.c.retained_at))
+                found += [Retained(**row) for row in rows.mappings()]
+        return found
+
+    def retained_beyond_last(self) -> list[Retained]:
+        """Return what was put aside by serials that a rewind took back, or that belongs to none of them."""
+        with self._reading() as connection:
+            beyond = t.retained.c.serial > self._last_serial(connection)
+            nameless = t.retained.c.stored_as.startswith("-1-")
+            rows = connection.execute(select(t.retained).where(or_(beyond, nameless)))
+            return [Retained(**row) for row in rows.mappings()]
+
+    def set_apart(self, names: Mapping[str, str]) -> None:
+        """Remember that what was put aside has new names, and belongs to no serial of this history."""
+        with self._writing() as connection:
+            for name, new in names.items():
+                here = update(t.retained).where(t.retained.c.stored_as == name)
+                connection.execute(here.values(stored_as=new, serial=-1))

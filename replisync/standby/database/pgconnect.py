@@ -1,0 +1,247 @@
+"""Connections to PostgreSQL, as devpi_postgresql makes them, and what the server's errors mean.
+
+pg8000 is not safe for threads: a connection belongs to one thread at a time, which SQLAlchemy's pool sees to.
+"""
+
+import logging
+import socket
+import ssl
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pg8000.dbapi  # type: ignore[import-untyped]
+import pg8000.native  # type: ignore[import-untyped]
+from scramp import ScramException  # type: ignore[import-untyped]
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+
+from replisync.devpi.storage import Storage
+from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UsageError
+
+# A commit, or the wait for the lock of another writer, may take long; a dead network must not hold us for
+# ever.
+_SILENCE_SECONDS = 300.0
+
+# One message of COPY. Small rows are put together into such pieces.
+COPY_BYTES = 256 * 1024
+
+_SSL_KEYS = ("ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+_POOL_NAME = "replisync"
+
+_SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_END = b"\xff\xff"
+
+# SQLSTATE, or the beginning of one: what an operator can do.
+_HINTS = {
+    "28": "give the right user and password: --storage pg8000:password=.., or PGPASSWORD",
+    "3D000": "create the database, empty and owned by the user, then run the command again",
+    "42501": "the user must own the database's tables, or an empty database",
+    "3F000": "the user needs a schema to create tables in",
+    "53100": "the database's disk is full: make room, then run the command again",
+    "53300": "raise max_connections of the server, or use fewer threads",
+    "25006": "the server is read-only: give the address of the one that takes writes",
+    "57P": "start the database's server, then run the command again: it goes on where it was",
+    "08": "check that the database's server runs, then run the command again",
+}
+_GONE = ("57P01", "57P02", "57P03", "08")
+_UNREACHABLE_HINT = "check that the database's server runs and can be reached, then run the command again"
+
+
+def make_engine(
+    storage: Storage, *, connections: int, write: bool, prepare: Any = None, autocommit: bool = False
+) -> Engine:
+    """Return an engine for at most so many connections at a time; nothing connects yet.
+
+    prepare: called with each new connection of pg8000.
+    autocommit: each statement is a transaction of its own.
+    """
+    options = _connect_options(storage, write=write)
+
+    def connect() -> pg8000.dbapi.Connection:
+        server = None if options["unix_sock"] else _server(options)
+        try:
+            connection = pg8000.dbapi.connect(**options, sock=server)
+        except BaseException as err:
+            if server is not None:
+                server.close()
+            if isinstance(err, ScramException):
+                raise pg8000.dbapi.InterfaceError(f"authentication: {err}") from None
+            raise
+        try:
+            if prepare is not None:
+                prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    engine = create_engine(
+        "postgresql+pg8000://",
+        creator=connect,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=None,
+        pool_logging_name=_POOL_NAME,
+        **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
+    )
+    # That a lost connection cannot be closed in order is no news; the error itself is raised.
+    logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{_POOL_NAME}").setLevel(logging.CRITICAL)
+
+    @event.listens_for(engine, "handle_error")
+    def note_loss(context: Any) -> None:
+        # pg8000's dialect knows a broken socket, but not a server that says that it ends.
+        if sqlstate(context.original_exception).startswith(_GONE):
+            context.is_disconnect = True
+
+    return engine
+
+
+def _server(options: dict[str, Any]) -> socket.socket:
+    """Return a connection to the server of some options.
+
+    pg8000 writes a message of many parameters in pieces. Without TCP_NODELAY the last piece waits until the
+    server has confirmed the one before, for which it takes up to 40 ms.
+    Raises OSError.
+    """
+    server = socket.create_connection((options["host"], options["port"]), options["timeout"])
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return server
+
+
+def _connect_options(storage: Storage, *, write: bool) -> dict[str, Any]:
+    settings = storage.settings
+    # What is durable for PostgreSQL must be durable for us: another server may have `off` as its default.
+    startup = {"synchronous_commit": "on", "standard_conforming_strings": "on"}
+    if not write:
+        startup["default_transaction_read_only"] = "on"
+    return {
+        "user": settings.get("user", "devpi"),
+        "database": settings.get("database", "devpi"),
+        "host": settings.get("host", "localhost"),
+        "port": int(settings.get("port", "5432")),
+        "unix_sock": settings.get("unix_sock"),
+        # Without one pg8000 dies of a server that asks for it.
+        "password": storage.password or "",
+        "ssl_context": _ssl_context(settings),
+        "timeout": _SILENCE_SECONDS,
+        "application_name": "replisync",
+        "startup_params": startup,
+    }
+
+
+def _ssl_context(settings: Any) -> ssl.SSLContext | None:
+    """Return what devpi_postgresql makes of its `ssl_` settings; None lets the server decide."""
+    if not any(key in settings for key in _SSL_KEYS):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.get("ssl_ca_certs"))
+        if "ssl_certfile" in settings:
+            context.load_cert_chain(settings["ssl_certfile"], keyfile=settings.get("ssl_keyfile"))
+    except OSError as err:
+        raise UsageError(
+            "reading of --storage", f"the files of ssl_ settings: {err.strerror or err}"
+        ) from err
+    if settings.get("ssl_check_hostname", "yes").lower() in ("no", "false", "off", "0"):
+        context.check_hostname = False
+    return context
+
+
+@contextmanager
+def translated(storage: Storage) -> Iterator[None]:
+    """Translate what drivers and servers say into our errors."""
+    try:
+        yield
+    except exc.DBAPIError as err:
+        raise _local(storage, err.orig) from err
+    except (pg8000.dbapi.Error, OSError) as err:
+        raise _local(storage, err) from err
+
+
+def _local(storage: Storage, err: BaseException | None) -> Exception:
+    attempted = f"use of the target's database {storage}"
+    state = sqlstate(err)
+    if not state:
+        cause = (err.__cause__ if err is not None else None) or err
+        why = getattr(cause, "strerror", None) or str(cause)
+        hint = _HINTS["28"] if "assword" in why else _UNREACHABLE_HINT
+        return LocalFailure(attempted, why, hint=hint)
+    why = str(err.args[0].get("M", state)) if err is not None else state
+    if state.startswith("23"):
+        return ForeignWriter("commit to the target's database", why)
+    if state.startswith(("22", "54")):
+        return TargetUnusable(attempted, why, hint="PostgreSQL cannot hold this; use the storage sqlite")
+    hint = next((text for start, text in _HINTS.items() if state.startswith(start)), "")
+    return LocalFailure(attempted, why, hint=hint)
+
+
+def sqlstate(err: BaseException | None) -> str:
+    """Return the server's code for an error of pg8000; "" where it has none."""
+    if isinstance(err, pg8000.dbapi.Error) and err.args and isinstance(err.args[0], dict):
+        return str(err.args[0].get("C", ""))
+    return ""
+
+
+# Bulk.
+
+
+def copy_in(connection: Connection, statement: str, pieces: Iterable[bytes]) -> None:
+    """Run a `COPY .. FROM STDIN` within the connection's transaction, without all of it in memory.
+
+    Whatever goes wrong, nothing of it is committed.
+    """
+    cursor: Any = connection.connection.cursor()
+    try:
+        cursor.execute(statement, stream=pieces)
+    except pg8000.dbapi.DatabaseError as err:
+        if sqlstate(err).startswith(_GONE):
+            connection.invalidate(err)
+        raise
+    except BaseException as err:
+        # In the middle of a COPY pg8000 has no way back to a usable connection.
+        connection.invalidate(err)
+        raise
+
+
+def copy_rows(rows: Iterable[tuple[bytes, ...]]) -> Iterator[bytes]:
+    """Yield rows of binary values in the binary format of COPY, in pieces of a good size."""
+    piece = bytearray(_SIGNATURE)
+    for row in rows:
+        piece += struct.pack("!h", len(row))
+        for value in row:
+            piece += struct.pack("!i", len(value))
+            piece += value
+            if len(piece) >= COPY_BYTES:
+                yield bytes(piece)
+                piece.clear()
+    yield bytes(piece) + _END
+
+
+def copy_file(path: str, size: int, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the row of a file for devpi's table `files`, as its bytes come."""
+    name = path.encode()
+    length = struct.pack("!i", size)
+    yield _SIGNATURE + struct.pack("!hi", 3, len(name)) + name + struct.pack("!i", 4) + length + length
+    yield from blocks
+    yield _END
+
+
+def literal(value: str) -> str:
+    """Return a text as SQL spells it."""
+    return str(pg8000.native.literal(value))
+
+
+def text_array(values: Iterable[str | None]) -> str:
+    """Return the text of an array of texts."""
+    return "{" + ",".join("NULL" if value is None else f'"{_escaped(value)}"' for value in values) + "}"
+
+
+def int_array(values: Iterable[int | None]) -> str:
+    """Return the text of an array of integers."""
+    return "{" + ",".join("NULL" if value is None else str(value) for value in values) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"') if "\\" in value or '"' in value else value

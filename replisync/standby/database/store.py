@@ -1,0 +1,148 @@
+"""All that the store of a target does, whatever the database: one transaction per batch.
+
+Its parts build on one another: `database` knows transactions, `history` entries and keys, and beside each
+other on both stand `moves`, `files` and `provenance`. What changes several of them at once is here. A
+subclass knows how to connect, how to make devpi's tables and how to write many rows quickly.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import Connection, insert, update
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from replisync.changelog.plan import Batch, WantedFile
+from replisync.changelog.records import ABSENT, PRESENT, UNASKED, UNFETCHABLE, WANTED, Commit, Fault, FileRow
+from replisync.errors import ForeignWriter
+from replisync.standby.database import mending, undo
+from replisync.standby.database import tables as t
+from replisync.standby.database.engine import chunks
+from replisync.standby.database.fileledger import FileLedger
+from replisync.standby.database.moves import Moves
+from replisync.standby.database.provenance import Provenance
+
+
+class Store(Moves, FileLedger, Provenance):
+    """The store of one target; its arguments are those of `Database`."""
+
+    def apply(self, commit: Commit, primary_serial: int, now: str) -> bool:
+        """Make a batch true in one transaction; return whether moves on disk are now pending.
+
+        primary_serial: where the primary is, as far as we know.
+        now: the wall time, RFC 3339.
+        Raises ForeignWriter where the target's last serial is not the one before the batch.
+        """
+        batch = commit.batch
+        with self._writing() as connection:
+            last = self._last_serial(connection)
+            if last != batch.first - 1:
+                raise ForeignWriter(
+                    "commit of a batch",
+                    f"the target is at serial {last}, where we left it at {batch.first - 1}",
+                    serial=batch.first,
+                )
+            self._check_own(connection, last)
+            self._write_rows(connection, batch.rows)
+            self._write_keys(connection, ((key, name, serial) for key, (name, serial) in batch.keys.items()))
+            moves = self._update_ledger(connection, commit)
+            connection.execute(insert(t.timeline).values(serial=batch.last, committed_at=now))
+            original = batch.entries[-1].original
+            if original is not None:
+                self._put_tip(connection, batch.last, original)
+            self._put_contact(connection, primary_serial, batch.last, now)
+            self._finish_rows(connection, batch.last)
+            return moves
+
+    def rewind(self, commit: Commit, serial: int) -> None:
+        """Make an older serial the last one, in one transaction.
+
+        commit: its batch is the one that takes back what is behind `serial`; what it says of files is made
+            true as in `apply`.
+        Raises ForeignWriter where the target's last serial is not the one before the batch's, TargetUnusable
+        where our history does not tell what was before.
+        """
+        with self._writing() as connection:
+            last = self._last_serial(connection)
+            if last != commit.batch.last - 1:
+                raise ForeignWriter("rewinding", f"the target is at serial {last} meanwhile")
+            self._check_own(connection, last)
+            undo.undo_keys(connection, last, serial, self._write_keys)
+            undo.cut(connection, serial)
+            self._update_ledger(connection, commit)
+            self._finish_rows(connection, serial)
+
+    def mend(self, wrong: mending.Mending, now: str) -> None:
+        """Set rows right, in one transaction; the changelog's end is then our last commit."""
+        with self._writing() as connection:
+            writers = mending.Writers(self._write_rows, self._write_keys, self._write_files)
+            last = mending.write(connection, wrong, writers, now)
+            if wrong.faults:
+                self._put_faults(connection, wrong.faults)
+            self._finish_rows(connection, last)
+
+    def restore_schema(self) -> None:
+        """Make what devpi-server makes in a database and is not there, and our own tables, without rows."""
+        with self._writing() as connection:
+            self._make_devpi_tables(connection)
+            # Without its row that of the source is of no use.
+            for table in t.metadata.sorted_tables:
+                if table is not t.source:
+                    connection.execute(CreateTable(table, if_not_exists=True))
+                    for index in table.indexes:
+                        connection.execute(CreateIndex(index, if_not_exists=True))
+            self._finish_rows(connection, self._last_serial(connection))
+
+    def lose_files(self, faults: Iterable[Fault]) -> None:
+        """Remember that files which were here are not, and cannot be had now.
+
+        What is in their places is to be put aside; `pending` then has it.
+        """
+        lost = list(faults)
+        with self._writing() as connection:
+            self._put_leftovers(connection, (fault.relpath for fault in lost))
+            for fault in lost:
+                here = update(t.files).where(t.files.c.relpath == fault.relpath)
+                connection.execute(here.values(state=WANTED, size=None))
+                self._put_faults(connection, [fault])
+
+    def _update_ledger(self, connection: Connection, commit: Commit) -> bool:
+        batch = commit.batch
+        moves: list[dict[str, Any]] = [
+            {"relpath": path, "serial": batch.last, "action": "replace", "staged": name}
+            for path, name in commit.staged.items()
+        ]
+        moves += [
+            {"relpath": path, "serial": batch.changed_file(path), "action": "drop", "staged": None}
+            for path in commit.leaving
+        ]
+        gone = [*batch.dropped, *filter(self.holds_key, batch.pathless)]
+        for paths in chunks(gone):
+            connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
+        for paths in chunks([*gone, *commit.present, *commit.absent]):
+            connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+        self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
+        self._put_faults(connection, [*commit.faults, *self._pathless(batch)])
+        # What is wanted again must not be moved away any more.
+        for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
+            connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+        if moves:
+            connection.execute(insert(t.pending), moves)
+        return bool(moves)
+
+    def _pathless(self, batch: Batch) -> Iterator[Fault]:
+        """Yield the faults of live files that can have no path here: nobody asks for them."""
+        for relpath, (serial, problem) in batch.pathless.items():
+            if problem and self.holds_key(relpath):
+                yield Fault(relpath, serial, UNFETCHABLE, problem)
+
+    @staticmethod
+    def _ledger_row(commit: Commit) -> Callable[[WantedFile], FileRow]:
+        def row(file: WantedFile) -> FileRow:
+            size, digest = commit.present.get(file.relpath), str(file.digest or "")
+            if size is not None:
+                return file.relpath, file.serial, digest, PRESENT, size, None
+            reason = commit.absent.get(file.relpath)
+            state = WANTED if reason is None else ABSENT
+            return file.relpath, file.serial, digest, state, None, reason or UNASKED
+
+        return row

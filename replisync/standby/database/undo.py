@@ -1,0 +1,107 @@
+"""Taking serials back: each key gets the serial that it had before, by the back serials of what is undone."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from replisync.devpi.entries import parse_stored
+from replisync.errors import CorruptEntry, TargetUnusable
+from replisync.standby.database import tables as t
+from replisync.standby.database.engine import askable, chunks
+from replisync.standby.database.filestates import forget_faults
+
+# Entries that are in hand at a time.
+_ENTRIES = 100
+
+# Nothing of any kind has to be built of values that nobody looks at.
+_NO_KINDS: frozenset[str] = frozenset()
+
+_DAMAGED_HINT = "the standby's own history is damaged: clone anew into an empty serverdir"
+
+WriteKeys = Callable[[Connection, Iterable[tuple[str, str, int]]], None]
+
+
+def damaged(serial: int, why: str) -> TargetUnusable:
+    """Return the error for an entry of ours that cannot be used."""
+    return TargetUnusable("rewinding", why, serial=serial, hint=_DAMAGED_HINT)
+
+
+def entries_behind(connection: Connection, serial: int, before: int) -> list[tuple[int, bytes]]:
+    """Return entries behind `serial`, the last ones below `before` first, a bounded number of them."""
+    column = t.changelog.c.serial
+    query = select(column, t.changelog.c.data).where(column > serial, column < before)
+    rows = connection.execute(query.order_by(column.desc()).limit(_ENTRIES))
+    return [(row[0], bytes(row[1])) for row in rows]
+
+
+def undo_keys(connection: Connection, last: int, serial: int, write_keys: WriteKeys) -> None:
+    """Give each key that entries behind `serial` changed the serial that it had at `serial`.
+
+    last: of the changelog.
+    Raises TargetUnusable where the back serials do not lead there.
+    """
+    for rows in _pages(connection, last, serial):
+        keys: dict[str, tuple[str, int]] = {}
+        # From the last one down, so that what stays is what was before the first one.
+        for number, data in rows:
+            try:
+                changes = parse_stored(number, data, kinds=_NO_KINDS).changes
+            except CorruptEntry as err:
+                raise damaged(number, err.why) from err
+            for relpath, change in changes.items():
+                keys[relpath] = (change.keyname, change.back_serial)
+        _check_back_serials(connection, keys, serial)
+        write_keys(connection, ((path, name, back) for path, (name, back) in keys.items() if back >= 0))
+        gone = [path for path, (_, back) in keys.items() if back < 0]
+        for paths in chunks(askable(connection, gone)):
+            connection.execute(delete(t.kv).where(t.kv.c.key.in_(paths)))
+    beyond = connection.execute(select(func.min(t.kv.c.serial)).where(t.kv.c.serial > serial)).scalar()
+    if beyond is not None:
+        raise damaged(beyond, "a key's back serials do not lead to an entry that stays")
+
+
+def _pages(connection: Connection, last: int, serial: int) -> Iterator[list[tuple[int, bytes]]]:
+    before = last + 1
+    while rows := entries_behind(connection, serial, before):
+        yield rows
+        before = rows[-1][0]
+
+
+def _check_back_serials(connection: Connection, keys: dict[str, tuple[str, int]], serial: int) -> None:
+    """Make sure that the entries that stay have the keys which are now said to come from them.
+
+    A devpi-server ends with an error wherever it meets a key that is not in the entry of its serial.
+    Raises TargetUnusable.
+    """
+    named = defaultdict(list)
+    for relpath, (_, back) in keys.items():
+        if 0 <= back <= serial:
+            named[back].append(relpath)
+    for number, relpaths in named.items():
+        data = connection.execute(select(t.changelog.c.data).where(t.changelog.c.serial == number)).scalar()
+        try:
+            changes = parse_stored(number, bytes(data or b""), kinds=_NO_KINDS).changes
+        except CorruptEntry as err:
+            raise damaged(number, err.why) from err
+        for relpath in relpaths:
+            if relpath not in changes:
+                raise damaged(number, f"it has no {relpath}, whose back serial names it")
+
+
+def cut(connection: Connection, serial: int) -> None:
+    """Remove what is behind `serial`: entries, commits, faults, and a divergence that lies there."""
+    when = (
+        select(t.timeline.c.committed_at)
+        .where(t.timeline.c.serial >= serial)
+        .order_by(t.timeline.c.serial)
+        .limit(1)
+    )
+    committed_at = connection.execute(when).scalar_one()
+    connection.execute(delete(t.timeline).where(t.timeline.c.serial >= serial))
+    # The last commit is at the last serial, and this one was true when the batch that it lay in was.
+    connection.execute(insert(t.timeline).values(serial=serial, committed_at=committed_at))
+    connection.execute(delete(t.changelog).where(t.changelog.c.serial > serial))
+    # Such a fault may be of a file that an older serial wants too, and that waited for a later content.
+    forget_faults(connection, t.faults.c.serial > serial)
+    connection.execute(delete(t.divergence).where(t.divergence.c.fork_serial >= serial))

@@ -1,0 +1,464 @@
+"""Files on disk, as devpi-server's storage `sqlite` has them: `+files/<relpath>`.
+
+A file appears under its name only when all of it is on disk and its digest was right. What must not
+appear before a commit (new content under a name that is in use) waits in the staging folder.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from replisync.devpi.keys import Digest
+from replisync.errors import WrongContent
+from replisync.standby.files.sync import Syncer, sync_file
+from replisync.system.durable import fsync_folder, local_errors
+from replisync.system.owners import heir_of, new_file, new_folder
+
+# Folders that are remembered as durable.
+_FOLDERS_KNOWN = 10_000
+
+# What is read, or copied, at a time.
+_PIECE_BYTES = 1024 * 1024
+_COPY_BYTES = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A file that arrived in the staging folder; durable after `hold` or `place`.
+
+    name: its name there.
+    size: in bytes.
+    sha256: of its content.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+class DiskFiles:
+    """The files of one target.
+
+    files: the folder of devpi's files.
+    staging: a folder on the same file system, for what is not complete.
+    retained: a folder on the same file system, for what deltas put aside.
+    sync: makes what syncs the staging folder, and the files; sync.NoSync where nobody needs that.
+    longest: the longest name that the file system takes, in bytes; by default it is asked.
+    """
+
+    def __init__(
+        self,
+        files: Path,
+        staging: Path,
+        retained: Path,
+        sync: Callable[[str], Syncer] = Syncer,
+        longest: int | None = None,
+    ) -> None:
+        # As text: paths are made for each file, and pathlib costs as much as the system's calls do.
+        self._files = os.fspath(files.absolute())
+        self._staging = os.fspath(staging.absolute())
+        self._retained = os.fspath(retained.absolute())
+        self._synced: set[str] = set()
+        self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
+        self._syncer = sync(self._staging)
+        self._heir = heir_of(f"{self._staging}/file")
+        self._longest = longest
+
+    @property
+    def group(self) -> int:
+        """How many files are made durable together at most: what waits for it lies on disk."""
+        return 128
+
+    def receive(
+        self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
+    ) -> Received:
+        """Write what arrives to the staging folder and check it; it is not durable before `place` or `hold`.
+
+        length: the bytes that were announced; None where they were not.
+        Raises WrongContent where length or digest are not right, LocalFailure where it cannot be
+        written; then nothing is left.
+        """
+        name = hashlib.sha256(relpath.encode()).hexdigest()
+        path = f"{self._staging}/{name}"
+        sha256 = hashlib.sha256()
+        other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else None
+        size = 0
+        with local_errors(f"writing of {relpath}"):
+            self._syncer.begin()
+            fd = self._create(path)
+        try:
+            for chunk in chunks:
+                sha256.update(chunk)
+                if other is not None:
+                    other.update(chunk)
+                size += len(chunk)
+                _write_all(fd, chunk, relpath)
+            found = (other or sha256).hexdigest()
+            _check(relpath, size, length, found, digest)
+        except BaseException:
+            os.close(fd)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            raise
+        with local_errors(f"writing of {relpath}"):
+            os.close(fd)
+        return Received(name, size, sha256.hexdigest())
+
+    def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:
+        """Bring a file of this machine to the staging folder; it is not durable before `place` or `hold`.
+
+        link: as a hard link where the file system lets us; else as a copy, which shares the blocks of the
+            file where the file system can do that.
+        Returns None where it cannot be read or has another digest; then nothing is left. Raises
+        LocalFailure where it cannot be written.
+        """
+        source = open_plain(path)
+        if source is None:
+            return None
+        name = hashlib.sha256(relpath.encode()).hexdigest()
+        staged = f"{self._staging}/{name}"
+        try:
+            with local_errors(f"taking of {relpath} from {path}"):
+                self._syncer.begin()
+                with suppress(FileNotFoundError):
+                    os.unlink(staged)
+                linked = link and _link(source, path, staged)
+                found = _digests(source, digest) if linked else self._copy(source, staged, digest)
+                if found is not None and (digest is None or found[2] == digest.hexdigest):
+                    return Received(name, found[0], found[1])
+                with suppress(FileNotFoundError):
+                    os.unlink(staged)
+                return None
+        finally:
+            os.close(source)
+
+    def _create(self, path: str) -> int:
+        """Open a new file for writing; what had its name is gone."""
+        try:
+            return new_file(path, self._heir, 0o666)
+        except FileExistsError:
+            # Never into what is there: it may be a link to a file of somebody else's.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            return new_file(path, self._heir, 0o666)
+
+    def _copy(self, source: int, target: str, digest: Digest | None) -> tuple[int, str, str] | None:
+        """Copy an open file; return what `_digests` says of the copy, or None where it cannot be read."""
+        copy = new_file(target, self._heir, 0o666, os.O_RDWR)
+        try:
+            # Where it can, the system lets the copy share the file's blocks, or has a file server copy.
+            with suppress(OSError):
+                while os.copy_file_range(source, copy, _COPY_BYTES):
+                    pass
+            try:
+                while piece := os.read(source, _PIECE_BYTES):
+                    _write_all(copy, piece, target)
+            except OSError:
+                return None
+            os.lseek(copy, 0, os.SEEK_SET)
+            return _digests(copy, digest)
+        finally:
+            os.close(copy)
+
+    def hold(self, names: Sequence[str]) -> None:
+        """Make staged files survive a power failure under their names in the staging folder."""
+        with local_errors(f"syncing of {self._staging}"):
+            self._syncer.contents([f"{self._staging}/{name}" for name in names])
+            fsync_folder(self._staging)
+
+    def place(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Give staged files their names; durable when this returns. What had a name is replaced.
+
+        moves: pairs of a relpath and the name in the staging folder. All contents are synced before the
+            first name is given, and then each folder once: a file system writes its journal for many
+            files as fast as for one.
+        """
+        with local_errors(f"writing of {moves[0][0]}" if len(moves) == 1 else "writing of files"):
+            self._syncer.contents([f"{self._staging}/{name}" for _, name in moves])
+        folders: set[str] = set()
+        for relpath, name in moves:
+            target = f"{self._files}/{relpath}"
+            folder = target[: target.rindex("/")]
+            with local_errors(f"placing of {relpath}"):
+                try:
+                    os.rename(f"{self._staging}/{name}", target)
+                except FileNotFoundError:
+                    self._make(folder)
+                    os.rename(f"{self._staging}/{name}", target)
+            folders.add(folder)
+        with local_errors("syncing of the folders of files"):
+            self._sync_folders(folders)
+
+    def _make(self, folder: str) -> None:
+        """Make a folder and those above it, whose names are not durable yet."""
+        self._synced.discard(folder)
+        try:
+            new_folder(folder, self._heir)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            self._make(folder[: folder.rindex("/")])
+            with suppress(FileExistsError):
+                new_folder(folder, self._heir)
+
+    def _sync_folders(self, folders: set[str]) -> None:
+        """Sync folders, and those above them in which a name is not known to be durable."""
+        # Who made a folder may have died before its name was durable; one look per folder and process.
+        if len(self._synced) > _FOLDERS_KNOWN:
+            self._synced.clear()
+        new: set[str] = set()
+        names = set(folders)
+        for one in folders:
+            folder = one
+            # What is above a folder whose name is durable is durable too.
+            while len(folder) > len(self._files) and folder not in self._synced and folder not in new:
+                new.add(folder)
+                folder = folder[: folder.rindex("/")]
+                names.add(folder)
+        self._syncer.names(names)
+        self._synced |= new
+
+    def sync(self, relpath: str) -> None:
+        """Make a file that somebody else put in place durable."""
+        with local_errors(f"syncing of {relpath}"):
+            sync_file(f"{self._files}/{relpath}")
+            self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
+
+    def staged(self, name: str) -> bool:
+        """Tell whether a staged file is there."""
+        return os.path.isfile(f"{self._staging}/{name}")
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove staged files that can have no place."""
+        with local_errors(f"cleaning of {self._staging}"):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self._staging}/{name}")
+
+    def clean_staging(self, keep: Iterable[str]) -> None:
+        """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
+        kept = set(keep)
+        with local_errors(f"cleaning of {self._staging}"), os.scandir(self._staging) as found:
+            for entry in found:
+                # A folder is nothing that we began; whose it is, `verify` lets somebody look at.
+                if entry.name not in kept and not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry)
+
+    def size_of(self, relpath: str) -> int | None:
+        """Return the size in bytes of a file in place, or None where there is none."""
+        with local_errors(f"looking for {relpath}"):
+            try:
+                found = os.stat(f"{self._files}/{relpath}")
+            except OSError as err:
+                if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                    return None
+                raise
+        # A folder with all that is in it must never be taken for a file.
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those of some files that are in place."""
+        return {path: size for path in relpaths if (size := self.size_of(path)) is not None}
+
+    def size_problem(self, size: int) -> str:  # noqa: ARG002
+        """Return "": what is too big for the disk does not fit at all."""
+        return ""
+
+    def obstacle(self, relpath: str) -> str:
+        """Return why a file can have no place by its name or what is there already, or "" where it can."""
+        with local_errors(f"looking for {relpath}"):
+            if self._longest is None:
+                # Fewer than usual where names are encrypted, as with eCryptfs.
+                self._longest = os.pathconf(self._staging, "PC_NAME_MAX")
+            if max(len(part.encode()) for part in relpath.split("/")) > self._longest:
+                return f"the file system takes no name of more than {self._longest} bytes"
+            try:
+                found = os.stat(f"{self._files}/{relpath}")
+            except NotADirectoryError:
+                return "another file has the path of its folder"
+            except OSError as err:
+                if err.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+                    return ""
+                raise
+        return "its path is that of a folder with other files" if stat.S_ISDIR(found.st_mode) else ""
+
+    def digest_of(self, relpath: str, algorithm: str) -> str | None:
+        """Return the digest of a file in place, or None where there is none."""
+        with local_errors(f"reading of {relpath}"):
+            try:
+                with open(f"{self._files}/{relpath}", "rb") as file:
+                    return hashlib.file_digest(file, algorithm).hexdigest()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+
+    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+        """Move a file to the retained folder; return its name there, or None where there was none.
+
+        serial: the serial that dropped or replaced it.
+        keep: leave it in its place too, for what replaces it to be renamed over it. Then this is durable at
+            once, else after `sync_moves`.
+        """
+        name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
+        target = f"{self._files}/{relpath}"
+        aside = f"{self._retained}/{name}"
+        with local_errors(f"putting aside of {relpath}"):
+            self._syncer.begin()
+            try:
+                if os.path.isdir(target) and not os.path.islink(target):
+                    return None
+                if not keep:
+                    os.rename(target, aside)
+                elif not os.path.exists(aside):
+                    self._retain(target, name)
+            except (FileNotFoundError, NotADirectoryError):
+                return name if os.path.isfile(aside) or os.path.islink(aside) else None
+            if keep:
+                fsync_folder(self._retained)
+            else:
+                self._moved_from.add(os.path.dirname(target))
+        return name
+
+    def _retain(self, target: str, name: str) -> None:
+        try:
+            os.link(target, f"{self._retained}/{name}")
+        except PermissionError:
+            # Of another owner's file the system may make no link, and to a copy it has no objection.
+            copy = f"{self._staging}/{name}"
+            with suppress(FileNotFoundError):
+                os.unlink(copy)
+            with open(target, "rb") as source:
+                if self._copy(source.fileno(), copy, None) is None:
+                    raise
+            self.hold([name])
+            os.rename(copy, f"{self._retained}/{name}")
+
+    def mend_size(self, relpath: str) -> None:
+        """Do nothing: the file system knows the size."""
+
+    def remove(self, relpath: str) -> None:
+        """Remove a file from its place; durable after `sync_moves`."""
+        target = f"{self._files}/{relpath}"
+        with local_errors(f"removing of {relpath}"):
+            self._syncer.begin()
+            try:
+                os.unlink(target)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return
+            self._moved_from.add(os.path.dirname(target))
+
+    def sync_moves(self) -> None:
+        """Make what was put aside or removed durable, at the price of one sync for many folders."""
+        if self._moved_from:
+            with local_errors("syncing of the folders of files"):
+                # The new names first: no file may be without one.
+                fsync_folder(self._retained)
+                self._syncer.names(self._moved_from)
+            self._moved_from.clear()
+
+    def size_aside(self, name: str) -> int | None:
+        """Return the size in bytes of a file in the retained folder, or None where there is none."""
+        with local_errors(f"looking for {self._retained}/{name}"):
+            try:
+                return os.stat(f"{self._retained}/{name}").st_size
+            except FileNotFoundError:
+                return None
+
+    def read_aside(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file in the retained folder.
+
+        Raises LocalFailure.
+        """
+        path = f"{self._retained}/{name}"
+        with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
+            while block := file.read(_PIECE_BYTES):
+                yield block
+
+    def rename_aside(self, names: Mapping[str, str]) -> None:
+        """Give files in the retained folder other names, durably; one that has it already is passed over."""
+        with local_errors(f"renaming in {self._retained}"):
+            for name, new in names.items():
+                with suppress(FileNotFoundError):
+                    os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
+            fsync_folder(self._retained)
+
+    def forget_aside(self, names: Iterable[str]) -> None:
+        """Remove files from the retained folder."""
+        with local_errors(f"cleaning of {self._retained}"):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self._retained}/{name}")
+
+
+def open_plain(path: str) -> int | None:
+    """Open a file for reading; None where there is none, or what is there is no plain file."""
+    try:
+        # Without waiting: it may be a pipe to which nobody writes.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _link(source: int, path: str, target: str) -> bool:
+    """Make `target` a link to the open file that lies at `path`; tell whether that was possible."""
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except OSError:
+        # Another file system, another owner, too many links: a copy does as well.
+        return False
+    if os.path.samestat(os.stat(target), os.fstat(source)):
+        return True
+    os.unlink(target)
+    return False
+
+
+def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:
+    """Return size, sha256, and the digest that is asked for; None where the file cannot be read."""
+    sha256 = hashlib.sha256()
+    other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else sha256
+    size = 0
+    try:
+        while piece := os.read(fd, _PIECE_BYTES):
+            size += len(piece)
+            sha256.update(piece)
+            if other is not sha256:
+                other.update(piece)
+    except OSError:
+        return None
+    return size, sha256.hexdigest(), other.hexdigest()
+
+
+def _write_all(fd: int, chunk: bytes, relpath: str) -> None:
+    view = memoryview(chunk)
+    with local_errors(f"writing of {relpath}"):
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def check_content(relpath: str, data: bytes, length: int | None, digest: Digest | None) -> str:
+    """Check what arrived in memory, as `DiskFiles.receive` does; return its sha256.
+
+    Raises WrongContent.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
+    other = digest is not None and digest.algorithm != "sha256"
+    found = hashlib.new(digest.algorithm, data).hexdigest() if digest and other else sha256
+    _check(relpath, len(data), length, found, digest)
+    return sha256
+
+
+def _check(relpath: str, size: int, length: int | None, found: str, digest: Digest | None) -> None:
+    if length is not None and size != length:
+        raise WrongContent(f"fetch of {relpath}", f"{size} bytes came of {length}")
+    if digest is not None and found != digest.hexdigest:
+        raise WrongContent(
+            f"fetch of {relpath}", f"its {digest.algorithm} is {found}, and should be {digest.hexdigest}"
+        )

@@ -1,0 +1,225 @@
+"""Files that lie on this machine already: old serverdirs, their `+files`, and dumps of devpi-export.
+
+Only where a file may lie is found out here. Whoever takes one proves that it has the right digest.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from replisync.changelog.plan import WantedFile
+from replisync.devpi.keys import Digest, path_problem
+from replisync.errors import UsageError
+from replisync.system.durable import local_errors
+
+DUMP_INDEX = "dataindex.json"
+FILES = "+files"
+
+# In devpi's layout, `user/index/+f/abc/0123456789012/name`, these are the first characters of a digest.
+_SPLIT = (3, 16)
+
+
+class _Folder(Protocol):
+    named: Path
+
+    def paths(self, file: WantedFile) -> Iterator[str]: ...
+    def is_sure(self, file: WantedFile, path: str) -> bool: ...
+
+
+class LocalFiles:
+    """Folders to look for files in, before they are asked for over the network.
+
+    folders: serverdirs, their `+files`, or dumps.
+    own: a `+files` whose files are the wanted ones by their very relpath: there a file is found that has
+        no digest too.
+    link: whether to take files as hard links where that is possible.
+    linked: more of the like, in which is looked first, and from which files are always taken as links.
+    Raises UsageError where one of the folders cannot be one.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        *,
+        own: Path | None = None,
+        link: bool = False,
+        linked: Sequence[Path] = (),
+    ) -> None:
+        self._link = link
+        self._linked = tuple(f"{folder.absolute()}/" for folder in linked)
+        self._own = None if own is None else os.fspath(own.absolute())
+        self._folders: list[_Folder] = [] if own is None else [_Tree(own, own)]
+        self._folders = [
+            *(_Tree(folder, folder) for folder in linked),
+            *self._folders,
+            *map(_opened, folders),
+        ]
+
+    def links(self, path: str) -> bool:
+        """Tell whether a file is to be taken as a link."""
+        return self._link or path.startswith(self._linked)
+
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield where a file may lie, the likeliest first."""
+        if file.digest is not None:
+            for folder in self._folders:
+                yield from folder.paths(file)
+        elif self._own is not None:
+            yield f"{self._own}/{file.relpath}"
+
+    def find(self, file: WantedFile) -> tuple[Path, int] | None:
+        """Return the folder that seems to have a file, and its size there; None where none does.
+
+        A file under the right name is not read: what is wrong with it is found when it is taken.
+        """
+        if file.digest is None:
+            size = None if self._own is None else size_of(f"{self._own}/{file.relpath}")
+            return None if size is None else (Path(self._own or ""), size)
+        for folder in self._folders:
+            for path in folder.paths(file):
+                size = size_of(path)
+                if size is not None and (folder.is_sure(file, path) or _has(path, file.digest)):
+                    return folder.named, size
+        return None
+
+
+def size_of(path: str) -> int | None:
+    """Return the size of a plain file; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _has(path: str, digest: Digest) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, digest.algorithm).hexdigest() == digest.hexdigest
+    except OSError:
+        return False
+
+
+def _opened(folder: Path) -> _Folder:
+    attempted = f"use of --replica-file-search-path {folder}"
+    if not folder.is_dir():
+        raise UsageError(attempted, "it is no folder")
+    if (folder / DUMP_INDEX).is_file():
+        return _Dump(folder)
+    return _Tree(folder, folder / FILES if (folder / FILES).is_dir() else folder)
+
+
+class _Tree:
+    """A folder with devpi's layout.
+
+    named: the folder by which it was given.
+    """
+
+    def __init__(self, named: Path, root: Path) -> None:
+        self.named = named
+        self._root = os.fspath(root.absolute())
+        self._indexes: list[str] | None = None
+
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield the file of the same relpath, then those that were filed under the same digest."""
+        first = f"{self._root}/{file.relpath}"
+        yield first
+        # Beside it may lie what a devpi-server that was killed did not give its name yet.
+        yield from _names(os.path.dirname(first), but=first)
+        if file.digest is not None:
+            start, end = _SPLIT
+            filed = f"+f/{file.digest.hexdigest[:start]}/{file.digest.hexdigest[start:end]}"
+            for index in self._all_indexes():
+                folder = f"{index}/{filed}"
+                if folder != os.path.dirname(first):
+                    yield from _names(folder)
+
+    def is_sure(self, file: WantedFile, path: str) -> bool:
+        """Tell whether what lies at a path can hardly be another file than the one that is looked for."""
+        # Tox results lie beside what was tested, under names of their own.
+        return os.path.basename(path) == os.path.basename(file.relpath)
+
+    def _all_indexes(self) -> list[str]:
+        if self._indexes is None:
+            self._indexes = [index for user in _names(self._root) for index in _names(user)]
+        return self._indexes
+
+
+def _names(folder: str, but: str = "") -> list[str]:
+    """Return the paths in a folder, but for one; none where there is no such folder."""
+    try:
+        return [path for name in sorted(os.listdir(folder)) if (path := f"{folder}/{name}") != but]
+    except OSError:
+        return []
+
+
+class _Dump:
+    """A dump of devpi-export: `dataindex.json` says which file has which digest.
+
+    Dumps without digests are of devpi-servers that are older than the layout that is looked for here.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.named = root
+        self._root = os.fspath(root.absolute())
+        self._paths: dict[bytes, str] = {}
+        read_dump(root, self._note)
+
+    def paths(self, file: WantedFile) -> Iterator[str]:
+        """Yield the file that has the digest."""
+        found = None if file.digest is None else self._paths.get(_key(file.digest))
+        if found is not None:
+            yield f"{self._root}/{found}"
+
+    def is_sure(self, file: WantedFile, path: str) -> bool:  # noqa: ARG002
+        """Trust the index: it says which digest lies where."""
+        return True
+
+    def _note(self, item: dict[str, Any]) -> None:
+        relpath, meta = item.get("relpath"), item.get("entrymapping")
+        if not isinstance(relpath, str) or not isinstance(meta, dict) or path_problem(relpath):
+            return
+        hashes = meta.get("hashes")
+        specs = [f"{kind}={value}" for kind, value in hashes.items()] if isinstance(hashes, dict) else []
+        specs += [str(meta.get("hash_spec")), f"md5={meta.get('md5', '')}"]
+        for digest in map(Digest.parse, specs):
+            if digest is not None:
+                self._paths[_key(digest)] = relpath
+
+
+def _key(digest: Digest) -> bytes:
+    """Return a digest in few bytes: a dump may have millions of files."""
+    try:
+        return digest.algorithm.encode() + bytes.fromhex(digest.hexdigest)
+    except ValueError:
+        return str(digest).encode()
+
+
+def read_dump(root: Path, note: Callable[[dict[str, Any]], None] = lambda _item: None) -> dict[str, Any]:
+    """Read the index of a dump; return it without files and versions, of which there may be millions.
+
+    note: called with what the index says of each file.
+    Raises UsageError where it is no index of a dump.
+    """
+    path = root / DUMP_INDEX
+
+    def drop(item: dict[str, Any]) -> dict[str, Any] | None:
+        if isinstance(item.get("relpath"), str):
+            note(item)
+            return None
+        is_version = isinstance(item.get("name"), str) and "username" not in item
+        return None if is_version else item
+
+    with local_errors(f"reading of {path}"):
+        data = path.read_bytes()
+    try:
+        index = json.loads(data, object_hook=drop)
+    except (ValueError, RecursionError) as err:
+        raise UsageError(f"reading of {path}", f"it is no index of devpi-export: {err}") from err
+    if not isinstance(index, dict) or not isinstance(index.get("indexes"), dict):
+        raise UsageError(f"reading of {path}", "it is no index of devpi-export")
+    return index

@@ -1,0 +1,183 @@
+"""Opening a standby: its database, its files, and what must hold before either is written."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from replisync.changelog.ports import FileStore, Log
+from replisync.changelog.records import Source
+from replisync.devpi.storage import POSTGRES
+from replisync.errors import TargetUnusable
+from replisync.standby.database.sqlite import SqliteStore
+from replisync.standby.database.store import Store
+from replisync.standby.files.disk import DiskFiles
+from replisync.standby.files.survey import DiskSurvey, Survey
+from replisync.standby.serverdir import SQLITE_FILE, Serverdir
+from replisync.system.advice import chmod
+from replisync.system.durable import local_errors
+from replisync.system.owners import heir_of, new_file
+
+
+def open_database(
+    serverdir: Serverdir,
+    *,
+    write: bool = False,
+    create: bool = False,
+    alone: bool = False,
+    guard: Callable[[], None] | None = None,
+) -> Store:
+    """Open the database of a serverdir.
+
+    create: whether to make it where it is not there; a database of PostgreSQL is there in any case.
+    alone: be the only replisync that writes, which with SQLite the lock of the serverdir sees to.
+    Raises TargetUnusable where it is missing.
+    """
+    storage = serverdir.storage()
+    if storage.name == POSTGRES:
+        # On demand, here and below: the driver costs every other command a good part of its start.
+        from replisync.standby.database.postgres import PostgresStore
+
+        return PostgresStore(storage, write=write, alone=alone, guard=guard)
+    if not create and not serverdir.has_database():
+        raise TargetUnusable(f"opening of {serverdir}", "its database is missing")
+    path = serverdir.root / SQLITE_FILE
+    heir = heir_of(path) if create else None
+    if heir is not None:
+        # The files that SQLite makes beside it, it gives to the same owner.
+        with local_errors(f"making of {path}"), suppress(FileExistsError):
+            os.close(new_file(path, heir, 0o644))
+    # SQLite makes its log to read, too; where nobody can write, nothing changes while we read without.
+    at_rest = not (write or create or os.access(serverdir.root, os.W_OK) or os.path.lexists(f"{path}-wal"))
+    return SqliteStore(path, write=write, create=create, immutable=at_rest, guard=guard)
+
+
+def require_ours(serverdir: Serverdir) -> None:
+    """Make sure that replisync made, or began to make, a serverdir.
+
+    Raises TargetUnusable.
+    """
+    if not serverdir.is_ours():
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            "it is no standby of replisync",
+            hint="make one with `replisync clone`",
+        )
+
+
+def require_standby(serverdir: Serverdir) -> None:
+    """Make sure that a serverdir is a standby of ours, complete and not promoted.
+
+    Raises TargetUnusable.
+    """
+    require_ours(serverdir)
+    role = serverdir.role()
+    if role is None:
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            "its clone is not complete",
+            hint="run the same `replisync clone` again: it resumes",
+        )
+    require_replica(serverdir, role)
+
+
+def require_replica(serverdir: Serverdir, role: str | None) -> None:
+    """Make sure that a serverdir has not been promoted.
+
+    Raises TargetUnusable.
+    """
+    if role != "replica":
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            f"it was promoted, or copied, to be a server of its own: its role is {role}",
+            hint="such a server is never written again; clone into another --serverdir",
+        )
+
+
+@contextmanager
+def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterator[tuple[Store, Source]]:
+    """Hold the lock and the open database of a complete standby.
+
+    promoting: whether it may be one whose promotion was interrupted.
+    Raises TargetUnusable or LocalFailure; then nothing was changed.
+    """
+    require_standby(serverdir)
+    with ExitStack() as stack:
+        stack.enter_context(serverdir.lock())
+        require_standby(serverdir)
+        # A copy of a serverdir may have been made without folders that were empty.
+        serverdir.make_own_folders()
+        serverdir.clear_seed()
+
+        def guard() -> None:
+            require_replica(serverdir, serverdir.role())
+
+        store = stack.enter_context(open_database(serverdir, write=True, alone=True, guard=guard))
+        require_same(serverdir, store)
+        store.prepare()
+        store.check_own()
+        source = store.source()
+        if source is None or source.seed_finished is None:
+            raise TargetUnusable(f"opening of {serverdir}", "its seeding is not complete")
+        if source.promoted is not None and not promoting:
+            # The database may be shared by a copy of the serverdir, whose role nobody changed.
+            raise TargetUnusable(
+                f"opening of {serverdir}",
+                f"its database was promoted at {source.promoted}",
+                hint="a promoted server is never written again; where the promotion was interrupted, "
+                "run `replisync promote` again",
+            )
+        yield store, source
+
+
+def require_same(serverdir: Serverdir, store: Store) -> None:
+    """Make sure that a database is the one of this serverdir, and not another standby's.
+
+    Raises TargetUnusable.
+    """
+    found = store.identity()
+    if found is None or found.uuid != (serverdir.nodeinfo() or {}).get("uuid"):
+        raise TargetUnusable(
+            f"opening of {serverdir}",
+            "its database is not the one that it was made with",
+            hint="give the right one with --storage",
+        )
+
+
+def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True) -> FileStore:
+    """Return the files of a standby whose database is `store`.
+
+    threads: how many may use them at a time.
+    shared: whether a devpi-server may be storing files too.
+    """
+    if serverdir.storage().name == POSTGRES:
+        from replisync.standby.database.postgres import PostgresStore
+        from replisync.standby.files.rows import DatabaseFiles
+
+        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
+        engine = store.engine_of_files(threads + 1)
+        return DatabaseFiles(engine, store.storage, serverdir.tmp, serverdir.retained, shared=shared)
+    return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained)
+
+
+def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
+    """Return what looks at the files of a target."""
+    if serverdir.storage().name == POSTGRES:
+        from replisync.standby.database.postgres import PostgresStore
+        from replisync.standby.files.rowsurvey import DatabaseSurvey
+
+        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
+        return DatabaseSurvey(store.engine_of_files(cores + 1), store.storage)
+    return DiskSurvey(serverdir.files)
+
+
+def warn_of_readers(serverdir: Serverdir, log: Log) -> None:
+    """Warn where other users can read what is in a serverdir."""
+    if not serverdir.is_open():
+        return
+    command = chmod("o-rwx", serverdir.root, owner=serverdir.root.stat().st_uid)
+    log.warning(
+        "others can read the serverdir",
+        serverdir=str(serverdir),
+        why="password hashes and private files are in it",
+        hint=f"run {command}" if command else "make it in a folder that its owner alone can enter",
+    )

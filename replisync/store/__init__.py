@@ -1,1 +1,0 @@
-"""The target's database: devpi's own tables, and ours beside them."""

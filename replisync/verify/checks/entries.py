@@ -1,0 +1,48 @@
+"""What an entry says, as devpi-server can use it; does no I/O."""
+
+from collections.abc import Iterable
+
+from replisync.changelog.plan import wanted_file
+from replisync.devpi.entries import ChangelogEntry, parse_stored
+from replisync.devpi.keys import FILE_KEYNAMES
+from replisync.errors import CorruptEntry
+
+# A change: key, keyname, back serial, and the digest of its file: "" where it has none, None for no file.
+Change = tuple[str, str, int, str | None]
+
+# What was read at a serial: why it cannot be used, or None, and its changes.
+Read = tuple[int, str | None, list[Change]]
+
+
+def read_entry(serial: int, data: bytes) -> ChangelogEntry:
+    """Return the entry that stored bytes hold, as devpi-server can use it: all of its values are built.
+
+    Raises CorruptEntry.
+    """
+    entry = parse_stored(serial, data)
+    if entry.data != data:
+        raise CorruptEntry("reading of an entry", "it has a list of renames, which are the primary's own")
+    return entry
+
+
+def changes_of(entry: ChangelogEntry) -> list[Change]:
+    """Return what an entry says of each of its keys."""
+    found: list[Change] = []
+    for relpath, change in entry.changes.items():
+        file = None
+        if change.keyname in FILE_KEYNAMES:
+            wanted = wanted_file(relpath, entry.serial, change.value)
+            file = None if wanted is None else str(wanted.digest or "")
+        found.append((relpath, change.keyname, change.back_serial, file))
+    return found
+
+
+def read_all(entries: Iterable[tuple[int, bytes]]) -> list[Read]:
+    """Return what can be read of entries."""
+    found: list[Read] = []
+    for serial, data in entries:
+        try:
+            found.append((serial, None, changes_of(read_entry(serial, data))))
+        except CorruptEntry as err:
+            found.append((serial, err.why, []))
+    return found

@@ -1,0 +1,271 @@
+"""The whole history: every entry decodes, leads to the one before, and keys and ledger say what it says.
+
+The history is read in its order, page by page; what it says of each key goes into a temporary database and
+is compared there. An entry that cannot be read hides what it says: what leads to it is not judged.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry
+from replisync.errors import CorruptEntry
+from replisync.standby.database import audit
+from replisync.verify.checks.chain import wrong_back_serial
+from replisync.verify.checks.entries import Read, changes_of, read_all, read_entry
+from replisync.verify.checks.quick import missing_entry
+from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
+from replisync.verify.scratch import FileDifference, KeyDifference, Latest, Scratch
+from replisync.verify.subject import Subject
+
+# Entries, and rows, that are read at a time.
+_ENTRIES = 500
+_ROWS = 5000
+
+# So many entries in a row are not missing: what is behind them is another's, or its serial is damaged.
+_CHASM = 100_000
+
+
+@dataclass(slots=True)
+class History:
+    """What was read of a history.
+
+    upto: its last serial.
+    unread: the serials whose entries are missing or cannot be read.
+    odd: the serials whose entries name other back serials than they should.
+    named: what these name instead, and what they should.
+    """
+
+    upto: int
+    unread: set[int] = field(default_factory=set)
+    odd: set[int] = field(default_factory=set)
+    named: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Some entries that follow each other.
+
+    due: the serial that the first of them should have.
+    end: the serial behind the last one, or behind the history where none is left.
+    """
+
+    due: int
+    end: int
+    entries: list[tuple[int, bytes]]
+
+    @property
+    def size(self) -> int:
+        """What they have together, in bytes."""
+        return sum(len(data) for _, data in self.entries)
+
+
+def latest_of(entry: ChangelogEntry) -> list[Latest]:
+    """Return what an entry says of each of its keys."""
+    return [Latest(key, keyname, entry.serial, file) for key, keyname, _, file in changes_of(entry)]
+
+
+def read_history(subject: Subject, scratch: Scratch) -> History:
+    """Read all entries, and look whether each leads to the one before."""
+    history = History(audit.position(subject.store).last)
+    subject.context.progress.stage("history", history.upto + 1, "serials")
+    for page in _pages(subject, history):
+        subject.context.stop.check()
+        _take(subject, scratch, history, page, read_all(page.entries))
+        subject.context.progress.advance(page.end - page.due, page.size)
+    return history
+
+
+def _pages(subject: Subject, history: History) -> Iterator[_Page]:
+    """Yield all entries as far as they follow each other; the history ends where too many are missing."""
+    due = 0
+    while due <= history.upto:
+        before = due - 1
+        page = audit.entries(subject.store, due, history.upto, _ENTRIES)
+        for number, (serial, _) in enumerate(page):
+            if serial - before > _CHASM:
+                history.upto = before
+                subject.findings.suspect(*missing_entry(subject, before + 1, serial - 1))
+                page = page[:number]
+                break
+            before = serial
+        end = page[-1][0] + 1 if page else history.upto + 1
+        yield _Page(due, end, page)
+        due = end
+
+
+def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, found: list[Read]) -> None:
+    """Look whether entries follow each other, and note what they say."""
+    due = page.due
+    for serial, why, _ in found:
+        _miss(subject, history, due, serial)
+        due = serial + 1
+        subject.checked["entries"] += 1
+        if why is not None:
+            history.unread.add(serial)
+            subject.findings.suspect(damaged_entry(serial, why), _damaged_again(subject, serial))
+    _miss(subject, history, due, page.end)
+    known = scratch.serials_of({change[0] for _, _, changes in found for change in changes})
+    for serial, _, changes in found:
+        subject.checked["changes"] += len(changes)
+        for key, _, named, _ in changes:
+            before = known.get(key, -1)
+            if named != before and not _explained(subject, history, named, before):
+                history.odd.add(serial)
+                history.named |= {named, before}
+                finding = wrong_back_serial(key, serial, before, named)
+                subject.findings.suspect(finding, _back_serial_again(subject, key, serial, before))
+            known[key] = serial
+    scratch.note(
+        (key, keyname, serial, file) for serial, _, changes in found for key, keyname, _, file in changes
+    )
+
+
+def _miss(subject: Subject, history: History, first: int, end: int) -> None:
+    for serial in range(first, end):
+        history.unread.add(serial)
+        subject.findings.suspect(*missing_entry(subject, serial))
+
+
+def damaged_entry(serial: int, why: str) -> Finding:
+    """Return the finding of an entry that cannot be used."""
+    return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", why)
+
+
+def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
+    """Tell whether a back serial is right although we know of another entry, or of none."""
+    if named in history.unread:
+        return True
+    if before >= 0 or named < 0:
+        return False
+    # Compaction leaves an empty entry where a key was before it was deleted.
+    rows = audit.entries(subject.store, named, named, 1)
+    return [data for _, data in rows] == [EMPTY_ENTRY]
+
+
+def _damaged_again(subject: Subject, serial: int) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        data = audit.key_now(subject.store, "", (serial,)).data.get(serial)
+        if data is None:
+            return None
+        try:
+            read_entry(serial, data)
+        except CorruptEntry as err:
+            return damaged_entry(serial, err.why)
+        return None
+
+    return look
+
+
+def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        data = audit.key_now(subject.store, "", (serial, before)).data
+        change = _change(serial, data, key)
+        if change is None or change == before or (before >= 0 and _change(before, data, key) is None):
+            return None
+        return wrong_back_serial(key, serial, before, change)
+
+    return look
+
+
+def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
+    """Return the back serial that an entry has for a key; None where it has no such key."""
+    try:
+        changes = read_entry(serial, data.get(serial, b"")).changes
+    except CorruptEntry:
+        return None
+    return changes[key].back_serial if key in changes else None
+
+
+# Keys and ledger.
+
+
+def load_keys(subject: Subject, scratch: Scratch) -> None:
+    """Take in all rows of the keys."""
+    after: str | None = None
+    while page := audit.keys(subject.store, after, _ROWS):
+        after = page[-1].key
+        subject.checked["keys"] += len(page)
+        scratch.note_keys(page)
+        subject.context.stop.check()
+
+
+def load_ledger(subject: Subject, scratch: Scratch) -> None:
+    """Take in the ledger."""
+    after = ""
+    while page := audit.ledger(subject.store, after, _ROWS):
+        after = page[-1].relpath
+        scratch.note_files((row.relpath, row.serial, row.digest) for row in page)
+        subject.context.stop.check()
+
+
+def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
+    """Look whether every key's row is what the history says, and no row more."""
+    load_keys(subject, scratch)
+    for one in scratch.key_differences(history.upto):
+        if one.found_serial in history.unread:
+            continue
+        look = _key_again(subject, history, one)
+        subject.findings.suspect(_wrong_key(one), look)
+
+
+def _wrong_key(one: KeyDifference) -> Finding:
+    expected = "no such key" if one.serial is None else f"serial {one.serial} as {one.keyname}"
+    nothing = one.found_serial is None and one.found_keyname is None
+    found = "no such key" if nothing else f"serial {one.found_serial} as {one.found_keyname}"
+    return Finding(KEY, one.key, one.serial, expected, found)
+
+
+def _key_again(subject: Subject, history: History, one: KeyDifference) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        now = audit.key_now(subject.store, one.key)
+        serial = None if now.row is None else now.row.serial
+        keyname = None if now.row is None else now.row.keyname
+        if serial is not None and serial > history.upto and _change(serial, now.data, one.key) is not None:
+            return None  # it changed since the history was read
+        if (serial, keyname) == (one.serial, one.keyname):
+            return None
+        return _wrong_key(one._replace(found_keyname=keyname, found_serial=serial))
+
+    return look
+
+
+def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None:
+    """Look whether the ledger has the files that the history says are there, and no other."""
+    load_ledger(subject, scratch)
+    for one in scratch.file_differences(history.upto):
+        if one.found_serial in history.unread:
+            continue
+        subject.findings.suspect(_wrong_file(one), _file_again(subject, history, one))
+
+
+def _wrong_file(one: FileDifference) -> Finding:
+    expected, found = (
+        "no such file" if serial is None or digest is None else f"serial {serial}, {digest or 'no digest'}"
+        for serial, digest in ((one.serial, one.digest), (one.found_serial, one.found_digest))
+    )
+    return Finding(LEDGER, one.relpath, one.serial, expected, found)
+
+
+def _file_again(subject: Subject, history: History, one: FileDifference) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        row, _ = audit.file_now(subject.store, one.relpath)
+        now = audit.key_now(subject.store, one.relpath).row
+        if row != audit.file_now(subject.store, one.relpath)[0]:
+            return None  # it is changing
+        if now is not None and now.serial is not None and now.serial > history.upto:
+            return None  # it changed since the history was read
+        found = (None, None) if row is None else (row.serial, row.digest)
+        expected = (None, None) if one.digest is None else (one.serial, one.digest)
+        if found == expected:
+            return None
+        return _wrong_file(one._replace(found_serial=found[0], found_digest=found[1]))
+
+    return look
+
+
+def history(subject: Subject, scratch: Scratch) -> History:
+    """Read the history, and compare keys and ledger with it."""
+    found = read_history(subject, scratch)
+    compare_keys(subject, scratch, found)
+    compare_ledger(subject, scratch, found)
+    return found

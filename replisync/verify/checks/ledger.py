@@ -1,0 +1,41 @@
+"""What the ledger says of files that are not here: each of them has a reason, or is a fault.
+
+Whoever writes a state writes the reason with it, so that one look in one snapshot tells: a state without one
+is no work of ours, and may hide that a file was lost.
+"""
+
+from collections.abc import Callable
+
+from replisync.standby.database import audit
+from replisync.standby.database.audit import LedgerFile
+from replisync.verify.findings import LEDGER, MISSING_FILE, Finding
+from replisync.verify.subject import Subject
+
+# Rows that are read at a time.
+_PAGE = 1000
+
+
+def look_at_states(subject: Subject) -> None:
+    """Look for files that are said not to be here, and nothing says why."""
+    after = ""
+    while page := audit.unexplained(subject.store, after, _PAGE):
+        after = page[-1].relpath
+        for file in page:
+            subject.context.stop.check()
+            subject.findings.suspect(_named(subject, file), _again(subject, file.relpath))
+
+
+def _again(subject: Subject, relpath: str) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        file = audit.unexplained_now(subject.store, relpath)
+        return None if file is None else _named(subject, file)
+
+    return look
+
+
+def _named(subject: Subject, file: LedgerFile) -> Finding:
+    [seen] = subject.survey.look_at([("", file.relpath)]).files
+    said = f"it is said to be {file.state}, and nothing says why"
+    if seen.size is None:
+        return Finding(MISSING_FILE, file.relpath, file.serial, "a file", f"none: {said}")
+    return Finding(LEDGER, file.relpath, file.serial, "that it is present, as there is a file", said)

@@ -1,0 +1,129 @@
+"""What replisync and devpi-server must be able to use, and whether the modes of files and folders let them.
+
+And whether each is the file, or the folder, that it must be.
+
+Modes are looked at, and not what we may do now: the superuser may do everything.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from replisync.devpi.storage import SQLITE
+from replisync.errors import LocalFailure
+from replisync.standby.serverdir import SQLITE_FILE, Serverdir
+from replisync.system.owners import OURS, hand_back, held
+from replisync.verify.findings import PERMISSIONS, Finding
+from replisync.verify.owner import REMEDY
+
+# devpi-server's small files, which we can write anew.
+_SMALL = (".nodeinfo", ".serverversion", ".event_serial")
+
+
+def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
+    """Yield what replisync and devpi-server must be able to use, and their owner cannot."""
+    try:
+        owner = serverdir.own.stat().st_uid
+    except OSError:
+        owner = None
+    for path, wanted in _needed(serverdir):
+        finding = _mode_problem(serverdir, path, wanted, owner)
+        if finding is not None:
+            yield finding
+
+
+def grant(serverdir: Serverdir, finding: Finding) -> bool:
+    """Let the owner use what a finding is about, as far as we may; tell whether that was possible."""
+    path = serverdir.root / finding.subject
+    try:
+        if _other_kind(serverdir, path):
+            serverdir.set_aside(path)
+            serverdir.make_own_folders()
+            return True
+    except LocalFailure:
+        return False
+    wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
+    try:
+        with ExitStack() as stack:
+            # No name is looked up twice, and none through a link: the owner may be exchanging names.
+            fd, found = stack.enter_context(held(os.path.realpath(serverdir.root)))
+            owner = os.stat(OURS, dir_fd=fd, follow_symlinks=False)
+            for part in path.relative_to(serverdir.root).parts:
+                fd, found = stack.enter_context(held(part, fd))
+            os.fchmod(fd, stat.S_IMODE(found.st_mode) | wanted)
+            hand_back(fd, (owner.st_uid, owner.st_gid))
+    except OSError:
+        return False
+    return all(one.subject != finding.subject for one in wrong_modes(serverdir))
+
+
+def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
+    """Yield the paths, and the bits of their modes."""
+    read, write, enter = stat.S_IRUSR, stat.S_IWUSR, stat.S_IXUSR
+    folders = [serverdir.root, serverdir.own, serverdir.tmp, serverdir.retained]
+    folders += [folder for folder in (serverdir.aside, serverdir.seed) if folder.is_dir()]
+    names = [*_SMALL]
+    if serverdir.storage().name == SQLITE:
+        folders.append(serverdir.files)
+        names += [SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm"]
+    yield from ((folder, read | write | enter) for folder in folders)
+    yield from ((serverdir.root / name, read | write) for name in names)
+    yield serverdir.own / "lock", read | write
+    yield serverdir.own / "storage", read | write
+
+
+def _own_folders(serverdir: Serverdir) -> tuple[Path, ...]:
+    # The folder of files is made anew with the first file that has its place there.
+    return serverdir.tmp, serverdir.retained, serverdir.files
+
+
+def _other_kind(serverdir: Serverdir, path: Path) -> bool:
+    """Tell whether a folder is where a file of ours must be, or the other way round.
+
+    Only where we make it anew, and never a link: it may lead to a disk that is not mounted.
+    """
+    try:
+        found = path.lstat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISLNK(found):
+        return False
+    if path in _own_folders(serverdir):
+        return not stat.S_ISDIR(found)
+    files = (*(serverdir.root / name for name in _SMALL), serverdir.own / "lock")
+    return path in files and not stat.S_ISREG(found)
+
+
+def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | None) -> Finding | None:
+    name = str(path.relative_to(serverdir.root))
+    try:
+        found = path.lstat()
+    except PermissionError:
+        return Finding(
+            PERMISSIONS, name, None, "something that can be looked at", "a folder that nobody may enter"
+        )
+    except OSError:
+        return None
+    shown = stat.filemode(found.st_mode)
+    if _other_kind(serverdir, path):
+        kind = "a folder" if path in _own_folders(serverdir) else "a file"
+        return Finding(PERMISSIONS, name, None, kind, shown)
+    if found.st_mode & wanted != wanted:
+        return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
+    if owner is not None and found.st_uid != owner and _is_closed(found.st_mode, owner):
+        expected = f"the owner {owner}, as of {serverdir.own.name}"
+        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", REMEDY)
+    return None
+
+
+def _is_closed(mode: int, owner: int) -> bool:
+    """Tell whether somebody else's cannot be used: a file, or a folder that its owner alone may change."""
+    shared = any(mode & bits == bits for bits in (stat.S_IRWXG, stat.S_IRWXO))
+    # In whosever folder, the superuser may do what it wants.
+    return stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not shared and owner != 0)
+
+
+def _bits(wanted: int) -> str:
+    return stat.filemode(wanted)[1:4]

@@ -1,0 +1,185 @@
+"""What the database remembers of where the standby comes from, and whether that can be."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from replisync.changelog.records import Source
+from replisync.devpi.entries import parse_stored
+from replisync.errors import CorruptEntry, TargetUnusable
+from replisync.standby.database import audit
+from replisync.standby.database.store import Store
+from replisync.standby.serverdir import Serverdir
+from replisync.system.clock import is_time
+from replisync.verify.checks.primary import Agreement, Ask
+from replisync.verify.findings import SOURCE, Finding
+from replisync.verify.subject import Subject
+
+_EXPORT = "export"
+_KINDS = ("changelog", "base-copy", _EXPORT)
+
+_TABLE = "replisync_source"
+_TIP = "replisync_tip"
+
+_ANEW = (
+    "nobody knows it any more: clone anew, `replisync clone --reseed` makes the new standby beside this one"
+)
+_PROMOTED = "where its promotion was interrupted, run `replisync promote` again; otherwise clone anew"
+_ASK = "let the primary be asked: --secretfile or --replica-keyfile"
+
+
+class _Problem(NamedTuple):
+    column: str
+    expected: str
+    found: object
+    remedy: str = ""
+
+
+def usable(source: Source, store: Store, last: int) -> Source:
+    """Return a source that a verification can go by; what cannot be is a finding of it.
+
+    last: the last serial.
+    """
+    if source.seed_kind != _EXPORT:
+        return source
+    serial = source.seed_serial
+    if serial is None or not 0 <= serial <= last:
+        # No entry can be said to be the primary's own then.
+        return replace(source, seed_serial=max(last, serial or 0))
+    return replace(source, seed_serial=_end_of_seed(store, serial))
+
+
+def _end_of_seed(store: Store, serial: int) -> int:
+    """Return the serial up to which entries of an export may go, where one is said to be their last.
+
+    What was imported ended with a commit. A later serial than the right one does no harm; a lower one would
+    have entries of the export taken for the primary's, and replaced.
+    """
+    return store.commit_of(serial)[0]
+
+
+def is_handed_over(serverdir: Serverdir, source: Source) -> bool:
+    """Tell whether a clone was completed, whatever its database says: `.nodeinfo` comes last."""
+    return is_replica(serverdir, source.uuid)
+
+
+def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
+    """Tell whether `.nodeinfo` is that of a replica, which has this UUID."""
+    try:
+        info = serverdir.nodeinfo() or {}
+    except TargetUnusable:
+        return False
+    return info.get("role") == "replica" and uuid in (None, info.get("uuid"))
+
+
+def look_at_source(subject: Subject) -> None:
+    """Look whether what is remembered can be, and fits to the history."""
+    for one in _problems(subject):
+
+        def look(column: str = one.column) -> Finding | None:
+            again = (other for other in _problems(subject) if other.column == column)
+            return next(map(_finding, again), None)
+
+        subject.findings.suspect(_finding(one), look)
+
+    def look_at_tip() -> Finding | None:
+        why = wrong_tip(subject)
+        return None if why is None else Finding(SOURCE, _TIP, None, *why)
+
+    found = look_at_tip()
+    if found is not None:
+        subject.findings.suspect(found, look_at_tip)
+
+
+def _finding(one: _Problem) -> Finding:
+    found = "nothing" if one.found is None else repr(one.found)[:80]
+    return Finding(SOURCE, f"{_TABLE} {one.column}", None, one.expected, found, one.remedy)
+
+
+def _problems(subject: Subject) -> Iterator[_Problem]:
+    source = subject.store.source()
+    if source is None:
+        return
+    last = audit.position(subject.store).last
+    exported = source.seed_kind == _EXPORT
+    if source.seed_kind not in _KINDS:
+        yield _Problem("seed_kind", "one of " + ", ".join(_KINDS), source.seed_kind, _ANEW)
+    # A standby that was taken back may end before the serial that it began with, but for one of an export.
+    serial = source.seed_serial
+    if serial is None or serial < 0 or (exported and serial > last):
+        yield _Problem("seed_serial", f"a serial up to {last}", serial, _ANEW if exported else "")
+    elif exported and (end := _end_of_seed(subject.store, serial)) != serial:
+        yield _Problem("seed_serial", f"serial {end}, with which a commit ended", serial)
+    for column in ("seed_started", "seed_finished", "promoted"):
+        value = getattr(source, column)
+        if value is None and column == "promoted":
+            continue
+        if value is None or not is_time(value):
+            yield _Problem(column, "a time", value, _PROMOTED if column == "promoted" else "")
+        elif column == "promoted" and is_handed_over(subject.serverdir, source):
+            yield _Problem(column, "nothing, as long as it is a replica", value, _PROMOTED)
+
+
+def wrong_tip(subject: Subject) -> tuple[str, str] | None:
+    """Return what is expected of the primary's own bytes of our last entry, and what is found."""
+    tip, last, ours = audit.tip_now(subject.store)
+    if subject.source.seed_kind != _EXPORT:
+        return None if tip is None else ("none, as our entries are the primary's", f"one of serial {tip[0]}")
+    if not subject.source.primary_url:
+        return None
+    expected = f"the primary's entry at serial {last}"
+    if tip is None:
+        return expected, "none"
+    if tip[0] != last:
+        return expected, f"one of serial {tip[0]}"
+    try:
+        theirs = parse_stored(last, tip[1])
+    except CorruptEntry as err:
+        return expected, err.why
+    agreement = Agreement(subject.store, subject.source)
+    if last >= agreement.first and ours is not None and not agreement.same(last, ours, theirs):
+        return expected, "one that says another thing than ours"
+    return None
+
+
+# Mending.
+
+
+def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str]:
+    """Set right what can be known; return why the rest stays as it is, by subject."""
+    store = subject.store
+    known = store.source()
+    problems = {one.column: one for one in _problems(subject)}
+    values: dict[str, object] = {}
+    began = audit.first_commit_at(store) or now
+    for column, value in (("seed_started", began), ("seed_finished", now)):
+        if column in problems:
+            values[column] = value
+    if "seed_serial" in problems and not problems["seed_serial"].remedy:
+        # Elsewhere of no use but to be shown: by then the clone was complete.
+        exported = known is not None and known.seed_kind == _EXPORT
+        values["seed_serial"] = subject.source.seed_serial if exported else audit.cloned_to(store)
+    if known is not None and values:
+        store.put_source(replace(known, **values))  # type: ignore[arg-type]
+    if wrong_tip(subject) is None:
+        return {}
+    reason = _mend_tip(subject, ask)
+    return {} if reason is None else {_TIP: reason}
+
+
+def _mend_tip(subject: Subject, ask: Ask | None) -> str | None:
+    """Set the primary's own bytes of our last entry right; return why that cannot be."""
+    store = subject.store
+    tip, last, ours = audit.tip_now(store)
+    exported = subject.source.seed_kind == _EXPORT
+    if not exported and tip is not None and tip[0] != last:
+        store.put_tip(None)
+        return None
+    if ask is None:
+        return _ASK
+    theirs = ask(last)
+    agreement = Agreement(store, subject.source)
+    if theirs is None or ours is None or last < agreement.first or not agreement.same(last, ours, theirs):
+        return "our last entry is not the primary's: clone anew"
+    store.put_tip((last, theirs.data) if exported else None)
+    return None

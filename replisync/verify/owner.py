@@ -1,0 +1,186 @@
+"""Whether the owner of a serverdir can use what is in `+files`, and nobody else can change it.
+
+Modes and owners are looked at, and not what we may do now: the superuser may do everything.
+"""
+
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from replisync.errors import NotPermitted
+from replisync.standby.files.hashing import Kind
+from replisync.standby.serverdir import Serverdir
+from replisync.system.durable import local_errors
+from replisync.system.owners import OURS, hand_back, held
+
+# What gives it back.
+REMEDY = "run `replisync verify --repair` as root"
+
+
+class Owner(NamedTuple):
+    """Who a serverdir belongs to.
+
+    groups: all that are the owner's.
+    closed: whether not everybody may write to `+files`; where everybody may, that is how its owner, or its
+        file system, makes all files.
+    """
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    closed: bool
+
+    def lacks(self, mode: int, uid: int, gid: int) -> str | None:
+        """Return what a file or folder should be and is not, by its mode and whose it is; None if it is."""
+        folder = stat.S_ISDIR(mode)
+        needed = stat.S_IRWXU if folder else stat.S_IRUSR
+        if uid == self.uid or uid < 0:
+            usable = mode & needed == needed
+        elif self.uid == 0:
+            usable = True
+        else:
+            needed >>= 3 if gid in self.groups else 6
+            usable = mode & needed == needed
+        what = "a folder" if folder else "a file"
+        if not usable:
+            return f"{what} that its owner can {'use' if folder else 'read'}"
+        if self.closed and mode & stat.S_IWOTH:
+            return f"{what} that not everybody may write to"
+        return None
+
+    def suits(self, folders: Iterable[Kind]) -> bool:
+        """Tell whether nothing is wrong with any of these kinds of folders."""
+        return all(self.lacks(*kind) is None for kind in folders)
+
+
+def owner_of(serverdir: Serverdir) -> Owner | None:
+    """Return who a serverdir belongs to; None where nobody can tell, or no file lies in it."""
+    try:
+        own, files = serverdir.own.stat(), serverdir.files.stat()
+    except OSError:
+        return None
+    groups = {own.st_gid}
+    with suppress(KeyError, OSError):
+        account = pwd.getpwuid(own.st_uid)
+        groups |= {account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)}
+    if own.st_uid == os.geteuid():
+        groups |= {os.getegid(), *os.getgroups()}
+    return Owner(own.st_uid, own.st_gid, frozenset(groups), not files.st_mode & stat.S_IWOTH)
+
+
+class Folders:
+    """Tells the folders of files that come in the order of their paths, each of them once."""
+
+    def __init__(self) -> None:
+        self._last = "/"
+
+    def of(self, relpaths: Iterable[str]) -> Iterator[str]:
+        """Yield those that the files before are not in, innermost first."""
+        for relpath in relpaths:
+            folder = relpath.rpartition("/")[0]
+            last, self._last = self._last, f"{folder}/"
+            while folder and not last.startswith(f"{folder}/"):
+                yield folder
+                folder = folder.rpartition("/")[0]
+
+
+def give_folders(serverdir: Serverdir) -> None:
+    """Let the owner use all folders of files, as far as we may."""
+    owner, files = owner_of(serverdir), serverdir.files
+    if owner is None:
+        return
+    left = [""]
+    while left:
+        folder = left.pop()
+        if folder and folder_lacks(owner, files, folder) is not None:
+            give(owner, files, folder)
+        with suppress(OSError), os.scandir(f"{files}/{folder}") as found:
+            inner = (entry.name for entry in found if entry.is_dir(follow_symlinks=False))
+            left += [f"{folder}/{name}" if folder else name for name in inner]
+
+
+def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str] | None:
+    """Return what a folder should be, its mode and owner, and what helps; None where nothing is wrong."""
+    try:
+        found = os.lstat(f"{files}/{folder}")
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return None
+    lacks = owner.lacks(found.st_mode, found.st_uid, found.st_gid)
+    if lacks is None:
+        return None
+    return lacks, shown(found.st_mode, found.st_uid), remedy(owner, found.st_uid)
+
+
+def shown(mode: int, uid: int) -> str:
+    """Return a mode, and an owner where it is known, as they are shown."""
+    return stat.filemode(mode) if uid < 0 else f"{stat.filemode(mode)} of the user {uid}"
+
+
+def remedy(owner: Owner | None, uid: int) -> str:
+    """Return what helps where we may not, or must not, do it."""
+    return REMEDY if owner is not None and uid not in (-1, owner.uid) else ""
+
+
+def give(owner: Owner | None, files: Path, relpath: str) -> None:
+    """Let the owner use a file, or a folder, and the folders that it is in, and nobody else write to them.
+
+    What is a link, or has another name that may be somebody else's, is given to nobody. What we may not
+    change stays as it is, and is found again.
+    Raises LocalFailure.
+    """
+    with (
+        suppress(NotPermitted),
+        local_errors(f"setting of the mode of {files / relpath}"),
+        suppress(FileNotFoundError),
+    ):
+        at = _open_files(files, owner)
+        try:
+            for part in relpath.split("/"):
+                with held(part, at) as (fd, found):
+                    _set_right(fd, found, owner)
+                    os.dup2(fd, at, inheritable=False)
+        except OSError as err:
+            if err.errno != errno.ELOOP:  # a link may lead anywhere
+                raise
+        finally:
+            os.close(at)
+
+
+def _open_files(files: Path, owner: Owner | None) -> int:
+    """Open the folder of files, as root only if it leads to nothing but what is its owner's.
+
+    Raises OSError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if os.geteuid() != 0 or owner is None:
+        return os.open(files, flags)
+    root = os.open(files.parent, flags)
+    try:
+        own = os.stat(OURS, dir_fd=root, follow_symlinks=False)
+        link = stat.S_ISLNK(os.stat(files.name, dir_fd=root, follow_symlinks=False).st_mode)
+        at = os.open(files.name, flags | (0 if link else os.O_NOFOLLOW), dir_fd=root)
+    finally:
+        os.close(root)
+    # The serverdir, which was looked at by its name, may have been exchanged since then.
+    if own.st_uid != owner.uid or (link and os.fstat(at).st_uid != owner.uid):
+        os.close(at)
+        raise PermissionError(errno.EPERM, "it leads out of the standby", os.fspath(files))
+    return at
+
+
+def _set_right(fd: int, found: os.stat_result, owner: Owner | None) -> None:
+    if owner is not None:
+        hand_back(fd, (owner.uid, owner.gid))
+    folder = stat.S_ISDIR(found.st_mode)
+    mode = found.st_mode | (stat.S_IRWXU if folder else stat.S_IRUSR | stat.S_IWUSR)
+    if owner is not None and owner.closed:
+        mode &= ~stat.S_IWOTH
+    if mode != found.st_mode:
+        os.fchmod(fd, stat.S_IMODE(mode))

@@ -1,0 +1,221 @@
+"""Mending what the database says: entries from the primary, keys and ledger from the entries.
+
+What is wrong is found out first, in one reading of the history. Then the primary is asked for the entries
+that are missing or damaged, or that rows contradict, and each is taken only where the entries around it are
+the primary's. A second reading, with them in their places, says what keys and ledger must be. The files
+that this demands are brought, and at last one transaction writes all rows that are not as they must be.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from replisync.changelog.plan import WantedFile
+from replisync.changelog.records import ABSENT, PRESENT, UNASKED, WANTED, FileRow
+from replisync.changelog.rewrite import Rewriter, rewritten
+from replisync.devpi.entries import ChangelogEntry, parse_stored
+from replisync.devpi.keys import READ_KEYNAMES, Digest
+from replisync.errors import CorruptEntry
+from replisync.standby.database import audit
+from replisync.standby.database.mending import Mending
+from replisync.system import clock
+from replisync.verify.checks.entries import read_entry
+from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger
+from replisync.verify.findings import LISTED, Report
+from replisync.verify.repair.disputes import EVER
+from replisync.verify.repair.entries import Asking, Healing, find_entries
+from replisync.verify.repair.files import Bringer, clear_way
+from replisync.verify.scratch import FileDifference, KeyDifference, Scratch
+from replisync.verify.subject import Subject
+
+# Files that are brought for the ledger at a time.
+_FILES = 500
+
+
+def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Bringer) -> dict[object, str]:
+    """Set the history, its keys and the ledger right; return why something stays wrong, by serial or subject.
+
+    report: what was found.
+    """
+    with Scratch(subject.store.holds_key) as kept:
+        healing = find_entries(subject, report, asking, kept)
+        reasons: dict[object, str] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
+        position = audit.position(subject.store)
+        if healing.hopeless or (position.last > position.committed and not healing.adopted):
+            return reasons
+        with Scratch(subject.store.holds_key) as scratch:
+            history = _read_again(subject, scratch, kept, healing)
+            load_keys(subject, scratch)
+            load_ledger(subject, scratch)
+            wrong = Wrong(scratch, history, healing)
+            _bring_files(subject, scratch, wrong, bringer)
+            mending = _mending(scratch, kept, wrong, bringer, healing)
+            mending.seed = subject.source.based_on
+            subject.store.mend(mending, clock.now())
+            return reasons | wrong.left
+
+
+# The history as it will be.
+
+
+def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Healing) -> History:
+    """Read the history with the kept entries in their places; what is kept becomes what is to be stored."""
+    position = audit.position(subject.store)
+    history = History(max(position.last, *healing.replaced, -1))
+    subject.context.progress.stage("history", history.upto + 1, "serials")
+    rewrite = _Rewrite(subject, scratch, kept)
+    due = 0
+    while due <= history.upto:
+        subject.context.stop.check()
+        page = dict(audit.entries(subject.store, due, history.upto, 500))
+        end = max(page, default=history.upto)
+        for serial in range(due, end + 1):
+            entry = _entry(serial, page.get(serial), rewrite, healing)
+            if entry is None:
+                history.unread.add(serial)
+            else:
+                scratch.note(latest_of(entry))
+        subject.context.progress.advance(end + 1 - due)
+        due = end + 1
+    history.unread |= healing.lost - healing.replaced
+    return history
+
+
+def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite", healing: Healing) -> ChangelogEntry | None:
+    """Return the entry that is to be at a serial; None where there will be none that can be read."""
+    if serial in healing.replaced:
+        return rewrite.theirs(serial)
+    try:
+        entry = read_entry(serial, data or b"")
+    except CorruptEntry:
+        return None
+    if serial in healing.odd:
+        return rewrite.ours(entry, healing)
+    return entry
+
+
+class _Rewrite:
+    """Makes entries what they are in a standby that began with an export; elsewhere they stay as they are."""
+
+    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch) -> None:
+        self._store = subject.store
+        self._based_on = subject.source.based_on
+        self._scratch = scratch
+        self._kept = kept
+
+    def theirs(self, serial: int) -> ChangelogEntry:
+        """Return a kept entry of the primary's, as it is to be stored."""
+        data = self._kept.kept_entry(serial) or b""
+        entry = read_entry(serial, data)
+        if self._based_on >= 0:
+            [[entry]] = Rewriter(self)([[entry]])
+            self._kept.put_entry(serial, entry.data)
+        return entry
+
+    def ours(self, entry: ChangelogEntry, healing: Healing) -> ChangelogEntry:
+        """Return an entry of ours with right back serials, where it is ours to write them."""
+        if self._based_on < 0:
+            return entry
+        changes = parse_stored(entry.serial, entry.data).changes
+        known = self._scratch.serials_of(changes)
+        chained = {path: c._replace(back_serial=known.get(path, -1)) for path, c in changes.items()}
+        new = rewritten(entry.serial, chained)
+        self._kept.put_entry(entry.serial, new.data)
+        healing.reasons.pop(entry.serial, None)
+        return read_entry(entry.serial, new.data)
+
+    # What a Rewriter asks for: what was known before the entry.
+
+    def last_serial(self) -> int:
+        """Return -1: nothing is to be forgotten."""
+        return -1
+
+    def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]:
+        """Return the last serials of keys."""
+        return self._scratch.serials_of(relpaths)
+
+    def value(self, relpath: str) -> Any:
+        """Return the latest value of a key."""
+        found = self._scratch.latest(relpath)
+        if found is None:
+            return None
+        data = self._kept.kept_entry(found.serial) or self._store.entry_data(found.serial) or b""
+        change = parse_stored(found.serial, data, kinds=READ_KEYNAMES).changes.get(relpath)
+        return None if change is None else change.value
+
+
+# What is to be written.
+
+
+class Wrong:
+    """The rows that are to be set right: all that are not as they must be, as far as anybody can tell.
+
+    left: why others stay as they are, by key or relpath; a bounded number of them.
+    """
+
+    def __init__(self, scratch: Scratch, history: History, healing: Healing) -> None:
+        self._scratch = scratch
+        self._history = history
+        self._healing = healing
+        self.left: dict[object, str] = {}
+
+    def key_rows(self) -> Iterator[KeyDifference]:
+        """Yield the keys."""
+        for one in self._scratch.key_differences(EVER):
+            if self._is_known(one, one.key):
+                yield one
+
+    def file_rows(self) -> Iterator[FileDifference]:
+        """Yield the files of the ledger."""
+        for one in self._scratch.file_differences(EVER):
+            if self._is_known(one, one.relpath):
+                yield one
+
+    def _is_known(self, one: KeyDifference | FileDifference, name: str) -> bool:
+        reason = self._healing.reason_to_leave(one)
+        if reason is not None and len(self.left) < LISTED:
+            self.left[name] = reason
+        # What an entry says that cannot be read may be just what the row says.
+        return reason is None and one.found_serial not in self._history.unread
+
+
+def _bring_files(subject: Subject, scratch: Scratch, wrong: Wrong, bringer: Bringer) -> None:
+    """Bring the files that the ledger lacks, durably, before it names them."""
+    wanted: list[WantedFile] = []
+    for one in wrong.file_rows():
+        if one.digest is not None and one.serial is not None:
+            clear_way(subject, one.relpath)
+            wanted.append(WantedFile(one.relpath, one.serial, Digest.parse(one.digest)))
+        if len(wanted) >= _FILES:
+            scratch.note_arrived(_brought(bringer, wanted))
+            wanted = []
+        subject.context.stop.check()
+    if wanted:
+        scratch.note_arrived(_brought(bringer, wanted))
+
+
+def _brought(bringer: Bringer, wanted: list[WantedFile]) -> list[FileRow]:
+    done = bringer.bring(wanted)
+    rows: list[FileRow] = []
+    for file in wanted:
+        size, reason = done.present.get(file.relpath), done.absent.get(file.relpath)
+        state = PRESENT if size is not None else WANTED if reason is None else ABSENT
+        why = None if size is not None else reason or UNASKED
+        rows.append((file.relpath, file.serial, str(file.digest or ""), state, size, why))
+    return rows
+
+
+def _mending(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, healing: Healing) -> Mending:
+    """Return what is to be written; it is read from the temporary databases while it is."""
+    keys = ((one.key, one.keyname or "", one.serial) for one in wrong.key_rows() if one.serial is not None)
+    gone_keys = (one.key for one in wrong.key_rows() if one.serial is None)
+    gone_files = (one.relpath for one in wrong.file_rows() if one.digest is None)
+    return Mending(
+        kept.kept_entries(),
+        keys,
+        gone_keys,
+        scratch.arrived(),
+        gone_files,
+        bringer.faults,
+        healing.adopted,
+        healing.end,
+    )

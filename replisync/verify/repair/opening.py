@@ -1,0 +1,71 @@
+"""Opening a standby to mend it, damaged as it may be; never a server of its own, nor another's database."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from replisync.changelog.records import Source
+from replisync.errors import TargetUnusable
+from replisync.standby.database.schema import HEAD, VERSION_TABLE
+from replisync.standby.database.store import Store
+from replisync.standby.opening import open_database
+from replisync.standby.serverdir import Serverdir
+from replisync.verify import findings as kinds
+from replisync.verify.findings import Finding
+from replisync.verify.run import judged_source
+
+
+def refuse_server(serverdir: Serverdir) -> None:
+    """Make sure that a serverdir is no server of its own, whatever else is wrong with it.
+
+    Raises TargetUnusable.
+    """
+    try:
+        info = serverdir.nodeinfo() or {}
+    except TargetUnusable:
+        return
+    if info.get("role", "replica") == "replica":
+        return
+    with open_database(serverdir) as store:
+        found = store.identity()
+    if found is None or info.get("uuid") in (found.uuid, found.primary_uuid):
+        raise TargetUnusable(
+            f"repair of {serverdir}",
+            f"it was promoted, or made a server of its own: its role is {info.get('role')}",
+            hint="such a server is never written again; where that was a mistake, clone anew",
+        )
+
+
+@contextmanager
+def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store, Source]]:
+    """Hold the lock and the open database of a standby that may be damaged.
+
+    mended: gets what had to be mended before it could be opened.
+    Raises TargetUnusable where it is no standby, or another replisync writes to it.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(serverdir.lock())
+        serverdir.make_own_folders()
+        store = stack.enter_context(
+            open_database(serverdir, write=True, alone=True, guard=lambda: refuse_server(serverdir))
+        )
+        if store.restore_version():
+            mended.append(Finding(kinds.SCHEMA, VERSION_TABLE, None, f"version {HEAD}", "none"))
+        try:
+            store.check_version()
+        except TargetUnusable:
+            store.prepare()  # which raises where it is a newer one
+        source = judged_source(serverdir, store)
+        remembered = serverdir.remembered_uuid()
+        if source.promoted is not None:
+            raise TargetUnusable(
+                f"repair of {serverdir}",
+                f"its database was promoted at {source.promoted}",
+                hint="a promoted server is never written again",
+            )
+        if remembered not in (None, source.uuid):
+            raise TargetUnusable(
+                f"repair of {serverdir}",
+                "its database is not the one that it was made with",
+                hint="give the right one with --storage",
+            )
+        yield store, source

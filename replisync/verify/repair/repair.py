@@ -1,0 +1,312 @@
+"""Mending a standby: what a verification finds is set right as far as it can be, and then looked at again.
+
+The order is that of every commit: files are durably in place before a transaction names them, and what is
+put aside goes after it. Each step can be repeated, so that whoever is interrupted simply begins anew.
+"""
+
+from contextlib import suppress
+from functools import partial
+
+from replisync.changelog.ports import FileSource, FileStore
+from replisync.changelog.records import Source
+from replisync.devpi.entries import ChangelogEntry
+from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable
+from replisync.primary.client import Primary
+from replisync.replication.fetch import Fetcher, NoSource
+from replisync.replication.loop import Patience
+from replisync.replication.settle import Settler, set_apart, settle
+from replisync.replication.wanted import Tally
+from replisync.session.session import connection, local_files, pipeline, recorded
+from replisync.session.settings import Context, Settings
+from replisync.standby.database import audit, oddrows
+from replisync.standby.database.store import Store
+from replisync.standby.opening import require_ours, target_files
+from replisync.standby.serverdir import Serverdir
+from replisync.system import clock
+from replisync.system.durable import local_errors
+from replisync.verify import findings as kinds
+from replisync.verify.checks.modes import grant, wrong_modes
+from replisync.verify.checks.passwords import PrimaryUsers, mend_passwords
+from replisync.verify.checks.quick import tables_missing, temporary
+from replisync.verify.checks.retained import forget_lost
+from replisync.verify.checks.source import mend_source
+from replisync.verify.findings import Report
+from replisync.verify.owner import give, give_folders, owner_of
+from replisync.verify.repair.entries import Asking
+from replisync.verify.repair.files import Bringer, mend_files, mend_states, put_aside_leftovers
+from replisync.verify.repair.history import mend_history
+from replisync.verify.repair.opening import opened, refuse_server
+from replisync.verify.reports import both, joined
+from replisync.verify.run import Level, compare_with, judged_source, look, subject_of
+from replisync.verify.standing import record
+
+# Kinds that the rows of the database have to be set right for.
+_ROWS = frozenset(
+    {
+        kinds.POSITION,
+        kinds.MISSING_ENTRY,
+        kinds.DAMAGED_ENTRY,
+        kinds.OTHER_ENTRY,
+        kinds.BACK_SERIAL,
+        kinds.KEY,
+        kinds.LEDGER,
+        kinds.ROW,  # which were removed, and are made anew
+    }
+)
+_FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
+# What a state of a file that nothing explains is found as, at every level.
+_STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
+_LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
+
+_OUT_OF_REACH = "the database does not let it be set right: clone anew into an empty serverdir"
+_NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
+
+
+def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Context) -> Report:
+    """Look at a standby, mend what can be mended, and look again.
+
+    settings: with a secret, the primary is asked for files and entries.
+    Raises TargetUnusable where we may not write to it, and what asking the primary raises.
+    """
+    require_ours(serverdir)
+    refuse_server(serverdir)
+    modes = list(wrong_modes(serverdir))
+    before = [finding for finding in modes if grant(serverdir, finding)]
+    secret = level == Level.PRIMARY or settings.secretfile is not None or settings.keyfile is not None
+    with (
+        opened(serverdir, before) as (store, source),
+        _primary(source, settings, secret=secret) as primary,
+    ):
+        asks = secret and _answers(primary, settings, context, must=level == Level.PRIMARY)
+        report = Mender(serverdir, store, source, settings, context, primary, asks=asks).run(level)
+        report.mended += before
+        report.repaired += len(before)
+        if report.repaired and report.outcome == "ok":
+            report.outcome = "repaired"
+        record(store, report)
+        return report
+
+
+def _primary(source: Source, settings: Settings, *, secret: bool) -> Primary:
+    return connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=secret)
+
+
+def _answers(primary: Primary, settings: Settings, context: Context, *, must: bool) -> bool:
+    """Tell whether the primary answers.
+
+    must: whether that is an error if not.
+    Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
+    """
+    patience = Patience(context.stop, context.log, seconds=settings.patience)
+    try:
+        patience.call(lambda: primary.entry(0))
+    except PrimaryUnreachable as err:
+        if must:
+            raise
+        context.log.warning("the primary cannot be asked", error=str(err))
+        return False
+    except CorruptEntry:
+        return True  # which answers, whatever it has there
+    return True
+
+
+class Mender:
+    """One repair of an open standby that we hold the lock of.
+
+    asks: whether the primary is asked.
+    files: where files go; those of the serverdir by default.
+    """
+
+    def __init__(
+        self,
+        serverdir: Serverdir,
+        store: Store,
+        source: Source,
+        settings: Settings,
+        context: Context,
+        primary: Primary,
+        *,
+        asks: bool,
+        files: FileStore | None = None,
+    ) -> None:
+        self._serverdir = serverdir
+        self._store = store
+        self._source = source
+        self._settings = settings
+        self._context = context
+        self._primary = primary
+        self._asks = asks
+        self._files = files or target_files(serverdir, store, settings.threads)
+        self._patience = Patience(context.stop, context.log, seconds=settings.patience)
+        self._users = PrimaryUsers(primary, self._patience) if asks else None
+        retain = settings.retention_days > 0
+        self._settle = Settler(lambda: settle(store, self._files, retain=retain), context.log)
+        self.tally = Tally()
+
+    def run(self, level: Level) -> Report:
+        """Look, mend, and look again where there was anything to mend."""
+        before = self._look(level)
+        if level >= Level.FILES:
+            # Also those that hold no file now: the next one that comes may need them.
+            give_folders(self._serverdir)
+        if not before.total:
+            # What an interrupted run committed, and did not get to do on disk, is no finding.
+            self._settle()
+            return before
+        if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
+            # First of all: what an index hides, or a trigger does, would be in the way of everything else.
+            oddrows.show(self._store)
+            self._store.mend_structure()
+            if kinds.SCHEMA in before.counts:
+                # Without its tables not everything could be looked at.
+                self._store.restore_schema()
+            self._source = judged_source(self._serverdir, self._store)
+            after = self._look(level)
+            if tables_missing(self._store):
+                return both(before, after, {})
+            before = joined(before, after)
+        if {kinds.DATABASE, kinds.ROW} & set(before.counts):
+            # Before anything else is written: what is hidden from a look would be in the way. What is removed
+            # is made anew from the history.
+            done = oddrows.mend(self._store, clock.now())
+            after = self._look(level)
+            if not done:
+                left = [one.subject for one in after.findings if one.kind == kinds.ROW]
+                return both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
+            before = joined(before, after)
+        with recorded(self._store, "verify", self):
+            reasons = self._mend(before, level)
+            after = self._look(level)
+        return both(before, after, reasons)
+
+    def _look(self, level: Level) -> Report:
+        compare = None
+        if level == Level.PRIMARY:
+            compare = partial(compare_with, self._primary, self._patience)
+        return look(
+            self._serverdir,
+            self._store,
+            self._source,
+            level,
+            self._context,
+            alone=True,
+            compare=compare,
+            users=self._users,
+        )
+
+    def _mend(self, report: Report, level: Level) -> dict[object, str]:
+        """Mend what was found; return why something stays as it is, by serial or relpath."""
+        found = set(report.counts)
+        reasons: dict[object, str] = {}
+        self._recover()
+        if kinds.PENDING_MOVE in found:
+            self._store.forget_false_drops()
+        subject = subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
+        bringer = self._bringer()
+        if found & _ROWS:
+            reasons.update(mend_history(subject, report, self._asking(level), bringer))
+            reasons.update(bringer.lost)
+        if kinds.PASSWORD in found and self._users is not None:
+            mend_passwords(subject, report, self._users)
+        if found & (_ROWS | {kinds.SOURCE}):
+            # After the history: what is remembered of its end must be of the end that it has then.
+            reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
+        if found & _LEFTOVERS and level >= Level.FULL:
+            put_aside_leftovers(subject, self._files)
+        if found & _STATES:
+            reasons.update(mend_states(subject, bringer, self._files))
+        if found & _FILES and level >= Level.FILES:
+            reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
+        if kinds.LEDGER in found and level >= Level.FILES:
+            forget_lost(subject)
+        for path in temporary(subject):
+            if path.is_dir() and not path.is_symlink():
+                self._serverdir.set_aside(path)
+                continue
+            with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
+                path.unlink()
+        reasons.update(self._mend_small_files(found))
+        if kinds.SEQUENCE in found:
+            self._store.restore_schema()
+        return reasons
+
+    def _recover(self) -> None:
+        self._settle()
+        set_apart(self._store, self._files)
+        self._files.clean_staging(())
+
+    def _bringer(self) -> Bringer:
+        source: FileSource = self._primary if self._asks else NoSource(_NOBODY)
+        local = local_files(self._serverdir, self._settings)
+        fetcher = Fetcher(
+            source,
+            self._files,
+            threads=self._settings.threads,
+            stop=self._context.stop,
+            replace=True,
+            local=local,
+        )
+        work = pipeline(
+            self._serverdir,
+            self._store,
+            self._primary,
+            self._settings,
+            self._context,
+            files=source,
+            local=None,
+        )
+        return Bringer(
+            fetcher,
+            work,
+            self.tally,
+            asks=self._asks,
+            known=self._store.faults_of,
+            give=partial(give, owner_of(self._serverdir), self._serverdir.files),
+        )
+
+    def _asking(self, level: Level) -> Asking:
+        def ask(serial: int) -> ChangelogEntry | None:
+            return self._patience.call(lambda: self._primary.entry(serial)[1])
+
+        if not self._asks:
+            return Asking(None)
+        compared = level == Level.PRIMARY
+        return Asking(ask, None if compared else partial(compare_with, self._primary, self._patience))
+
+    def _mend_small_files(self, found: set[str]) -> dict[object, str]:
+        serverdir, source = self._serverdir, self._source
+        if kinds.STATE_VERSION in found:
+            serverdir.write_serverversion()
+        if kinds.EVENT_SERIAL in found:
+            serverdir.write_event_serial(audit.position(self._store).last)
+        if kinds.IDENTITY in found and not self._asks and self._names_a_primary():
+            # Either of the two may be what is damaged, and only the primary can tell.
+            return {".nodeinfo": f"it or the database is wrong, and {_NOBODY}"}
+        if kinds.IDENTITY in found:
+            serverdir.write_nodeinfo(
+                standby_nodeinfo(
+                    source.uuid, source.primary_uuid, source.primary_url, before_6_13=self._before_6_13()
+                )
+            )
+
+        return {}
+
+    def _names_a_primary(self) -> bool:
+        """Tell whether `.nodeinfo` is what a replica has, whosever it is."""
+        with suppress(TargetUnusable):
+            info = self._serverdir.nodeinfo() or {}
+            primary = info.get("primary-uuid") or info.get("master-uuid")
+            return info.get("role") == "replica" and all(map(_is_text, (info.get("uuid"), primary)))
+        return False
+
+    def _before_6_13(self) -> bool:
+        if self._asks:
+            return self._patience.call(self._primary.hello).before_6_13
+        with suppress(TargetUnusable):
+            return "master-uuid" in (self._serverdir.nodeinfo() or {})
+        return False
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
