@@ -176,6 +176,21 @@ def test_what_root_left_is_put_away_after_root_has_given_it_back(owned: Owned) -
     assert owned.strange() == set()
 
 
+def test_a_file_of_root_that_is_replaced_is_retained(owned: Owned) -> None:
+    """Where the system protects hard links its owner alone may make one: then it is a copy."""
+    owned.upload(b"former")
+    owned.as_owner("catchup")
+    [file] = owned.target.rglob("of_root-1.0*")
+    os.chown(file, 0, 0)
+    file.chmod(0o644)
+    former = file.read_bytes()
+    owned.upload(b"replaced")
+    owned.as_owner("catchup")
+    kept = (owned.target / ".replisync/retained").iterdir()
+    assert former in [one.read_bytes() for one in kept]
+    assert list(owned.target.rglob("of_root-1.0*")) != []
+
+
 def test_a_file_that_must_be_placed_in_a_folder_of_root_is_waited_for(owned: Owned) -> None:
     """Whose the folder is, and what helps, is in the message."""
     owned.as_owner("catchup")

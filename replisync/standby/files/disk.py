@@ -331,9 +331,14 @@ class DiskFiles:
             copy = f"{self._staging}/{name}"
             with suppress(FileNotFoundError):
                 os.unlink(copy)
-            with open(target, "rb") as source:
-                if self._copy(source.fileno(), copy, None) is None:
+            source = open_plain(target)
+            if source is None:
+                raise
+            try:
+                if self._copy(source, copy, None) is None:
                     raise
+            finally:
+                os.close(source)
             self.hold([name])
             os.rename(copy, f"{self._retained}/{name}")
 
