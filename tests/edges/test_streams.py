@@ -46,7 +46,8 @@ def test_names_that_an_encoding_lacks(encoding: str, tmp_path: Path) -> None:
     name = f"{tmp_path}/\xe9\u65e5\U0001f600"
     script = (
         "import sys; from replisync.cli.app import open_standard_streams; open_standard_streams(); "
-        "from replisync.cli.logs import make_logger; make_logger('info', 'json').info('event', name=sys.argv[1])"
+        "from replisync.cli.logs import make_logger; "
+        "make_logger('info', 'json').info('event', name=sys.argv[1])"
     )
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     log = [sys.executable, "-c", script, name]
