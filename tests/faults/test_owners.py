@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from replisync.errors import NotPermitted
+from replisync.standby.files.disk import DiskFiles
 from replisync.standby.serverdir import Serverdir
 from replisync.verify.checks.modes import grant, wrong_modes
 from tests.faults.conftest import NOBODY, World, give_to_nobody
@@ -176,19 +178,28 @@ def test_what_root_left_is_put_away_after_root_has_given_it_back(owned: Owned) -
     assert owned.strange() == set()
 
 
-def test_a_file_of_root_that_is_replaced_is_retained(owned: Owned) -> None:
-    """Where the system protects hard links its owner alone may make one: then it is a copy."""
-    owned.upload(b"former")
-    owned.as_owner("catchup")
-    [file] = owned.target.rglob("of_root-1.0*")
-    os.chown(file, 0, 0)
-    file.chmod(0o644)
-    former = file.read_bytes()
-    owned.upload(b"replaced")
-    owned.as_owner("catchup")
-    kept = (owned.target / ".replisync/retained").iterdir()
-    assert former in [one.read_bytes() for one in kept]
-    assert list(owned.target.rglob("of_root-1.0*")) != []
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_of_another_owner_is_retained_as_a_copy_and_nothing_that_a_link_leads_to_is(
+    shared_folder: Path, linked: bool
+) -> None:
+    """Where the system protects hard links, it lets nobody make one to a file of another owner."""
+    files, staging, retained = (shared_folder / name for name in ("files", "staging", "retained"))
+    for folder in (files, staging, retained):
+        folder.mkdir()
+        give_to_nobody(folder)
+    of_root = files / "file"
+    of_root.write_text("of root")
+    if linked:
+        of_root.rename(shared_folder / "elsewhere")
+        of_root.symlink_to(shared_folder / "elsewhere")
+    os.seteuid(NOBODY)
+    try:
+        with suppress(NotPermitted):
+            DiskFiles(files, staging, retained).put_aside("file", 1, keep=True)
+    finally:
+        os.seteuid(0)
+    kept = [one for one in retained.iterdir() if one.is_file() and not one.is_symlink()]
+    assert [one.read_text() for one in kept] == ([] if linked else ["of root"])
 
 
 def test_a_file_that_must_be_placed_in_a_folder_of_root_is_waited_for(owned: Owned) -> None:
