@@ -24,10 +24,72 @@
         └── Stopped           143  a signal asked us to end before the work was done
 
 The numbers are the exit codes of the command line; a test compares them with docs/exit-codes.md.
-This module imports nothing, so that every other module may import it.
+This module imports nothing of ours, so that every other module may import it.
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import ClassVar
+
+
+class Advice:
+    """A command of replisync that a hint names, such as `Advice("rewind", to_serial=4690)`.
+
+    words: the command, such as "faults list".
+    options: by their names with `_` for `-`: True for a flag, otherwise the value, quoted for a shell.
+    """
+
+    def __init__(self, words: str, **options: int | str) -> None:
+        self.words = words
+        self.options = options
+
+    def __str__(self) -> str:
+        return f"`{self.command}`"
+
+    @property
+    def command(self) -> str:
+        """The command line, with the options that this run was given."""
+        return telling.get()(self)
+
+    def spelled(
+        self, given: Mapping[str, int | str] | None = None, before: Mapping[str, str] | None = None
+    ) -> str:
+        """Return the command line.
+
+        given: more options of the command.
+        before: options of replisync itself.
+        """
+        options = {**self.options, **(given or {})}
+        return " ".join(("replisync", *_written(before or {}), self.words, *_written(options)))
+
+
+def _written(options: Mapping[str, int | str]) -> Iterator[str]:
+    for name, value in options.items():
+        yield f"--{name.replace('_', '-')}"
+        if value is not True:
+            yield str(value)
+
+
+# Writes a command; the command line sets one for its run, which adds the options that the run was given.
+telling: ContextVar[Callable[[Advice], str]] = ContextVar("telling", default=Advice.spelled)
+
+
+class Hint:
+    """A hint that names commands, such as `Hint("run {}", Advice("catchup"))`; rendered when it is shown.
+
+    text: as of str.format.
+    parts: what belongs into the braces: commands, other hints, text.
+    """
+
+    def __init__(self, text: str, *parts: "Advice | Hint | str") -> None:
+        self.text = text
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return self.text.format(*self.parts)
+
+    def __contains__(self, text: str) -> bool:
+        return text in str(self)
 
 
 class ReplisyncError(Exception):
@@ -37,18 +99,18 @@ class ReplisyncError(Exception):
         messages have it, the operation and its subject, as in "fetch of root/dev/+f/…/pkg-1.0.whl".
     why: the cause in one clause; never a secret, never a URL with credentials.
     serial: the serial that the operation was about, where there is one.
-    hint: what the operator can do now.
+    hint: what the operator can do now; a Hint where it names a command of ours.
     """
 
     exit_code: ClassVar[int] = 1
     transient: ClassVar[bool] = False
-    default_hint: ClassVar[str] = "this is a bug of replisync: please report it with the log"
+    default_hint: ClassVar[str | Hint] = "this is a bug of replisync: please report it with the log"
 
-    def __init__(self, attempted: str, why: str, *, serial: int | None = None, hint: str = "") -> None:
+    def __init__(self, attempted: str, why: str, *, serial: int | None = None, hint: str | Hint = "") -> None:
         self.attempted = attempted
         self.why = why
         self.serial = serial
-        self.hint = hint or self.default_hint
+        self.hint: str | Hint = hint or self.default_hint
         # More fields for those who asked for JSON.
         self.details: dict[str, object] = {}
         super().__init__(attempted, why)
@@ -57,7 +119,8 @@ class ReplisyncError(Exception):
         at = "" if self.serial is None else f" at serial {self.serial}"
         why = self.why.rstrip(".")  # others' words may end with one
         failed = "" if self.attempted.startswith("cannot ") else " failed"
-        return f"{self.attempted}{failed}{at}: {why}. {self.hint[:1].upper()}{self.hint[1:]}."
+        hint = str(self.hint)
+        return f"{self.attempted}{failed}{at}: {why}. {hint[:1].upper()}{hint[1:]}."
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the keyword arguments in place."""
@@ -65,7 +128,9 @@ class ReplisyncError(Exception):
         return _rebuild, (type(self), self.attempted, self.why, self.serial, self.hint), state
 
 
-def _rebuild(cls: type[ReplisyncError], attempted: str, why: str, serial: int | None, hint: str) -> object:
+def _rebuild(
+    cls: type[ReplisyncError], attempted: str, why: str, serial: int | None, hint: str | Hint
+) -> object:
     return cls(attempted, why, serial=serial, hint=hint)
 
 
@@ -147,7 +212,7 @@ class TargetUnusable(ReplisyncError):
     """The target cannot be written by us in the state that it is in."""
 
     exit_code = 6
-    default_hint = "choose another --serverdir"
+    default_hint: ClassVar[str | Hint] = "choose another --serverdir"
 
 
 class TargetLocked(TargetUnusable):
@@ -159,7 +224,7 @@ class TargetLocked(TargetUnusable):
 class UnreadableText(TargetUnusable):
     """The target's database has text that is none, which nobody can read."""
 
-    default_hint = "`replisync verify --repair` finds and mends it"
+    default_hint = Hint("find and repair it with {}", Advice("verify", repair=True))
 
 
 class ForeignWriter(TargetUnusable):
@@ -185,7 +250,9 @@ class FilesMissing(ReplisyncError):
 
     exit_code = 3
     transient = True
-    default_hint = "the serial waits for them; see `replisync faults list`, then run the command again"
+    default_hint = Hint(
+        "the serial waits for them; see {}, then run the command again", Advice("faults list")
+    )
 
 
 class VerificationFailed(ReplisyncError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from replisync.changelog.ports import Hello
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, same_entry
-from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable, WrongHistory
+from replisync.errors import Advice, CorruptEntry, Hint, PrimaryUnreachable, TargetUnusable, WrongHistory
 
 # One entry can be the same in two histories by chance, such as one that changes nothing, or the refresh of
 # a mirror's links; that so many in a row are is not believed.
@@ -17,14 +17,9 @@ _WITNESSES = 4
 _LOOK_BACK = 64
 
 _ATTEMPTED = "comparison of the primary's history with ours"
-_REWIND = (
-    "where the primary's history is the one to keep, go back with `replisync rewind --to-serial {fork}`, "
-    "then go on"
-)
-
-_ANEW = (
-    "nothing was written; check the primary, then clone anew: `replisync clone --reseed` makes the new "
-    "standby beside this one, and puts it in its place"
+_ANEW = Hint(
+    "nothing was written; check the primary, then rebuild the standby next to this one with {}",
+    Advice("clone", reseed=True),
 )
 
 
@@ -70,7 +65,7 @@ class Comparison:
             raise TargetUnusable(
                 _ATTEMPTED,
                 f"our own entry at serial {serial} is missing or damaged",
-                hint="mend it with `replisync verify --repair`",
+                hint=Hint("repair it with {}", Advice("verify", repair=True)),
             )
         if not same:
             why = "the primary has another entry at our last serial, so its history was rewritten before it"
@@ -119,7 +114,7 @@ class Comparison:
                 _ATTEMPTED,
                 f"{why}; up to which serial they agree could not be found out: {err.why}",
                 serial=serial,
-                hint="nothing was written; run `replisync catchup` to find out",
+                hint=Hint("nothing was written; run {} to find out", Advice("catchup")),
             )
         if fork is None:
             return WrongHistory(
@@ -132,7 +127,12 @@ class Comparison:
             _ATTEMPTED,
             f"{why}; the histories agree up to serial {fork}",
             serial=serial,
-            hint=f"nothing was written; {_REWIND.format(fork=fork)}" if self._complete else "",
+            hint=Hint(
+                "nothing was written; to keep the primary's history, go back with {}, then go on",
+                Advice("rewind", to_serial=fork),
+            )
+            if self._complete
+            else "",
         )
         error.details["fork_serial"] = fork
         return error

@@ -7,12 +7,14 @@ import json
 import os
 import sys
 import tomllib
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from replisync import __version__
+from replisync.cli.advice import GIVEN, teller
 from replisync.cli.commands.catchup import catchup
 from replisync.cli.commands.clone import clone
 from replisync.cli.commands.derive_key import derive_key
@@ -23,8 +25,9 @@ from replisync.cli.commands.rewind import rewind
 from replisync.cli.commands.status import status
 from replisync.cli.commands.verify import verify
 from replisync.cli.logs import FORMATS, LEVELS, make_logger, printable
-from replisync.cli.options import PATH, SERVERDIR, WANTS_JSON, addressed
-from replisync.errors import LocalFailure, ReplisyncError, UsageError
+from replisync.cli.options import PATH, WANTS_JSON
+from replisync.cli.output import print_json
+from replisync.errors import Hint, LocalFailure, ReplisyncError, UsageError, telling
 from replisync.system.durable import trouble
 
 LOGGER = "replisync.logger"
@@ -44,6 +47,7 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
             f"names of files would be written as {sys.getfilesystemencoding()}, and not as UTF-8",
             hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1, in the environment",
         )
+    telling.set(teller(app, context.meta.setdefault(GIVEN, {}), configfile))
     context.default_map = _read_config(configfile) if configfile else {}
     context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
 
@@ -124,6 +128,10 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
+    return copy_context().run(_run, arguments)
+
+
+def _run(arguments: list[str]) -> int:
     meta: dict[str, Any] = {WANTS_JSON: "--json" in arguments}
     try:
         with app.make_context("replisync", list(arguments)) as context:
@@ -155,17 +163,15 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _fail(message: str, code: int, hint: str, meta: dict[str, Any]) -> int:
-    line, hint = (
-        printable(addressed(text, meta.get(SERVERDIR))) for text in (" ".join(message.split()), hint)
-    )
+def _fail(message: str, code: int, hint: str | Hint, meta: dict[str, Any]) -> int:
+    line, advice = printable(" ".join(message.split())), printable(str(hint))
     # The streams may have no reader any more; the code tells as much.
     with contextlib.suppress(OSError):
         click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:
-        fields = {**meta.get("details", {}), "error": line, "code": code, "hint": hint}
+        fields = {**meta.get("details", {}), "error": line, "code": code, "hint": advice}
         with contextlib.suppress(OSError):
-            click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+            print_json(fields)
     return code
 
 

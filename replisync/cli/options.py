@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from replisync.cli.advice import GIVEN
 from replisync.cli.arguments import hide
 from replisync.cli.progress import shown
 from replisync.devpi.storage import Storage
@@ -18,7 +19,6 @@ from replisync.primary.tls import Tls
 from replisync.seed.export.tools import ToolOptions
 from replisync.session.settings import Context, Settings
 from replisync.standby.serverdir import Serverdir
-from replisync.system.advice import quoted
 from replisync.system.stop import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,16 +37,10 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-# The standby that a command is about, as its user named it.
-SERVERDIR = "replisync.standby.serverdir"
-
-# What a message tells to run on the same standby.
-_ADVISED = "catchup|status|verify|promote|rewind|faults|clone --reseed"
-_ADVICE = re.compile(f"`replisync (?P<words>(?:{_ADVISED})(?: (?!--serverdir)[^` ]+)*)`")
-
-
-def _note_serverdir(context: click.Context, _param: click.Parameter, value: Path) -> Path:
-    context.meta[SERVERDIR] = value
+def _note(context: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Remember what commands in messages need as well."""
+    if value is not None and param.name is not None:
+        context.meta.setdefault(GIVEN, {})[param.name] = value
     return value
 
 
@@ -55,20 +49,9 @@ serverdir_option = click.option(
     type=PATH,
     required=True,
     metavar="DIR",
-    callback=_note_serverdir,
+    callback=_note,
     help="The standby's folder.",
 )
-
-
-def addressed(text: str, serverdir: Path | None) -> str:
-    """Return a message in which the commands that it names can be run as they stand.
-
-    serverdir: the standby that it is about.
-    """
-    if serverdir is None:
-        return text
-    option = f"--serverdir {quoted(serverdir)}"
-    return _ADVICE.sub(lambda found: f"`replisync {found['words']} {option}`", text)
 
 
 def cover_password(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -131,7 +114,11 @@ cost_options = _compose(
 )
 
 secretfile_option = click.option(
-    "--secretfile", type=PATH, metavar="F", help="The primary's secret file, mode 0600."
+    "--secretfile",
+    type=PATH,
+    metavar="F",
+    callback=_note,
+    help="The primary's secret file, mode 0600.",
 )
 
 secret_options = _compose(
@@ -140,6 +127,7 @@ secret_options = _compose(
         "--replica-keyfile",
         type=PATH,
         metavar="F",
+        callback=_note,
         help="A file that `derive-key` wrote: quicker than --secretfile, and opens the changelog alone.",
     ),
     cost_options,
@@ -150,12 +138,14 @@ tls_options = _compose(
         "--ca-bundle",
         type=PATH,
         metavar="FILE",
+        callback=_note,
         help="Trust the CAs in this PEM file, and no others, for the primary's certificate.",
     ),
     click.option(
         "--replica-cert",
         type=PATH,
         metavar="FILE",
+        callback=_note,
         help="A PEM file, mode 0600, with a certificate and its key to show to the primary.",
     ),
 )

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from replisync.errors import PrimaryDamaged
+from replisync.errors import Advice, Hint, PrimaryDamaged
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON."""
-    click.echo(jsonlib.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as JSON, and hints in it as text."""
+    click.echo(jsonlib.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 @contextmanager
@@ -21,8 +21,10 @@ def naming_reseed() -> Iterator[None]:
     try:
         yield
     except PrimaryDamaged as err:
-        err.hint += (
-            "; where it cannot be mended, `replisync clone --reseed` makes a new "
-            "standby beside this one, of the changelog, or with --from-serverdir or --from-export"
+        err.hint = Hint(
+            "{}; if it cannot be repaired, rebuild the standby next to this one with {}, from the changelog, "
+            "or with --from-serverdir or --from-export",
+            err.hint,
+            Advice("clone", reseed=True),
         )
         raise

@@ -1,12 +1,11 @@
 """Where a standby stands, without writing anything."""
 
-import shlex
 from dataclasses import asdict, replace
 from typing import Any
 
 from replisync import __version__
 from replisync.changelog.records import Contact, Divergence, Source
-from replisync.errors import ConditionFailed, PrimaryRefused, TargetUnusable, WrongHistory
+from replisync.errors import Advice, ConditionFailed, Hint, PrimaryRefused, TargetUnusable, WrongHistory
 from replisync.monitoring.position import Position, ask_position, known_position
 from replisync.primary.tls import Tls
 from replisync.session.settings import ASK_SECONDS, Settings
@@ -45,7 +44,7 @@ def status(
     """
     if not serverdir.is_ours() or serverdir.remembered_storage() is None:
         raise TargetUnusable(
-            f"status of {serverdir}", "it is no standby of replisync", hint="make one with `replisync clone`"
+            f"status of {serverdir}", "it is no standby of replisync", hint="create one with `clone`"
         )
     with open_database(serverdir) as store:
         begun = store.version() is not None or serverdir.role() is not None
@@ -56,7 +55,7 @@ def status(
             raise TargetUnusable(
                 f"status of {serverdir}",
                 "its clone has not begun",
-                hint="run the same `replisync clone` again",
+                hint="run the same `clone` again",
             )
         settings = Settings(tls=tls or Tls(), silence=silence)
         return _fields(serverdir, store, source, None if offline else settings)
@@ -100,7 +99,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
     return {
         "state": state,
         "reason": reason,
-        "next": following and f"replisync {following} --serverdir {shlex.quote(str(serverdir))}",
+        "next": following and following.command,
         "serverdir": str(serverdir),
         "storage": source.storage,
         "primary_url": source.primary_url or None,
@@ -139,36 +138,34 @@ def _last_verify(store: Store) -> dict[str, Any] | None:
     return None if found is None else {name: getattr(found, name) for name in _VERIFY_FIELDS}
 
 
-def _against(store: Store) -> tuple[str | None, str | None]:
+def _against(store: Store) -> tuple[str | None, Advice | None]:
     """Return what stands against a promotion though the serial is right, and the command to run."""
     whys: list[str] = []
-    following: str | None = None
+    following: Advice | None = None
     if missing := store.missing_private_files():
         whys.append(f"{missing} files of private stages are not here")
-        following = "faults list"
+        following = Advice("faults list")
     for found in distinct(standing(store)):
         whys.append(f"`verify --level {found.level}` at {found.finished} found {found}")
-        following = following or f"verify --repair --level {found.level}"
+        following = following or Advice("verify", repair=True, level=found.level)
     return "; ".join(whys) or None, following
 
 
 def _explain(
     state: str, serial: int, position: Position, divergence: Divergence | None, *, running: bool
-) -> tuple[str | None, str | None]:
+) -> tuple[str | None, Advice | None]:
     """Return why a standby is not current, and the command to run, as far as one helps.
 
     running: whether a run goes on now, which is to be let do its work.
     """
-    catchup = None if running else "catchup"
+    catchup = None if running else Advice("catchup")
     if state == "cloning":
-        return "its clone is not complete" + (
-            "" if running else ": the same `replisync clone` resumes it"
-        ), None
+        return "its clone is not complete" + ("" if running else ": the same `clone` resumes it"), None
     if state == "diverged":
         if divergence is None:
             return position.why or f"the primary is at serial {position.own}, behind ours, {serial}", catchup
         fork = divergence.fork_serial
-        return divergence.reason, None if fork is None else f"rewind --to-serial {fork}"
+        return divergence.reason, None if fork is None else Advice("rewind", to_serial=fork)
     if state == "stale":
         return (
             f"the primary cannot be asked: {position.why}"
@@ -210,5 +207,5 @@ def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: floa
             raise ConditionFailed(
                 f"status of {fields['serverdir']}",
                 f"it is {fields['state']}, {name} is {shown}, and {bound} was allowed",
-                hint="run `replisync catchup`, or look at why `replisync follow` does not get on",
+                hint=Hint("run {}, or look in the log of `follow` for the reason", Advice("catchup")),
             )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from replisync.changelog.records import Fault
-from replisync.errors import UsageError
+from replisync.errors import Advice, Hint, UsageError
 from replisync.standby.database import schema
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_ours, require_replica, require_standby
@@ -58,7 +58,9 @@ def skip_fault(serverdir: Serverdir, relpath: str) -> None:
         known = store.faults_of([relpath])
         if relpath not in known:
             raise UsageError(
-                f"skipping of {relpath}", "it is not among the faults", hint="see `replisync faults list`"
+                f"skipping of {relpath}",
+                "it is not among the faults",
+                hint=Hint("see {}", Advice("faults list")),
             )
         store.put_faults((replace(known[relpath], kind="skipped", tries=0, next_try=None),))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from replisync.changelog.records import UNFETCHABLE, Source
-from replisync.errors import ConditionFailed, LocalFailure, NewerPrimary, TargetUnusable
+from replisync.errors import Advice, ConditionFailed, Hint, LocalFailure, NewerPrimary, TargetUnusable
 from replisync.monitoring.position import Position, ask_position
 from replisync.primary.tls import Tls
 from replisync.replication.settle import settle
@@ -56,7 +56,7 @@ class Promotion:
     missing_files: int
     findings: dict[str, int]
     found: tuple[str, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[str | Hint, ...]
     uuid: str
     dry_run: bool
     doubt: str | None = None
@@ -179,7 +179,7 @@ def _assess(
     )
 
 
-def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str]:
+def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str | Hint]:
     """Yield what a look just now found of permissions, each with the command that helps."""
     mount = read_only(serverdir.files) if serverdir.files.exists() else None
     if mount is not None:
@@ -189,26 +189,33 @@ def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str]:
         path = serverdir.root / one.subject
         bits, its_owner, _ = one.expected.partition(" for its owner")
         command = chmod(f"u+{bits.replace('-', '')}", path) if its_owner else None
-        helps = one.remedy or (f"run {command or '`replisync verify --repair`'}")
-        yield f"permissions of {quoted(path)}: expected {one.expected}, found {one.found}; {helps}"
+        helps = one.remedy or Hint("run {}", command or Advice("verify", repair=True))
+        yield Hint(
+            "permissions of {}: expected {}, found {}; {}", quoted(path), one.expected, one.found, helps
+        )
     if len(wrong) > _NAMED:
         yield f"permissions: and {len(wrong) - _NAMED} more"
 
 
-def _reminders(store: Store, source: Source, position: Position) -> Iterator[str]:
+def _reminders(store: Store, source: Source, position: Position) -> Iterator[str | Hint]:
     """Yield what a promotion does not wait for, and its operator should know."""
     if position.error is not None and position.error.details.get("answered_by") == source.uuid:
         yield "a devpi-server serves this serverdir: stop it before the new primary starts"
     nameless = sum(fault.kind == UNFETCHABLE for fault in store.faults())
     if nameless:
-        yield f"{nameless} files that can never be fetched are missing; `replisync faults list` names them"
+        yield Hint(
+            "{} files that can never be fetched are missing: see {}", str(nameless), Advice("faults list")
+        )
 
 
-def _noted_warnings(found: list[Standing]) -> Iterator[str]:
+def _noted_warnings(found: list[Standing]) -> Iterator[Hint]:
     for one in distinct(each.only(harmless=True) for each in found):
-        yield (
-            f"{one} (`verify --level {one.level}` at {one.finished}); run "
-            f"`replisync verify --repair --level {one.level}` before the promotion"
+        yield Hint(
+            "{} (`verify --level {}` at {}); run {} before the promotion",
+            str(one),
+            one.level,
+            one.finished,
+            Advice("verify", repair=True, level=one.level),
         )
 
 
@@ -219,7 +226,7 @@ def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverg
     """
     whys: list[str] = []
     first: list[str] = []
-    catchup = "`replisync catchup`" + ("" if promotion.reachable else " (once the primary answers)")
+    catchup = f"{Advice('catchup')}" + ("" if promotion.reachable else " (once the primary answers)")
     if promotion.doubt:
         what = "a server answers at the primary's URL, and it is not known what it has"
         whys.append(f"{what}: {promotion.doubt}")
@@ -231,15 +238,15 @@ def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverg
             whys.append(ahead)
         else:
             whys.append(f"{ahead}, or was: it says {position.own} now, as after a restore from a backup")
-        status = "`replisync status` (its history is not ours)"
+        status = f"{Advice('status')} (its history is not ours)"
         first.append(status if diverged else catchup)
     if promotion.missing_files:
         whys.append(f"{promotion.missing_files} files of private stages are not here")
-        first += ["`replisync faults list`", catchup]
+        first += [str(Advice("faults list")), catchup]
     if promotion.findings:
         whys.append(f"findings that were not repaired: {', '.join(promotion.found)}")
-        secret = " --replica-keyfile F" if promotion.reachable else ""
-        first.append(f"`replisync verify --repair --level {level}{secret}`")
+        secret = {"replica_keyfile": "F"} if promotion.reachable else {}
+        first.append(str(Advice("verify", repair=True, level=level, **secret)))
     if not whys:
         return
     steps = ["stop that server"] if promotion.doubt else []

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from replisync.changelog.records import Source
 from replisync.devpi.storage import SQLITE, Storage
-from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
+from replisync.errors import (
+    Advice,
+    Hint,
+    TargetLocked,
+    TargetUnusable,
+    UsageError,
+    VerificationFailed,
+    WrongHistory,
+)
 from replisync.operations.follow import run_catchup
 from replisync.operations.swap import Swap
 from replisync.replication.loop import Patience
@@ -193,9 +201,11 @@ def _prove(new: Serverdir, context: Context) -> None:
             f"verification of the new standby {new}",
             f"{report.total} findings remain{first}",
             serial=report.serial,
-            hint="the present standby stays in its place; "
-            f"`replisync verify --serverdir {quoted(new.root)}` lists them, "
-            "and without that folder the same command begins anew",
+            hint=Hint(
+                "the present standby stays in its place; list the findings with {}; to start over, remove "
+                "that folder and run the same command again",
+                Advice("verify", serverdir=quoted(new.root)),
+            ),
         )
 
 
@@ -209,8 +219,8 @@ def _take_place(
             raise TargetLocked(
                 f"reseed of {present}",
                 err.why,
-                hint="the new standby is complete: stop `replisync follow`, then run the same command again, "
-                "which only brings the new one up to date and puts it in its place",
+                hint="the new standby is complete: stop `follow`, then run the same command again, which "
+                "only brings the new one up to date and puts it in its place",
             ) from err
         # It may have been promoted, or made anew, since we looked.
         if _standby(present).uuid != source.uuid:

@@ -67,9 +67,7 @@ def read_key(path: Path) -> bytes:
             raise ValueError
         return key
     except ValueError:
-        raise UsageError(
-            f"reading of the key file {path}", "`replisync derive-key` did not write it"
-        ) from None
+        raise UsageError(f"reading of the key file {path}", "`derive-key` did not write it") from None
 
 
 def write_key(path: Path, key: bytes) -> None:

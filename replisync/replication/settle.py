@@ -9,7 +9,7 @@ from collections.abc import Callable
 from replisync.changelog.ports import FileStore, Log
 from replisync.changelog.records import Pending
 from replisync.devpi.keys import path_problem
-from replisync.errors import NotPermitted, TargetUnusable
+from replisync.errors import Advice, Hint, NotPermitted, TargetUnusable
 from replisync.standby.database.store import Store
 from replisync.system import clock
 
@@ -125,5 +125,5 @@ def _check(path: str, *, alone: bool = False) -> None:
         raise TargetUnusable(
             "moving of files",
             f"a row of the target's database that says which is damaged: {problem}, {path!r}",
-            hint="mend it with `replisync verify --repair`",
+            hint=Hint("repair it with {}", Advice("verify", repair=True)),
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Commit, Fault, Source
-from replisync.errors import ConditionFailed
+from replisync.errors import Advice, ConditionFailed, Hint
 from replisync.replication.pipeline import Pipeline
 from replisync.replication.refusals import Judgement
 from replisync.rewind.files import Bringer, Found, leaving
@@ -133,7 +133,7 @@ def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial:
         raise ConditionFailed(
             attempted,
             "it was made from an export, and could not tell the primary's history by an earlier serial",
-            hint="clone anew: `replisync clone --reseed` makes the new standby beside this one",
+            hint=Hint("rebuild the standby next to this one with {}", Advice("clone", reseed=True)),
         )
 
 

@@ -11,7 +11,15 @@ from replisync.changelog.records import FileCounts, Identity, Source
 from replisync.changelog.rewrite import EXPORT
 from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.devpi.storage import SQLITE
-from replisync.errors import CorruptEntry, FilesMissing, PrimaryDamaged, TargetUnusable, WrongHistory
+from replisync.errors import (
+    Advice,
+    CorruptEntry,
+    FilesMissing,
+    Hint,
+    PrimaryDamaged,
+    TargetUnusable,
+    WrongHistory,
+)
 from replisync.primary.client import Primary
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
@@ -59,7 +67,7 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
         raise TargetUnusable(
             attempted,
             "it is a finished standby",
-            hint="`replisync catchup` and `replisync follow` bring it up to date; --reseed makes it anew",
+            hint=Hint("bring it up to date with {}, or rebuild it with --reseed", Advice("catchup")),
         )
     if serverdir.remembered_storage() is None:
         return None

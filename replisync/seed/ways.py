@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from replisync.errors import PrimaryDamaged, UsageError
+from replisync.errors import Hint, PrimaryDamaged, UsageError
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
@@ -167,5 +167,5 @@ def _hinting(hint: str) -> Iterator[None]:
     try:
         yield
     except PrimaryDamaged as err:
-        err.hint += f"; {hint}"
+        err.hint = Hint("{}; {}", err.hint, hint)
         raise

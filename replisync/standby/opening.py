@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from replisync.changelog.ports import FileStore, Log
 from replisync.changelog.records import Source
 from replisync.devpi.storage import POSTGRES
-from replisync.errors import TargetUnusable
+from replisync.errors import Advice, Hint, TargetUnusable
 from replisync.standby.database.sqlite import SqliteStore
 from replisync.standby.database.store import Store
 from replisync.standby.files.disk import DiskFiles
@@ -60,7 +60,7 @@ def require_ours(serverdir: Serverdir) -> None:
         raise TargetUnusable(
             f"opening of {serverdir}",
             "it is no standby of replisync",
-            hint="make one with `replisync clone`",
+            hint="create one with `clone`",
         )
 
 
@@ -75,7 +75,7 @@ def require_standby(serverdir: Serverdir) -> None:
         raise TargetUnusable(
             f"opening of {serverdir}",
             "its clone is not complete",
-            hint="run the same `replisync clone` again: it resumes",
+            hint="run the same `clone` again: it resumes",
         )
     require_replica(serverdir, role)
 
@@ -123,8 +123,11 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
             raise TargetUnusable(
                 f"opening of {serverdir}",
                 f"its database was promoted at {source.promoted}",
-                hint="a promoted server is never written again; where the promotion was interrupted, "
-                "run `replisync promote` again",
+                hint=Hint(
+                    "a promoted server is never written again; if its promotion was interrupted, run {} "
+                    "again",
+                    Advice("promote"),
+                ),
             )
         yield store, source
 

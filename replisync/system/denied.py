@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from replisync.errors import Advice, Hint
 from replisync.system.advice import is_system, quoted
 from replisync.system.owners import OURS, standby_of, who
 
@@ -16,7 +17,7 @@ class Denial(NamedTuple):
     """Why we may not, in one clause, and what helps."""
 
     why: str
-    hint: str
+    hint: str | Hint
 
 
 def denial(err: OSError) -> Denial:
@@ -103,8 +104,10 @@ def _explained(why: str, path: str, found: os.stat_result) -> Denial:
     owner = os.lstat(f"{standby}/{OURS}").st_uid
     if us not in (0, owner):
         return Denial(foreign, f"run replisync as {who(owner)}, the owner of the serverdir")
-    repair = f"`replisync verify --repair --serverdir {quoted(standby)}`"
+    repair = Advice("verify", repair=True, serverdir=quoted(standby))
     if found.st_uid != owner:
-        return Denial(foreign, f"run {repair} as root: it gives what is in the serverdir to {who(owner)}")
+        return Denial(
+            foreign, Hint("run {} as root: it gives the files of the serverdir to {}", repair, who(owner))
+        )
     mode = stat.filemode(found.st_mode)
-    return Denial(f"{why}: the mode of {path} is {mode}", f"run {repair}: it lets the owner use it")
+    return Denial(f"{why}: the mode of {path} is {mode}", Hint("run {}: it lets the owner use it", repair))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from replisync.errors import Hint
+
 # Kinds of findings. A test compares them with docs/verify.md.
 POSITION = "position"  # changelog and timeline end at different serials
 IDENTITY = "identity"  # .nodeinfo
@@ -86,7 +88,7 @@ class Finding:
     serial: int | None
     expected: str
     found: str
-    remedy: str = ""
+    remedy: str | Hint = ""
 
     @property
     def identity(self) -> tuple[str, str, int | None]:
@@ -105,6 +107,10 @@ class Note:
     subject: str
     serial: int | None
     note: str
+
+
+def _shown(one: Finding, *, repaired: bool) -> dict[str, Any]:
+    return {**asdict(one), "remedy": str(one.remedy), "repaired": repaired}
 
 
 # Looks once more, and returns what is wrong now; None where nothing is.
@@ -206,8 +212,8 @@ class Report:
             "findings_total": self.total,
             "repaired_total": self.repaired,
             "findings": [
-                *({**asdict(one), "repaired": False} for one in self.findings),
-                *({**asdict(one), "repaired": True} for one in self.mended),
+                *(_shown(one, repaired=False) for one in self.findings),
+                *(_shown(one, repaired=True) for one in self.mended),
             ],
             "notes": [asdict(one) for one in self.notes],
         }

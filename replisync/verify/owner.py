@@ -12,14 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from replisync.errors import NotPermitted
+from replisync.errors import Advice, Hint, NotPermitted
 from replisync.standby.files.hashing import Kind
 from replisync.standby.serverdir import Serverdir
 from replisync.system.durable import local_errors
 from replisync.system.owners import OURS, hand_back, held
 
 # What gives it back.
-REMEDY = "run `replisync verify --repair` as root"
+REMEDY = Hint("run {} as root", Advice("verify", repair=True))
 
 
 class Owner(NamedTuple):
@@ -104,7 +104,7 @@ def give_folders(serverdir: Serverdir) -> None:
             left += [f"{folder}/{name}" if folder else name for name in inner]
 
 
-def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str] | None:
+def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str | Hint] | None:
     """Return what a folder should be, its mode and owner, and what helps; None where nothing is wrong."""
     try:
         found = os.lstat(f"{files}/{folder}")
@@ -123,7 +123,7 @@ def shown(mode: int, uid: int) -> str:
     return stat.filemode(mode) if uid < 0 else f"{stat.filemode(mode)} of the user {uid}"
 
 
-def remedy(owner: Owner | None, uid: int) -> str:
+def remedy(owner: Owner | None, uid: int) -> str | Hint:
     """Return what helps where we may not, or must not, do it."""
     return REMEDY if owner is not None and uid not in (-1, owner.uid) else ""
 

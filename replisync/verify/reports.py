@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from replisync.errors import Hint
 from replisync.system import clock
 from replisync.verify.findings import Finding, Report
 
@@ -16,7 +17,7 @@ def joined(first: Report, second: Report) -> Report:
     return replace(first, findings=[*first.findings, *new], counts=counts, total=sum(counts.values()))
 
 
-def both(before: Report, after: Report, reasons: dict[object, str]) -> Report:
+def both(before: Report, after: Report, reasons: dict[object, str | Hint]) -> Report:
     """Return the report of a repair, from those of the looks before it and after it."""
     left = {one.identity for one in after.findings}
     mended = [one for one in before.findings if one.identity not in left and one.subject not in reasons]
@@ -37,6 +38,6 @@ def both(before: Report, after: Report, reasons: dict[object, str]) -> Report:
     )
 
 
-def _with_reason(one: Finding, reasons: dict[object, str]) -> Finding:
+def _with_reason(one: Finding, reasons: dict[object, str | Hint]) -> Finding:
     reason = reasons.get(one.subject) or reasons.get(one.serial)
     return one if reason is None else replace(one, remedy=reason)

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from replisync.changelog.ports import History
 from replisync.changelog.records import Source
 from replisync.devpi.entries import same_entry
-from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, UsageError
+from replisync.errors import Advice, Hint, ReplisyncError, TargetUnusable, UnreadableText, UsageError
 from replisync.replication.loop import Patience
 from replisync.session.session import connection
 from replisync.session.settings import Context, Settings
@@ -38,7 +38,7 @@ from replisync.verify.subject import Subject
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
 _MOMENT_SECONDS = 1.0
 
-_ANEW = "clone anew: `replisync clone --reseed` makes the new standby beside this one"
+_ANEW = Hint("rebuild the standby next to this one with {}", Advice("clone", reseed=True))
 
 _SOURCE = "replisync_source"
 
@@ -278,7 +278,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
         )
     if source is None or (source.seed_finished is None and not sources.is_handed_over(serverdir, source)):
         raise TargetUnusable(
-            attempted, "its clone is not complete", hint="run the same `replisync clone` again: it resumes"
+            attempted, "its clone is not complete", hint="run the same `clone` again: it resumes"
         )
     if quick.tables_missing(store):
         return source

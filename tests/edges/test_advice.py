@@ -61,7 +61,7 @@ def hint_of(check: Callable[[], None]) -> str:
     """Return the hint of a check that refuses."""
     with pytest.raises(UsageError) as caught:
         check()
-    return caught.value.hint
+    return str(caught.value.hint)
 
 
 def key_in(folder: Path) -> Path:

@@ -46,7 +46,7 @@ def test_a_primary_that_was_rewound_and_grew_again(world: World, restored: Resto
         world.lead_to(restored.server)
         said = follower.end(5)
     assert f"agree up to serial {world.early_serial}" in said.message
-    advice = f"`replisync rewind --to-serial {world.early_serial} --serverdir {ahead.serverdir}`"
+    advice = f"`replisync rewind --to-serial {world.early_serial} --serverdir {ahead.serverdir} "
     assert advice in said.message
     assert_untouched(ahead.serverdir, before)
     for options in ((), ("--offline",)):

@@ -166,7 +166,7 @@ class TestRefusals:
         assert run(["status", "--serverdir", "x", "--json"]) == 6
         captured = capsys.readouterr()
         error = json.loads(captured.out)
-        assert (error["code"], error["hint"]) == (6, "make one with `replisync clone`")
+        assert (error["code"], error["hint"]) == (6, "create one with `clone`")
         assert captured.err == f"replisync: {error['error']}\n"
 
     @pytest.mark.parametrize("arguments", [["--json", "status"], ["status", "--json", "--nosuch"]])

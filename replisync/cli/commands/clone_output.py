@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from replisync.cli.options import addressed
+from replisync.errors import Advice
 from replisync.operations.reseed import Reseeded
 from replisync.seed.forecast.survey import Forecast
 from replisync.seed.target import Cloned
@@ -33,11 +33,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
         f"{done.files.total} files"
         + (f", {done.local} of them from this machine" if done.local else "")
-        + (
-            addressed(f", {done.faults} could not be had (see `replisync faults list`)", serverdir)
-            if done.faults
-            else ""
-        )
+        + (f", {done.faults} are faults (see {Advice('faults list')})" if done.faults else "")
     )
     _tell_export(done)
 

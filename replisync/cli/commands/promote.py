@@ -1,6 +1,6 @@
 """`replisync promote`."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import click
 
 from replisync.cli.logs import printable
 from replisync.cli.options import (
-    addressed,
     dry_run_option,
     json_option,
     serverdir_option,
@@ -48,7 +47,6 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     # Its stages take a moment each: no display, and a signal ends it as it always did.
     context = Context(Stop(), log, Lines(log))
     done = run_promote(target(serverdir, storage), context, tls=tls(choices), **choices)
-    done = replace(done, warnings=tuple(addressed(warning, serverdir) for warning in done.warnings))
     if json:
         print_json(asdict(done))
         return
@@ -61,7 +59,7 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
             f"{done.deleted_files} files that the primary deleted stay in place, where no index names them"
         )
     for warning in done.warnings:
-        click.echo(f"warning: {printable(warning)}")
+        click.echo(f"warning: {printable(str(warning))}")
     for found in done.found:
         click.echo(f"given up: {printable(found)}")
     if done.unreachable:

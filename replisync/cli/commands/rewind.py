@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from replisync.cli.options import (
-    addressed,
     dry_run_option,
     json_option,
     secret_options,
@@ -20,6 +19,7 @@ from replisync.cli.options import (
     watched,
 )
 from replisync.cli.output import print_json
+from replisync.errors import Advice
 from replisync.rewind.rewind import rewind as run_rewind
 
 
@@ -69,9 +69,9 @@ def rewind(
         f"files come back, {done.fetched} from the primary, {done.put_aside} are put aside"
     )
     if done.missing:
-        listed = addressed("`replisync faults list`", serverdir)
         click.echo(
-            f"{done.missing} files could not be had: the primary deleted them later, or {listed} has them"
+            f"{done.missing} files are missing: the primary deleted them later, or they are listed by "
+            f"{Advice('faults list')}"
         )
     if not done.dry_run:
         click.echo("start a devpi-server again that was running on it: it remembers what it has read")

@@ -7,7 +7,6 @@ import click
 
 from replisync.cli.logs import printable
 from replisync.cli.options import (
-    addressed,
     json_option,
     serverdir_option,
     storage_option,
@@ -42,8 +41,6 @@ def status(
 ) -> None:
     """Say where the standby stands."""
     fields = run_status(target(serverdir, storage), offline=offline, tls=tls(values))
-    for name in ("error", "reason"):
-        fields[name] = fields[name] and addressed(fields[name], serverdir)
     if not json:
         click.echo("\n".join(_status_lines(fields)))
     try:

@@ -1,6 +1,5 @@
 """The command that proves a standby, and mends it."""
 
-import json as jsonlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import click
 
 from replisync.cli.logs import printable
 from replisync.cli.options import (
-    addressed,
     file_options,
     json_option,
     patience_option,
@@ -20,7 +18,8 @@ from replisync.cli.options import (
     tls_options,
     watched,
 )
-from replisync.errors import VerificationFailed
+from replisync.cli.output import print_json
+from replisync.errors import Advice, Hint, VerificationFailed
 from replisync.verify import owner as access
 from replisync.verify.findings import LISTED, Finding, Report
 from replisync.verify.repair.repair import repair as run_repair
@@ -63,7 +62,7 @@ def verify(
         else:
             report = run_verify(where, Level.of(level), context, how)
     if not json:
-        click.echo("\n".join(addressed(line, serverdir) for line in _lines(serverdir, report)))
+        click.echo("\n".join(_lines(serverdir, report)))
     if report.total:
         error = VerificationFailed(
             f"verification of {serverdir}",
@@ -74,16 +73,16 @@ def verify(
         error.details = report.fields()
         raise error
     if json:
-        click.echo(jsonlib.dumps(report.fields(), indent=2, ensure_ascii=False))
+        print_json(report.fields())
 
 
-def _hint(report: Report, *, repair: bool) -> str:
-    remedies = list(dict.fromkeys(one.remedy for one in report.findings if one.remedy))
-    for_root = all(one.remedy == access.REMEDY for one in report.findings)
+def _hint(report: Report, *, repair: bool) -> str | Hint:
+    remedies = list(dict.fromkeys(str(one.remedy) for one in report.findings if one.remedy))
+    for_root = all(one.remedy is access.REMEDY for one in report.findings)
     if not repair and not for_root:
         # What only the primary tells is not found again without it.
-        level = f" --level {Level.PRIMARY}" if report.level == str(Level.PRIMARY) else ""
-        return f"mend it with `replisync verify{level} --repair`"
+        level = {"level": report.level} if report.level == str(Level.PRIMARY) else {}
+        return Hint("repair it with {}", Advice("verify", **level, repair=True))
     return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
 
 

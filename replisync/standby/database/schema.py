@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, text
 
-from replisync.errors import TargetUnusable
+from replisync.errors import Advice, Hint, TargetUnusable
 from replisync.standby.database.tables import source
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def current_version(connection: Connection) -> str | None:
         raise TargetUnusable(
             "opening of the target's database",
             f"its table {VERSION_TABLE}, which says how the others are made, is gone or empty",
-            hint="mend it with `replisync verify --repair`",
+            hint=Hint("repair it with {}", Advice("verify", repair=True)),
         )
     return version
 

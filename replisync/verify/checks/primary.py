@@ -8,7 +8,7 @@ from replisync.changelog.ports import History
 from replisync.changelog.records import Source
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, KeyChange, digest, parse_stored, same_entry
 from replisync.devpi.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
-from replisync.errors import BrokenStream, CorruptEntry
+from replisync.errors import Advice, BrokenStream, CorruptEntry, Hint
 from replisync.replication.loop import Patience
 from replisync.replication.pipeline import until
 from replisync.standby.database import audit
@@ -28,14 +28,19 @@ Ask = Callable[[int], ChangelogEntry | None]
 # A user whose entries are damaged: nobody can tell which of the indexes are mirrors.
 _UNKNOWN = object()
 
-_REMEDY = (
-    "`--repair` takes the primary's entry where those around it agree; where all that follow differ too, the "
-    "histories parted, and `replisync catchup` names the serial to go back to"
+_REMEDY = Hint(
+    "`--repair` takes the primary's entry where its neighbours agree; if all later entries differ too, the "
+    "standby has diverged, and {} names the serial to rewind to",
+    Advice("catchup"),
 )
-_LAST_REMEDY = (
-    "at the very end an altered entry and a primary that was taken back look the same: "
-    "`replisync rewind --to-serial {before}`, then `replisync catchup`"
-)
+
+
+def _last_remedy(serial: int) -> Hint:
+    return Hint(
+        "at the very end an altered entry and a primary that was taken back look the same: {}, then {}",
+        Advice("rewind", to_serial=serial - 1),
+        Advice("catchup"),
+    )
 
 
 class Agreement:
@@ -222,7 +227,7 @@ def _other(subject: Subject, serial: int, ours: bytes, theirs: ChangelogEntry) -
         serial,
         f"the primary's entry, sha256 {digest(theirs.data)}",
         f"sha256 {digest(ours)}",
-        _LAST_REMEDY.format(before=serial - 1) if last else _REMEDY,
+        _last_remedy(serial) if last else _REMEDY,
     )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from replisync.changelog.records import Source
 from replisync.devpi.entries import parse_stored
-from replisync.errors import CorruptEntry, TargetUnusable
+from replisync.errors import Advice, CorruptEntry, Hint, TargetUnusable
 from replisync.standby.database import audit
 from replisync.standby.database.store import Store
 from replisync.standby.serverdir import Serverdir
@@ -21,10 +21,11 @@ _KINDS = ("changelog", "base-copy", _EXPORT)
 _TABLE = "replisync_source"
 _TIP = "replisync_tip"
 
-_ANEW = (
-    "nobody knows it any more: clone anew, `replisync clone --reseed` makes the new standby beside this one"
+_ANEW = Hint("it is lost: rebuild the standby next to this one with {}", Advice("clone", reseed=True))
+_PROMOTED = Hint(
+    "if its promotion was interrupted, run {} again, otherwise clone into an empty serverdir",
+    Advice("promote"),
 )
-_PROMOTED = "where its promotion was interrupted, run `replisync promote` again; otherwise clone anew"
 _ASK = "let the primary be asked: --secretfile or --replica-keyfile"
 
 
@@ -32,7 +33,7 @@ class _Problem(NamedTuple):
     column: str
     expected: str
     found: object
-    remedy: str = ""
+    remedy: str | Hint = ""
 
 
 def usable(source: Source, store: Store, last: int) -> Source:

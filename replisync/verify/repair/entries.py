@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, parse_stored
-from replisync.errors import CorruptEntry
+from replisync.errors import Advice, CorruptEntry, Hint
 from replisync.standby.database import audit
 from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger, read_history
 from replisync.verify.checks.primary import Agreement, Ask
@@ -67,7 +67,7 @@ class Healing:
     end: int | None = None
     replaced: set[int] = field(default_factory=set)
     disputed: set[int] = field(default_factory=set)
-    reasons: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, str | Hint] = field(default_factory=dict)
 
     def reason_to_leave(self, one: KeyDifference | FileDifference) -> str | None:
         """Return why a row is not set right by what the history says; None where it is."""
@@ -220,7 +220,7 @@ class _Finder:
 
     def _find_entry(
         self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, *, decodes: bool
-    ) -> str | None:
+    ) -> str | Hint | None:
         """Keep the primary's entry; return why not, "" where ours is the primary's; None if it is kept."""
         if serial < self._agreement.first:
             return _EXPORTED
@@ -236,13 +236,13 @@ class _Finder:
         if decodes and self._agreement.first == 0 and theirs.data == self._subject.store.entry_data(serial):
             return ""
         if not all((*below, *above)) or not (below or above or run.start == 0):
-            return (
-                "the entries around it are not the primary's: see `replisync catchup`, which names the fork"
+            return Hint(
+                "the entries around it are not the primary's: run {}, which names the fork", Advice("catchup")
             )
         if decodes and not above and not self._is_altered(serial, theirs):
             # That an entry was altered, or the primary rewound to before it, looks the same from here.
-            back = f"`replisync rewind --to-serial {run.start - 1}`"
-            return f"go back with {back}, then on with `replisync catchup`"
+            back = Advice("rewind", to_serial=run.start - 1)
+            return Hint("go back with {}, then on with {}", back, Advice("catchup"))
         self._kept.put_entry(serial, theirs.data)
         return None
 

@@ -14,7 +14,7 @@ from replisync.changelog.records import ABSENT, PRESENT, UNASKED, WANTED, FileRo
 from replisync.changelog.rewrite import Rewriter, rewritten
 from replisync.devpi.entries import ChangelogEntry, parse_stored
 from replisync.devpi.keys import READ_KEYNAMES, Digest
-from replisync.errors import CorruptEntry
+from replisync.errors import CorruptEntry, Hint
 from replisync.standby.database import audit
 from replisync.standby.database.mending import Mending
 from replisync.system import clock
@@ -31,14 +31,16 @@ from replisync.verify.subject import Subject
 _FILES = 500
 
 
-def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Bringer) -> dict[object, str]:
+def mend_history(
+    subject: Subject, report: Report, asking: Asking, bringer: Bringer
+) -> dict[object, str | Hint]:
     """Set the history, its keys and the ledger right; return why something stays wrong, by serial or subject.
 
     report: what was found.
     """
     with Scratch(subject.store.holds_key) as kept:
         healing = find_entries(subject, report, asking, kept)
-        reasons: dict[object, str] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
+        reasons: dict[object, str | Hint] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
         if healing.hopeless or (position.last > position.committed and not healing.adopted):
             return reasons
@@ -156,7 +158,7 @@ class Wrong:
         self._scratch = scratch
         self._history = history
         self._healing = healing
-        self.left: dict[object, str] = {}
+        self.left: dict[object, str | Hint] = {}
 
     def key_rows(self) -> Iterator[KeyDifference]:
         """Yield the keys."""

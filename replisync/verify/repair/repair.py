@@ -11,7 +11,7 @@ from replisync.changelog.ports import FileSource, FileStore
 from replisync.changelog.records import Source
 from replisync.devpi.entries import ChangelogEntry
 from replisync.devpi.nodeinfo import standby_nodeinfo
-from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable
+from replisync.errors import CorruptEntry, Hint, PrimaryUnreachable, TargetUnusable
 from replisync.primary.client import Primary
 from replisync.replication.fetch import Fetcher, NoSource
 from replisync.replication.loop import Patience
@@ -195,10 +195,10 @@ class Mender:
             users=self._users,
         )
 
-    def _mend(self, report: Report, level: Level) -> dict[object, str]:
+    def _mend(self, report: Report, level: Level) -> dict[object, str | Hint]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
-        reasons: dict[object, str] = {}
+        reasons: dict[object, str | Hint] = {}
         self._recover()
         if kinds.PENDING_MOVE in found:
             self._store.forget_false_drops()
@@ -274,7 +274,7 @@ class Mender:
         compared = level == Level.PRIMARY
         return Asking(ask, None if compared else partial(compare_with, self._primary, self._patience))
 
-    def _mend_small_files(self, found: set[str]) -> dict[object, str]:
+    def _mend_small_files(self, found: set[str]) -> dict[object, str | Hint]:
         serverdir, source = self._serverdir, self._source
         if kinds.STATE_VERSION in found:
             serverdir.write_serverversion()
