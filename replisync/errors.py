@@ -1,27 +1,27 @@
-"""Every error that replisync raises on purpose.
+"""The errors that replisync raises on purpose.
 
     ReplisyncError
     ├── UsageError              2  the command line or the configuration is wrong
-    ├── PrimaryUnreachable      3  no answer, or an answer that promises to pass  (transient)
+    ├── PrimaryUnreachable      3  no answer, or an error that can be retried     (transient)
     │   ├── PrimaryTimeout      3  the primary was silent for too long            (transient)
-    │   ├── NotThePrimary       3  another server answers in the primary's place  (transient)
-    │   └── BrokenStream        3  an answer that ended before its end            (transient)
-    │       └── WrongContent    3  a file that is not the one that was promised   (transient)
+    │   ├── NotThePrimary       3  another server answers at the primary's URL    (transient)
+    │   └── BrokenStream        3  an answer that was cut off                     (transient)
+    │       └── WrongContent    3  a file with another digest or size             (transient)
     ├── PrimaryRefused          4  secret, clock, role or route: an operator must act
-    │   └── NewerPrimary        4  a generation of devpi-server whose changelog we do not read
-    ├── PrimaryDamaged          5  what the primary stores cannot be used
-    │   └── CorruptEntry        5  bytes that are no changelog entry
+    │   └── NewerPrimary        4  a generation of devpi-server that we do not support
+    ├── PrimaryDamaged          5  data of the primary that cannot be used
+    │   └── CorruptEntry        5  bytes that are not a changelog entry
     ├── WrongHistory            5  another server, a rewound or a rewritten primary
     ├── TargetUnusable          6  locked, promoted, incomplete, foreign data, unknown version
     │   ├── TargetLocked        6  another process writes to this target
-    │   ├── UnreadableText      6  text in the target's database that is none
-    │   └── ForeignWriter       6  someone else wrote while we did
+    │   ├── UnreadableText      6  undecodable text in the target's database
+    │   └── ForeignWriter       6  another process wrote while we did
     ├── LocalFailure            7  disk, permissions, database                    (transient: see class)
     │   └── NotPermitted        7  an owner, a mode or a read-only file system    (transient)
     ├── FilesMissing            3  files that the primary did not deliver         (transient)
     ├── VerificationFailed      8  problems that remain
-    └── ConditionFailed         9  lag, loss on promote, or a timeout that was asked for
-        └── Stopped           143  a signal asked us to end before the work was done
+    └── ConditionFailed         9  a requested limit is exceeded: lag, loss on promote, timeout
+        └── Stopped           143  a signal ended the run before the work was done
 
 The numbers are the exit codes of the command line; a test compares them with docs/exit-codes.md.
 This module imports nothing of ours, so that every other module may import it.
@@ -93,34 +93,32 @@ class Hint:
 
 
 class ReplisyncError(Exception):
-    """Say what was attempted, on what, at which serial, why it failed, and what the operator can do.
+    """An error as `cannot <verb> <object>[ at serial N]: <cause>. <Hint>.`
 
-    attempted: what could not be done, to what, as in "cannot fetch root/dev/+f/…/pkg-1.0.whl"; or, as older
-        messages have it, the operation and its subject, as in "fetch of root/dev/+f/…/pkg-1.0.whl".
+    attempted: what could not be done, to what, as in "cannot fetch root/dev/+f/…/pkg-1.0.whl".
     why: the cause in one clause; never a secret, never a URL with credentials.
-    serial: the serial that the operation was about, where there is one.
-    hint: what the operator can do now; a Hint where it names a command of ours.
+    serial: the serial concerned, if any.
+    hint: what the operator can do now, imperative; a Hint if it names a command of ours.
     """
 
     exit_code: ClassVar[int] = 1
     transient: ClassVar[bool] = False
-    default_hint: ClassVar[str | Hint] = "this is a bug of replisync: please report it with the log"
+    default_hint: ClassVar[str | Hint] = "report this bug of replisync, with the log"
 
     def __init__(self, attempted: str, why: str, *, serial: int | None = None, hint: str | Hint = "") -> None:
         self.attempted = attempted
         self.why = why
         self.serial = serial
         self.hint: str | Hint = hint or self.default_hint
-        # More fields for those who asked for JSON.
+        # More fields for the JSON output.
         self.details: dict[str, object] = {}
         super().__init__(attempted, why)
 
     def __str__(self) -> str:
         at = "" if self.serial is None else f" at serial {self.serial}"
-        why = self.why.rstrip(".")  # others' words may end with one
-        failed = "" if self.attempted.startswith("cannot ") else " failed"
+        why = self.why.rstrip(".")  # a foreign message may end with one
         hint = str(self.hint)
-        return f"{self.attempted}{failed}{at}: {why}. {hint[:1].upper()}{hint[1:]}."
+        return f"{self.attempted}{at}: {why}. {hint[:1].upper()}{hint[1:]}."
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the keyword arguments in place."""
@@ -142,11 +140,11 @@ class UsageError(ReplisyncError):
 
 
 class PrimaryUnreachable(ReplisyncError):
-    """The primary gave no answer, or one that says that it may answer later."""
+    """The primary gave no answer, or an error that can be retried."""
 
     exit_code = 3
     transient = True
-    default_hint = "check that the primary runs and can be reached, then run the command again"
+    default_hint = "check that the primary runs and is reachable, then run the command again"
 
 
 class PrimaryTimeout(PrimaryUnreachable):
@@ -154,62 +152,62 @@ class PrimaryTimeout(PrimaryUnreachable):
 
 
 class NotThePrimary(PrimaryUnreachable):
-    """A server answers in the primary's place: a replica of it, our own standby, or no devpi-server.
+    """Another server answers at the primary's URL: a replica of it, our own standby, or no devpi-server.
 
-    details: of a devpi-server, `answered_by`, its UUID, and `answered_serial`: the primary has reached that.
+    details: for a devpi-server, `answered_by` (its UUID) and `answered_serial`, which the primary reached.
     """
 
-    default_hint = "check that the primary runs, and that --primary-url leads to it alone"
+    default_hint = "check that the primary runs, and that --primary-url leads to it"
 
 
 class BrokenStream(PrimaryUnreachable):
-    """An answer ended, or broke, before its end; nothing of its last entry was used."""
+    """An answer was cut off or broken; its last entry was not used."""
 
-    default_hint = "run the command again: it goes on where it was"
+    default_hint = "run the command again: it resumes"
 
 
 class WrongContent(BrokenStream):
-    """A file arrived that is not the one which the changelog promised."""
+    """A received file has not the digest or size that the changelog names."""
 
-    default_hint = "it is fetched again; if that goes on, run devpi-fsck on the primary"
+    default_hint = "fetch it again; if the error persists, run devpi-fsck on the primary"
 
 
 class PrimaryRefused(ReplisyncError):
-    """The primary understood us and said no."""
+    """The primary rejected our request."""
 
     exit_code = 4
-    default_hint = "check secret, clock and role of the primary"
+    default_hint = "check the secret, the clock and the role of the primary"
 
 
 class NewerPrimary(PrimaryRefused):
-    """The primary runs a devpi-server whose changelog we do not read; its serials are others, too."""
+    """The primary runs a generation of devpi-server whose changelog and serials differ."""
 
     default_hint = (
-        "nothing was written; use a replisync that reads the changelog of this server, or follow a primary "
-        "that runs devpi-server 6"
+        "nothing was written; use a replisync that supports this devpi-server, or follow a primary that runs "
+        "devpi-server 6"
     )
 
 
 class PrimaryDamaged(ReplisyncError):
-    """What the primary stores, or sends, cannot be used as history."""
+    """Data of the primary cannot be used as history."""
 
     exit_code = 5
     default_hint = "run devpi-fsck on the primary; the standby stays at its last good serial"
 
 
 class CorruptEntry(PrimaryDamaged):
-    """Bytes that are no changelog entry, or one beyond our limits."""
+    """Bytes that are not a changelog entry, or exceed our limits."""
 
 
 class WrongHistory(ReplisyncError):
     """The primary's history is not the one that this target follows."""
 
     exit_code = 5
-    default_hint = "nothing was written; check the primary, then clone anew into an empty serverdir"
+    default_hint = "nothing was written; check the primary, then clone into an empty serverdir"
 
 
 class TargetUnusable(ReplisyncError):
-    """The target cannot be written by us in the state that it is in."""
+    """The target is in a state in which we cannot write to it."""
 
     exit_code = 6
     default_hint: ClassVar[str | Hint] = "choose another --serverdir"
@@ -222,36 +220,36 @@ class TargetLocked(TargetUnusable):
 
 
 class UnreadableText(TargetUnusable):
-    """The target's database has text that is none, which nobody can read."""
+    """The target's database has text that cannot be decoded."""
 
     default_hint = Hint("find and repair it with {}", Advice("verify", repair=True))
 
 
 class ForeignWriter(TargetUnusable):
-    """Someone else moved the target on while we held our lock."""
+    """Another process wrote to the target while we held our lock."""
 
     default_hint = "find out which devpi-server wrote to the standby; it can no longer follow the primary"
 
 
 class LocalFailure(ReplisyncError):
-    """The disk, a permission or the database of the target failed us."""
+    """The disk, a permission or the target's database failed."""
 
     exit_code = 7
     transient = True
-    default_hint = "mend it and run the command again: it goes on where it was"
+    default_hint = "fix it and run the command again: it resumes"
 
 
 class NotPermitted(LocalFailure):
-    """The owner or the mode of a file or folder, or a read-only file system, keeps us from it."""
+    """Owner, mode or a read-only file system denies access to a file or folder."""
 
 
 class FilesMissing(ReplisyncError):
-    """Files that this serial needs could not be had from the primary."""
+    """The primary did not deliver files that this serial needs."""
 
     exit_code = 3
     transient = True
     default_hint = Hint(
-        "the serial waits for them; see {}, then run the command again", Advice("faults list")
+        "check {}, then run the command again: the serial waits for these files", Advice("faults list")
     )
 
 
@@ -259,22 +257,21 @@ class VerificationFailed(ReplisyncError):
     """A verification found problems that remain."""
 
     exit_code = 8
-    default_hint = "see the findings"
+    default_hint = "check the findings"
 
 
 class ConditionFailed(ReplisyncError):
-    """A condition that was asked for does not hold."""
+    """A requested condition does not hold."""
 
     exit_code = 9
     default_hint = "nothing was changed"
 
 
 class Stopped(ConditionFailed):
-    """A signal asked us to end before the work was done; what was done so far is complete.
+    """A signal ended the run before the work was done; what was done so far is complete.
 
-    The code is what a shell shows for a process that SIGTERM ended; `follow`, which has no other end, makes
-    a success of it.
+    The code is what a shell shows after SIGTERM; `follow`, which has no other end, exits with 0 instead.
     """
 
     exit_code = 143
-    default_hint = "run the command again: it goes on where it was"
+    default_hint = "run the command again: it resumes"

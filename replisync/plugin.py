@@ -1,12 +1,12 @@
 """Let `devpi-server --requests-only` serve a standby that replisync keeps current.
 
-devpi-server 6.0 to 6.20 looks for `xom.replica_thread` wherever a replica serves a mirror page, fetches a
-missing file or shows its status, and devpi-web shows the status on every page; but with `--requests-only`
-there is no such thread, and each of these requests ends in a 500. This devpi-server plugin puts an object in
-its place that talks to the primary as the thread would, and takes the status from replisync's own tables.
+devpi-server 6.0 to 6.20 uses `xom.replica_thread` when a replica serves a mirror page, fetches a missing file
+or shows its status, and devpi-web shows the status on every page; but with `--requests-only` there is no such
+thread, and each of these requests ends in a 500. This devpi-server plugin puts an object in its place that
+talks to the primary as the thread would, and reads the status from replisync's own tables.
 
-It acts on a replica with `--requests-only` and without a replica thread. In any other mode it leaves the
-server alone. devpi-server is the host here: it, and nothing that only replisync needs, is imported on demand.
+It acts on a replica with `--requests-only` and without a replica thread. In any other mode it does nothing.
+devpi-server is the host here: import it, and nothing that only replisync needs, on demand.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _server_hook = HookimplMarker("devpiserver")
 _web_hook = HookimplMarker("devpiweb")
 _log = logging.getLogger(__name__)
 
-# A page of devpi-web asks for a dozen status fields; one look at the tables serves all requests of a second.
+# A page of devpi-web reads a dozen status fields; one query of the tables serves all requests of a second.
 _FRESH_SECONDS: Final = 1.0
-# PostgreSQL writes each query of a missing table into its log, so a look that failed is not repeated at once.
+# PostgreSQL logs each query of a missing table, so a failed query is not repeated at once.
 _FAILED_SECONDS: Final = 10.0
 # devpi-web shows ten errors; /+status shows all that we read.
 _MOST_FAULTS: Final = 100
@@ -41,9 +41,9 @@ _FAULTS: Final = (
     f"ORDER BY relpath LIMIT {_MOST_FAULTS}"
 )
 
-# What devpi-server says of an event queue that stands still, as a standby's does until it is promoted.
+# devpi-server's messages about an idle event queue; a standby's is idle until it is promoted.
 _EVENT_MESSAGES: Final = ("The event processing ", "No changes processed by plugins ")
-# Fatal to devpi-server, and then on every page of devpi-web; a file that an upstream has withdrawn is not.
+# devpi-server calls this fatal, and devpi-web shows it on every page; a file withdrawn upstream is not fatal.
 _FAULTS_MESSAGE: Final = "Unhandled replication errors"
 
 # devpi_server ships no types, and its objects differ between the versions that we serve.
@@ -62,13 +62,13 @@ def devpiserver_pyramid_configure(config: Any, pyramid_config: Any) -> None:
     if xom.is_replica() and getattr(xom, "replica_thread", None) is None:
         xom.replica_thread = standby = HotStandby(xom)
         _tell_devpi_web(config, standby)
-        # The key takes seconds of a CPU. Derived for the first mirror page, it would hold devpi's event loop
+        # The key takes seconds of CPU. Deriving it for the first mirror page would block devpi's event loop
         # beyond the timeout of that page's request; a replica thread derives it at its start too.
         config.get_replica_secret()
 
 
 def _tell_devpi_web(config: Any, standby: HotStandby) -> None:
-    """Make devpi-web, where it is, ask us for what it says of this server's state."""
+    """Make devpi-web, if installed, ask us for this server's state."""
     if config.pluginmanager.has_plugin("devpi-web"):
         from devpi_web.config import get_pluginmanager  # type: ignore[import-untyped,unused-ignore]
 
@@ -77,7 +77,7 @@ def _tell_devpi_web(config: Any, standby: HotStandby) -> None:
 
 @dataclass(frozen=True)
 class Status:
-    """What replisync's tables said: times in seconds since the epoch, None for what they did not say."""
+    """The content of replisync's tables: times in seconds since the epoch, None for unknown values."""
 
     known: bool = False
     contacted_at: float | None = None
@@ -88,10 +88,10 @@ class Status:
 
 
 class StatusReader:
-    """Read replisync's tables through devpi's own storage, at most once a second, and never fail.
+    """Read replisync's tables through devpi's own storage, at most once a second; never fail.
 
-    Each look opens a read-only connection of its own and closes it: a failed query would abort the
-    transaction of the request on PostgreSQL, and a kept one would pin an old state of the database.
+    Each read opens its own read-only connection and closes it: a failed query would abort the transaction of
+    the request on PostgreSQL, and an open one would pin an old state of the database.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -101,7 +101,7 @@ class StatusReader:
         self._good_until = float("-inf")
 
     def current(self) -> Status:
-        """Return the status of the last second; a request never waits for another one's look."""
+        """Return the status of the last second; a request never waits for another one's query."""
         if time.monotonic() >= self._good_until and self._lock.acquire(blocking=False):
             try:
                 self._look()
@@ -110,7 +110,7 @@ class StatusReader:
         return self._status
 
     def _look(self) -> None:
-        """Replace the status, or keep the last one, whose times grow old and so tell the story."""
+        """Replace the status, or keep the last one: its ageing times then show that something is wrong."""
         good_for = _FRESH_SECONDS
         try:
             with self._connect() as connection:
@@ -126,7 +126,7 @@ def _read_status(connection: Connection) -> Status:
     contacted_at, primary_serial, in_sync_at = contacts[0] if contacts else (None, None, None)
     contact = _epoch(contacted_at)
     commits = _rows_if_any(connection, _TIMELINE)
-    # The primary's last serial is as old as our commit of it; one that we lack was news at the last contact.
+    # The primary's last serial is as old as our commit of it; one that we lack was new at the last contact.
     have_it = bool(commits) and primary_serial is not None and commits[0][0] >= primary_serial
     return Status(
         known=True,
@@ -157,7 +157,7 @@ def _rows(connection: Connection, query: str) -> list[Row]:
 
 
 def _rows_if_any(connection: Connection, query: str) -> list[Row]:
-    """Run a query whose table another version of replisync may have made otherwise."""
+    """Run a query whose table another version of replisync may have created with other columns."""
     try:
         return _rows(connection, query)
     except Exception as why:  # noqa: BLE001 - the drivers of two backends share no base class
@@ -184,14 +184,14 @@ class Faults:
         return dict(self._status.current().faults)
 
     def remove(self, entry: Any) -> None:
-        """Leave the fault to replisync, which finds the file that a request has fetched at its next try."""
+        """Do nothing: replisync finds a file that a request has fetched at its next try."""
 
 
 class HotStandby:
     """Stand in for devpi's `ReplicaThread` in a process that serves requests only.
 
-    It is no thread, and replicates nothing. It offers what the views of devpi-server and devpi-web read;
-    names with "master" are those of devpi-server before 6.13.
+    It is not a thread, and replicates nothing. It has the attributes that views of devpi-server and devpi-web
+    read; names with "master" are those of devpi-server before 6.13.
     """
 
     H_REPLICA_FILEREPL = "X-DEVPI-REPLICA-FILEREPL"
@@ -199,31 +199,31 @@ class HotStandby:
 
     def __init__(self, xom: Xom) -> None:
         self.xom = xom
-        # `keyfs.get_connection` adapts storages to writing and came later; reading needs no adapter.
+        # `keyfs.get_connection` adapts storages for writing, and is newer; reading needs no adapter.
         self._status = StatusReader(lambda: xom.keyfs._storage.get_connection())
         self.shared_data = SimpleNamespace(errors=Faults(self._status))
         self._started_at = time.time()
 
     @cached_property
     def auth_serializer(self) -> Any:
-        """The signer of the token that the primary knows a replica by."""
+        """The signer of the token by which the primary knows a replica."""
         from devpi_server.replica import get_auth_serializer
 
         return get_auth_serializer(self.xom.config)  # type: ignore[no-untyped-call]
 
     @cached_property
     def http(self) -> Any:
-        """The client for requests to the primary; older versions (6.15 is one) have none and ask for none."""
+        """The client for requests to the primary; None in older versions (such as 6.15), which use none."""
         from devpi_server.replica import ReplicaHTTPClient
 
         return ReplicaHTTPClient(self.xom)
 
     @property
     def started_at(self) -> float | None:
-        """When this process started, or None where replisync has no tables.
+        """The start of this process; None if replisync has no tables.
 
-        devpi misses a contact to the primary from then on. Without our tables another writer keeps this
-        serverdir, such as devpi's own replica, and we cannot tell how it fares.
+        devpi reports a missing contact to the primary from then on. Without our tables another writer keeps
+        this serverdir, such as devpi's own replica, and its state is unknown to us.
         """
         return self._started_at if self._status.current().known else None
 
@@ -247,9 +247,9 @@ class HotStandby:
     def replica_in_sync_at(self) -> float | None:
         """When our serial last equalled the primary's.
 
-        It stands for files too, since replisync commits a serial after its files. Files that could not be had
-        are not counted here but listed as errors: devpi would call a standby with one of them hours behind
-        whenever it is a serial behind.
+        It covers files too, since replisync commits a serial after its files. Files that could not be fetched
+        are not counted here but listed as errors: otherwise devpi would report a standby with such a file as
+        hours behind whenever it is one serial behind.
         """
         return self._status.current().in_sync_at
 
@@ -261,18 +261,18 @@ class HotStandby:
     replica_init_queue_finished_at = replica_in_sync_at
 
     def wait(self, error_queue: bool = False) -> None:
-        """Return at once, as nothing is queued in this process."""
+        """Return at once: this process has no queue."""
 
 
 class WebMessages:
-    """A plugin of devpi-web that keeps from its status messages what is true of a standby, and adds ours."""
+    """A devpi-web plugin that keeps those status messages that are true of a standby, and adds ours."""
 
     def __init__(self, standby: HotStandby) -> None:
         self._standby = standby
 
     @_web_hook(hookwrapper=True)
     def devpiweb_get_status_info(self, request: Any) -> Generator[None, Any, None]:  # noqa: ARG002 - the hook's
-        """Replace the messages of all plugins, of which each gives a list."""
+        """Replace the messages of all plugins, each of which returns a list."""
         outcome = yield
         messages = [message for found in outcome.get_result() for message in found if _holds(message)]
         outcome.force_result([messages, self._faults()])
@@ -282,10 +282,12 @@ class WebMessages:
         if not number:
             return []
         more = " or more" if number == _MOST_FAULTS else ""
-        return [{"status": "warn", "msg": f"Files that could not be had from the primary: {number}{more}"}]
+        return [
+            {"status": "warn", "msg": f"Files that could not be fetched from the primary: {number}{more}"}
+        ]
 
 
 def _holds(message: Message) -> bool:
-    """Return whether a message of devpi's holds for a standby too."""
+    """Return whether a message of devpi's is true of a standby too."""
     text = message["msg"]
     return text != _FAULTS_MESSAGE and not text.startswith(_EVENT_MESSAGES)

@@ -98,7 +98,7 @@ def failure(name: str) -> BaseException:
     """Return how a call fails that may succeed when it is repeated."""
     if name.startswith("primary"):
         return httpx.ReadError("the connection was lost")
-    return LocalFailure(f"call of {name}", "the disk did not like it")
+    return LocalFailure(f"cannot call {name}", "the disk did not like it")
 
 
 class Trap:

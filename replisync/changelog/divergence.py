@@ -1,8 +1,8 @@
-"""Whether the primary's history is the one that we have, and if not, up to which serial it is.
+"""Comparison of our history with the primary's: are they equal, and if not, up to which serial?
 
-Two histories that come from one server are equal up to a serial, and differ in nearly all entries behind
-it. So a few entries tell at each connection, and bisection finds the place where they part, with a number of
-requests that grows with the logarithm of the history. Nothing here writes.
+Two histories of one server are equal up to a serial, and differ in nearly all entries after it. So comparing
+a few entries at each connection is enough, and bisection finds the fork with a number of requests that grows
+with the logarithm of the history. Nothing here writes.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ from replisync.changelog.ports import Hello
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, same_entry
 from replisync.errors import Advice, CorruptEntry, Hint, PrimaryUnreachable, TargetUnusable, WrongHistory
 
-# One entry can be the same in two histories by chance, such as one that changes nothing, or the refresh of
-# a mirror's links; that so many in a row are is not believed.
+# Two histories can have the same entry by chance, such as one that changes nothing, or a refresh of mirror
+# links; this number of equal entries in a row is not chance.
 _WITNESSES = 4
 _LOOK_BACK = 64
 
-_ATTEMPTED = "comparison of the primary's history with ours"
+_ATTEMPTED = "cannot compare the primary's history with ours"
 _ANEW = Hint(
     "nothing was written; check the primary, then rebuild the standby next to this one with {}",
     Advice("clone", reseed=True),
@@ -24,12 +24,12 @@ _ANEW = Hint(
 
 
 class Comparison:
-    """Our history beside that of the primary.
+    """Our history, compared with that of the primary.
 
-    ours: returns the stored bytes of an entry of ours, by its serial.
-    theirs: asks the primary for an entry; returns who answered, and the entry where there is one.
+    ours: returns the stored bytes of our entry at a serial.
+    theirs: asks the primary for an entry; returns the primary's hello, and the entry if it has one.
     first: the lowest serial whose entry of ours is the primary's own.
-    complete: whether ours is a standby that can be rewound, and no clone that was interrupted.
+    complete: whether ours is a complete standby, which can be rewound, not an interrupted clone.
     """
 
     def __init__(
@@ -46,11 +46,10 @@ class Comparison:
         self._complete = complete
 
     def check(self, serial: int) -> Hello:
-        """Make sure that the primary has what we have up to `serial`, our last one; return who answered.
+        """Check that the primary has our history up to `serial`, our last one; return its hello.
 
-        Our last entry is compared, and a few before it. Raises WrongHistory, which names the last serial up
-        to which the histories agree, where one can be found; TargetUnusable where our last entry cannot be
-        read.
+        Compare our last entry, and a few before it. Raises WrongHistory, which names the last serial up to
+        which the histories agree, if there is one; TargetUnusable if our last entry cannot be read.
         """
         hello, entry = self._theirs(max(serial, 0))
         if serial < 0:
@@ -77,7 +76,7 @@ class Comparison:
         return hello
 
     def _witnesses(self, serial: int) -> Iterator[int]:
-        """Yield the serials before `serial` that are compared too: those of entries that change something."""
+        """Yield serials before `serial` to compare too: those of entries that change something."""
         found = 1
         for before in range(serial - 1, max(self._first, serial - _LOOK_BACK) - 1, -1):
             if found == _WITNESSES:
@@ -87,7 +86,7 @@ class Comparison:
                 yield before
 
     def _same(self, serial: int) -> bool | None:
-        """Tell whether the primary's entry is ours; None where one of the two cannot be read."""
+        """Return whether the primary's entry is ours; None if either cannot be read."""
         try:
             entry = self._theirs(serial)[1]
         except CorruptEntry:
@@ -95,24 +94,24 @@ class Comparison:
         return entry is not None and self._equals(serial, entry)
 
     def _equals(self, serial: int, theirs: ChangelogEntry) -> bool | None:
-        """Tell whether an entry of the primary's is ours; None where ours is missing or cannot be read."""
+        """Return whether an entry of the primary is ours; None if ours is missing or cannot be read."""
         try:
             return same_entry(self._ours(serial) or b"", theirs.data)
         except CorruptEntry:
             return None
 
     def _parted(self, serial: int, why: str, differing: int) -> WrongHistory:
-        """Return the error that says from where on the histories differ.
+        """Return the error that names the last serial up to which the histories agree.
 
-        differing: a serial at which they do.
+        differing: a serial at which they differ.
         """
         try:
             fork = self._fork(differing)
         except PrimaryUnreachable as err:
-            # That they differ is sure, and must not be taken for trouble that passes.
+            # The divergence is certain: do not report it as a transient failure.
             return WrongHistory(
                 _ATTEMPTED,
-                f"{why}; up to which serial they agree could not be found out: {err.why}",
+                f"{why}; the last serial up to which they agree is unknown: {err.why}",
                 serial=serial,
                 hint=Hint("nothing was written; run {} to find out", Advice("catchup")),
             )
@@ -138,7 +137,7 @@ class Comparison:
         return error
 
     def _fork(self, differing: int) -> int | None:
-        """Return the last serial before `differing` up to which both agree; None where there is none."""
+        """Return the last serial before `differing` up to which both agree, or None."""
         low, high = self._first - 1, differing
         while high - low > 1:
             middle = (low + high) // 2
@@ -150,10 +149,10 @@ class Comparison:
         return low if low >= self._first else None
 
     def _difference(self, serial: int) -> int | None:
-        """Return a serial, this one or a little before, at which they differ; None where they agree.
+        """Return a serial, this one or shortly before, at which they differ; None if they agree.
 
-        An entry that cannot be read is no agreement: too low a fork is as good as the right
-        one, too high a one would be a wrong history.
+        An unreadable entry counts as a difference: too low a fork is as good as the right one, too high a one
+        would be a wrong history.
         """
         if not self._same(serial):
             return serial

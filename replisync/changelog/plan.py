@@ -1,8 +1,7 @@
-"""From entries to what must be done with them.
+"""From entries to the actions that they demand.
 
 A batch is applied as a whole: rows, keys and files as they are after its last entry. A file that a later
-entry of the same batch deletes is neither fetched nor dropped twice, and a key that changes often is
-written once.
+entry of the batch deletes is neither fetched nor dropped twice, and a key that changes often is written once.
 
 No I/O here.
 """
@@ -26,9 +25,9 @@ from replisync.devpi.keys import (
 class WantedFile:
     """A file that the target must have.
 
-    relpath: where, below the files' folder; also its path on the primary.
-    serial: the serial that says so.
-    digest: what it must have; None where nothing can be demanded.
+    relpath: its path below the files' folder, and on the primary.
+    serial: the serial that demands it.
+    digest: its digest; None if unknown.
     """
 
     relpath: str
@@ -38,16 +37,15 @@ class WantedFile:
 
 @dataclass(slots=True)
 class Batch:
-    """What a run of consecutive entries does to a target.
+    """The effect of a run of consecutive entries on a target.
 
     first, last: the serials, both included.
     entries: all of them, in order.
-    keys: for each changed key its kind and the last serial that changed it.
-    wanted: the files that must be there when the last serial is, by relpath.
-    dropped: file keys that have no file any more, with the serial that says so.
-    pathless: file keys that can never be a path here, with the serial that says so, and why they cannot
-        where they say that there is a file; "" where they do not. Nothing is asked for, kept or dropped
-        under such a name.
+    keys: the kind and the last serial of each changed key.
+    wanted: the files that must exist once the last serial is committed, by relpath.
+    dropped: file keys that no longer have a file, with the serial that says so.
+    pathless: file keys that can never be a path here, with the serial that says so and, if they demand a
+        file, why they cannot, else "". Nothing is fetched, retained or dropped under such a name.
     users: the values of the changed user keys, by relpath.
     size: bytes of all stored entries.
     """
@@ -63,7 +61,7 @@ class Batch:
     size: int = 0
 
     def add(self, entry: ChangelogEntry) -> None:
-        """Append the entry that follows the last one, whatever its keys are called."""
+        """Append the next entry, whatever the names of its keys."""
         serial = entry.serial
         self.last = serial
         self.entries.append(entry)
@@ -86,7 +84,7 @@ class Batch:
         return self.dropped[relpath] if relpath in self.dropped else self.wanted[relpath].serial
 
     def before(self, serial: int) -> "Batch | None":
-        """Return the batch of the entries before a serial; None where there are none."""
+        """Return the batch of the entries before a serial, or None."""
         if serial <= self.first:
             return None
         batch = Batch(self.first, self.first)
@@ -95,7 +93,7 @@ class Batch:
         return batch
 
     def add_file(self, relpath: str, serial: int, value: Any) -> None:
-        """Say what a file key's value demands from a serial on."""
+        """Note the demand of a file key's value from a serial on."""
         if problem := hold_problem(relpath):
             self.pathless[relpath] = serial, problem if is_live_file(value) else ""
             return
@@ -109,7 +107,7 @@ class Batch:
 
 
 def wanted_file(relpath: str, serial: int, value: Any) -> WantedFile | None:
-    """Return the file that a file key's value demands; None where it demands none, or can have no path."""
+    """Return the file that a file key's value demands; None if it demands none, or has no valid path."""
     if not is_live_file(value) or hold_problem(relpath):
         return None
     return WantedFile(relpath, serial, expected_digest(relpath, value))
@@ -117,11 +115,11 @@ def wanted_file(relpath: str, serial: int, value: Any) -> WantedFile | None:
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bound what one transaction holds.
+    """The limits of one transaction.
 
-    entries: how many.
-    size: in bytes of stored entries.
-    files: how many must be fetched before it.
+    entries: the number of entries.
+    size: bytes of stored entries.
+    files: the number of files that must be fetched before it.
     """
 
     entries: int = 1000
@@ -132,8 +130,8 @@ class BatchLimits:
 def batches(groups: Iterable[list[ChangelogEntry]], limits: BatchLimits | None = None) -> Iterator[Batch]:
     """Cut groups of entries, as they arrive, into batches within the limits.
 
-    Several groups may end up in one batch. An empty group says that nothing more has arrived for now, and
-    what there is is handed out, as it is when `groups` ends: a small batch is never held for a bigger one.
+    A batch may span several groups. An empty group means that nothing more has arrived for now: yield the
+    entries so far, as at the end of `groups`, so that a small batch never waits for more.
     """
     limits = limits or BatchLimits()
     batch: Batch | None = None

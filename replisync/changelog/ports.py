@@ -1,4 +1,4 @@
-"""What the loop needs of the parts that do I/O, as protocols: the only thing that it knows of them."""
+"""The protocols through which the loop uses the parts that do I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from replisync.devpi.keys import Digest
 
 
 class ChunkSource(Protocol):
-    """An answer to the request of a file; see primary.Download."""
+    """An answer to a request for a file; see primary.Download."""
 
     @property
     def status(self) -> int: ...
@@ -26,31 +26,31 @@ class ChunkSource(Protocol):
 
 
 class FileSource(Protocol):
-    """Where files come from."""
+    """A source of files."""
 
     def download(self, relpath: str) -> AbstractContextManager[ChunkSource]:
-        """Ask for a file."""
+        """Request a file."""
         ...
 
     def check(self) -> None:
-        """Make sure that files can be asked for at all; raise why they cannot."""
+        """Check that files can be requested at all; raise if not."""
         ...
 
 
 class LocalSource(Protocol):
-    """Where files may lie on this machine; see seed.local.LocalFiles."""
+    """Files that may lie on this machine; see standby.files.local.LocalFiles."""
 
     def links(self, path: str) -> bool:
-        """Tell whether a file is to be taken as a link."""
+        """Return whether to link a file instead of copying it."""
         ...
 
     def paths(self, file: WantedFile) -> Iterator[str]:
-        """Yield where a file may lie, the likeliest first."""
+        """Yield paths at which a file may lie, the likeliest first."""
         ...
 
 
 class Arrived(Protocol):
-    """A file in the staging folder; see filestore.disk.Received."""
+    """A file in the staging folder; see standby.files.disk.Received."""
 
     @property
     def name(self) -> str: ...
@@ -61,37 +61,37 @@ class Arrived(Protocol):
 
 
 class FileStore(Protocol):
-    """Where files go; see filestore.disk.DiskFiles."""
+    """The target's files; see standby.files.disk.DiskFiles."""
 
     @property
     def group(self) -> int:
-        """How many files it likes to make durable together at most."""
+        """The largest useful number of files to sync together."""
         ...
 
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Arrived:
-        """Take and check what arrives, under no name yet; durable after `hold` or `place`."""
+        """Receive and check a file, without a name yet; durable after `hold` or `place`."""
         ...
 
     def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Arrived | None:
-        """Take a file of this machine, if it has the digest, under no name yet."""
+        """Take a file of this machine without a name yet, if it has the digest."""
         ...
 
     def hold(self, names: Sequence[str]) -> None:
-        """Make what arrived survive a crash under no name."""
+        """Sync received files, still without names."""
         ...
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove what arrived and can have no place."""
+        """Remove a received file that cannot be placed."""
         ...
 
     def place(self, moves: Sequence[tuple[str, str]]) -> None:
-        """Give what arrived its names, durably: pairs of relpath and the name in the staging folder."""
+        """Give received files their names, durably: pairs of relpath and name in the staging folder."""
         ...
 
     def sync(self, relpath: str) -> None:
-        """Make a file that somebody else put in place durable."""
+        """Sync a file that another process put in place."""
         ...
 
     def size_of(self, relpath: str) -> int | None:
@@ -99,15 +99,15 @@ class FileStore(Protocol):
         ...
 
     def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
-        """Return the sizes of those of some files that are in place."""
+        """Return the sizes of those of these files that are in place."""
         ...
 
     def size_problem(self, size: int) -> str:
-        """Return why a file of so many bytes can have no place, or "" where it can."""
+        """Return why a file of this size cannot be placed; "" if it can."""
         ...
 
     def obstacle(self, relpath: str) -> str:
-        """Return why a file can have no place, or "" where it can."""
+        """Return why a file cannot be placed; "" if it can."""
         ...
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
@@ -119,23 +119,23 @@ class FileStore(Protocol):
         ...
 
     def sync_moves(self) -> None:
-        """Make what was put aside or removed durable."""
+        """Sync retentions and removals."""
         ...
 
     def size_aside(self, name: str) -> int | None:
-        """Return the size of what was put aside."""
+        """Return the size of a retained file."""
         ...
 
     def read_aside(self, name: str) -> Iterator[bytes]:
-        """Yield what was put aside."""
+        """Yield the retained files."""
         ...
 
     def rename_aside(self, names: Mapping[str, str]) -> None:
-        """Give what was put aside other names."""
+        """Rename retained files."""
         ...
 
     def mend_size(self, relpath: str) -> None:
-        """Note the size beside a file's content that the content has."""
+        """Correct the size that is recorded with a file's content."""
         ...
 
     def remove(self, relpath: str) -> None:
@@ -143,32 +143,32 @@ class FileStore(Protocol):
         ...
 
     def staged(self, name: str) -> bool:
-        """Tell whether what arrived is still under no name."""
+        """Return whether a received file has no name yet."""
         ...
 
     def clean_staging(self, keep: Iterable[str]) -> None:
-        """Remove what interrupted runs left."""
+        """Remove leftovers of interrupted runs."""
         ...
 
     def forget_aside(self, names: Iterable[str]) -> None:
-        """Remove what was retained."""
+        """Remove retained files."""
         ...
 
 
 class Progress(Protocol):
-    """Who shows how far a long piece of work is."""
+    """Shows the progress of long work."""
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Begin a stage of work; its total where it is known."""
+        """Begin a stage of work; with its total, if known."""
         ...
 
     def advance(self, done: int, size: int = 0) -> None:
-        """Report that so many more units, of so many bytes, are done."""
+        """Report units, and bytes, as done."""
         ...
 
 
 class Log(Protocol):
-    """A structured log, as structlog's bound loggers are."""
+    """A structured log, such as structlog's bound loggers."""
 
     def debug(self, event: str, **values: Any) -> Any: ...
     def info(self, event: str, **values: Any) -> Any: ...
@@ -177,23 +177,23 @@ class Log(Protocol):
 
 
 class StopFlag(Protocol):
-    """Tells whether somebody asked us to end; a threading.Event is one."""
+    """Returns whether to stop; a threading.Event is one."""
 
     def is_set(self) -> bool:
-        """Tell whether to stop."""
+        """Return whether to stop."""
         ...
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until told to stop, or for so many seconds; tell whether to stop."""
+        """Wait until asked to stop, or for `timeout` seconds; return whether to stop."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the headers of any answer say about the server.
+    """The server's identity, as the headers of every answer say.
 
     serial: its last serial.
-    before_6_13: it does not know the word primary yet.
+    before_6_13: it is older than devpi-server 6.13, which introduced the word primary.
     """
 
     uuid: str
@@ -205,10 +205,10 @@ class Hello:
 class Changes:
     """An answer with changes.
 
-    hello: who answers. Its serial is the one that the answer goes up to.
-    groups: the entries as they arrive; empty where there is nothing new.
-    new_connection: the answer did not come over the connection of the one before, so another server, or
-        the same one with other data, may be behind the address now.
+    hello: the server; its serial is the one that the answer goes up to.
+    groups: the entries as they arrive; empty if there is nothing new.
+    new_connection: the answer came over another connection than the previous one, so that another server, or
+        the same one with other data, may be at the address now.
     """
 
     hello: Hello
@@ -218,13 +218,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """An answer to the request of a file.
+    """An answer to a request for a file.
 
-    status: of HTTP.
-    length: the bytes that it announces; None where it does not.
+    status: the HTTP status.
+    length: the announced number of bytes, or None.
     chunks: the content.
-    own: whether it is the word of the primary itself, where it is no success.
-    reason: why it is no success, in one clause.
+    own: for a failure, whether the primary itself answered.
+    reason: for a failure, the cause in one clause.
     """
 
     status: int
@@ -235,7 +235,7 @@ class Download:
 
 
 class History(Protocol):
-    """A changelog to follow: a primary's, or one that lies on this machine."""
+    """A changelog to follow: a primary's, or one on this machine."""
 
     @property
     def disconnected(self) -> bool:
@@ -243,9 +243,9 @@ class History(Protocol):
         ...
 
     def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
-        """Return whose it is, and its entry at a serial; None where it does not have one."""
+        """Return the server's hello, and its entry at a serial, or None."""
         ...
 
     def changes(self, first: int, *, poll: bool) -> AbstractContextManager[Changes]:
-        """Return what comes from a serial on."""
+        """Return the changes from a serial on."""
         ...

@@ -1,4 +1,4 @@
-"""What the store says about itself, as plain values."""
+"""The store's records about itself, as plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ WANTED = "wanted"
 PRESENT = "present"
 ABSENT = "absent"
 
-# The kind of a fault of what can never be fetched, or have a path here.
+# The kind of a fault for a file that can never be fetched, or have a path here.
 UNFETCHABLE = "unfetchable"
 
-# Why a file is wanted that is no fault: its index is left out, or it was left to a later run.
+# The reason of a wanted file that is not a fault: its index is skipped, or a later run fetches it.
 UNASKED = "it was not asked for"
 
 # A row of the ledger of files: relpath, serial, digest, state, size, reason.
@@ -22,22 +22,22 @@ FileRow = tuple[str, int, str, str, int | None, str | None]
 # A note on a file whose serial is not committed; see tables.pending.
 ARRIVE = "arrive"
 
-# Levels of verifications; each looks at what those before it do, too.
+# Levels of verification; each includes the lower ones.
 LEVELS = ("quick", "files", "full", "primary")
 
-# Kinds of seeds whose entries are made anew, with serials moved to where the primary's were.
+# Kinds of seeds whose entries are rewritten, with serials moved to those of the primary.
 _REBASED = frozenset({"export"})
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a target's data comes from and how it began.
+    """The origin of a target's data, and how it was seeded.
 
-    storage: devpi-server's own spelling of the storage, without its password.
+    storage: in devpi-server's format, without the password.
     uuid: the UUID that we give the target.
-    seed_serial: the primary's serial when the seeding's metadata was complete; None before.
-    promoted: when the target was promoted; None where it was not.
-    seed_reason: why the seed took another way than the changelog, in one clause; None for that one.
+    seed_serial: the primary's serial when the metadata was complete; None before that.
+    promoted: the time of promotion, or None.
+    seed_reason: why it was not seeded from the changelog, in one clause; None if it was.
     """
 
     primary_url: str
@@ -53,18 +53,18 @@ class Source:
 
     @property
     def is_server(self) -> bool:
-        """Whether it became, or was made, a server of its own, which nobody writes to but devpi-server."""
+        """Whether it was promoted or created as a standalone server, to which only devpi-server writes."""
         return self.promoted is not None or not self.primary_url
 
     @property
     def based_on(self) -> int:
-        """The last serial whose entry is not the primary's own; -1 where all of them are."""
+        """The last serial whose entry is not the primary's own; -1 if all are."""
         return -1 if self.seed_kind not in _REBASED or self.seed_serial is None else self.seed_serial
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose a target is: its own UUID, and that of its primary; and how it began, see tables.source."""
+    """A target's identity: its UUID, its primary's UUID, and its seed; see tables.source."""
 
     uuid: str
     primary_uuid: str
@@ -74,10 +74,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """That the primary's history was found not to be ours.
+    """A divergence that was found.
 
-    serial: ours, when it was found.
-    fork_serial: up to which both agree; None where that is not known, or nowhere.
+    serial: ours, at that time.
+    fork_serial: the last serial up to which both agree; None if unknown, or none.
     """
 
     found_at: str
@@ -88,7 +88,7 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """When the primary was last heard of, its serial then, and when ours last equalled it."""
+    """The last contact with the primary, its serial then, and the time when ours last equalled it."""
 
     contacted_at: str
     primary_serial: int
@@ -97,10 +97,10 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A file that could not be had.
+    """A file that could not be fetched.
 
-    kind: held (the serial waits for it), mirror (its upstream has it no more), unfetchable (nobody can
-        fetch or hold it), skipped (the operator said so).
+    kind: held (the serial waits for it), mirror (its upstream no longer has it), unfetchable (it can never be
+        fetched or stored), skipped (by the operator).
     """
 
     relpath: str
@@ -115,8 +115,8 @@ class Fault:
 class Run:
     """One run of a command that writes.
 
-    files, bytes: what was downloaded.
-    local: files that were found on this machine instead.
+    files, bytes: downloaded.
+    local: files that were taken from this machine instead.
     """
 
     command: str
@@ -135,12 +135,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a verification found.
+    """The result of a verification.
 
     outcome: ok, repaired, failed.
-    serial: up to which the history was verified.
-    findings: how many remain.
-    found: which, as verify.standing writes it; None where that was not noted.
+    serial: the last serial that was verified.
+    findings: the number that remain.
+    found: the findings, in the format of verify.standing; None if not recorded.
     """
 
     level: str
@@ -155,7 +155,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class FileCounts:
-    """How many files the live keys demand, how many are not here, and how many of those are in order."""
+    """The numbers of files that live keys demand, that are missing, and of missing ones that are expected."""
 
     total: int
     missing: int
@@ -164,17 +164,17 @@ class FileCounts:
 
 @dataclass(slots=True)
 class Commit:
-    """What one transaction makes true.
+    """The changes of one transaction.
 
     batch: the entries.
     present: sizes in bytes of the files that are durably in place, by relpath.
-    staged: files whose new content lies in the staging folder, because an old one is in place: name by
-        relpath. They are `present` too.
-    leaving: files that are in place and must not stay: dropped ones, and those whose new content could
-        not be had.
-    absent: files that nobody can have, in order: reason by relpath.
-    faults: files that could not be had and do not hold the serial back.
-    Wanted files of the batch that are in none of these stay wanted.
+    staged: files whose new content is in the staging folder, because an old one is in place: name by relpath.
+        They are in `present` too.
+    leaving: files that are in place and must go: dropped ones, and those whose new content could not be
+        fetched.
+    absent: expectedly missing files: reason by relpath.
+    faults: files that could not be fetched and do not hold the serial back.
+    Wanted files of the batch in none of these stay wanted.
     """
 
     batch: Batch
@@ -187,7 +187,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A move on disk that a committed serial demands, or a file that came before it; see tables.pending."""
+    """A move on disk that a committed serial demands, or a file placed before it; see tables.pending."""
 
     relpath: str
     serial: int

@@ -1,4 +1,4 @@
-"""Entries of the primary made to fit a history that began with an export."""
+"""Rewriting of the primary's entries for a history that began with an export."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -7,25 +7,25 @@ from replisync.devpi.entries import ChangelogEntry, KeyChange, parse_stored
 from replisync.devpi.keys import USER_KEYNAME, index_of, index_type, user_key
 from replisync.devpi.wire import encode
 
-# The kind of a seed whose history is another than the primary's up to its serial.
+# The kind of a seed whose history differs from the primary's up to its serial.
 EXPORT = "export"
 
 
-# Keys whose serials are remembered before those that are committed are forgotten.
+# The number of keys whose serials are remembered before committed ones are dropped.
 _KNOWN_KEYS = 50_000
 
 
 def rewritten(serial: int, changes: dict[str, KeyChange], original: bytes | None = None) -> ChangelogEntry:
     """Return an entry with these changes.
 
-    original: the bytes of the primary's own entry, where there is one.
+    original: the bytes of the primary's own entry, if any.
     """
     data = encode(({relpath: tuple(change) for relpath, change in changes.items()}, []))
     return ChangelogEntry(serial, changes, data, original)
 
 
 class Known(Protocol):
-    """What a target knows; see store.base.Store."""
+    """The target's knowledge of keys; see standby.database.store.Store."""
 
     def last_serial(self) -> int: ...
     def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]: ...
@@ -33,18 +33,18 @@ class Known(Protocol):
 
 
 class Rewriter:
-    """Changes of a primary as they are to be in a target whose history before them is another.
+    """Changes of a primary, rewritten for a target whose earlier history is another.
 
-    The back serial of each change becomes the serial that the target knows of its key, or -1; changes of
-    keys of mirrors are left out.
+    The back serial of each change becomes the target's serial of that key, or -1; omit changes of mirrors'
+    keys.
     """
 
     def __init__(self, known: Known) -> None:
         self._known = known
 
     def __call__(self, groups: Iterable[list[ChangelogEntry]]) -> Iterator[list[ChangelogEntry]]:
-        """Yield the groups that follow the target's last serial, rewritten."""
-        # Of entries that are not committed yet the target knows nothing.
+        """Yield the groups after the target's last serial, rewritten."""
+        # The target does not know entries that are not committed yet.
         serials: dict[str, int] = {}
         users: dict[str, Any] = {}
         for group in groups:
@@ -58,7 +58,7 @@ class Rewriter:
     def _rewrite(
         self, entry: ChangelogEntry, serials: dict[str, int], users: dict[str, Any]
     ) -> ChangelogEntry:
-        # Its values are needed as a whole, not only those that replication looks into.
+        # Needs its complete value, not only the keys that replication reads.
         changes = parse_stored(entry.serial, entry.data).changes
         before = {path: self._user(path, users) for path in {user_key(path) for path in changes}}
         users |= {path: change.value for path, change in changes.items() if change.keyname == USER_KEYNAME}

@@ -1,4 +1,4 @@
-"""How commands that a message names are written: so that they can be run as they stand."""
+"""Write the commands that messages name, so that they can be pasted as they are."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import click
 from replisync.errors import Advice
 from replisync.system.advice import quoted
 
-# Where a run keeps the values of its options that the commands in its messages need as well.
+# Key in click's meta: the values of those options that commands in messages need as well.
 GIVEN = "replisync.given"
 
 

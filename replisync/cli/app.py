@@ -1,4 +1,4 @@
-"""The entry: configuration, logging, and the translation of errors into a line and an exit code."""
+"""The entry point: configuration, logging, errors as one line and an exit code."""
 
 import codecs
 import contextlib
@@ -37,15 +37,15 @@ LOGGER = "replisync.logger"
 @click.version_option(__version__, prog_name="replisync")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(FORMATS), help="Default: console on a terminal, else json.")
-@click.option("-c", "--configfile", type=PATH, metavar="FILE", help="TOML, a table per command.")
+@click.option("-c", "--configfile", type=PATH, metavar="FILE", help="A TOML file with a table per command.")
 @click.pass_context
 def app(context: click.Context, log_level: str, log_format: str | None, configfile: Path | None) -> None:
     """Keep an always-current, promotable standby of a devpi-server."""
     if sys.getfilesystemencoding() != "utf-8":
         raise UsageError(
-            "starting",
-            f"names of files would be written as {sys.getfilesystemencoding()}, and not as UTF-8",
-            hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1, in the environment",
+            "cannot start",
+            f"file names would be encoded as {sys.getfilesystemencoding()}, not as UTF-8",
+            hint="set LC_ALL=C.UTF-8 or PYTHONUTF8=1 in the environment",
         )
     telling.set(teller(app, context.meta.setdefault(GIVEN, {}), configfile))
     context.default_map = _read_config(configfile) if configfile else {}
@@ -57,11 +57,11 @@ for command in (clone, follow, catchup, status, verify, promote, rewind, faults,
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Return the defaults that a TOML file gives, by command and option.
+    """Return the defaults from a TOML file, by command and option.
 
-    Raises UsageError where it cannot be read, or names what does not exist.
+    Raises UsageError if it cannot be read, or names an unknown command or option.
     """
-    attempted = f"reading of the configuration {path}"
+    attempted = f"cannot read the configuration {path}"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
@@ -72,14 +72,16 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within: str) -> dict[str, Any]:
-    """Return click's defaults for the commands of a group; an option of the group goes to all of them."""
+    """Return click's defaults for the commands of a group; an option in the group's table applies to all."""
     defaults: dict[str, Any] = {name: {} for name in group.commands}
     for name, table in tables.items():
         command = group.commands.get(name)
         if command is None or not isinstance(table, dict):
             takers = {known: _option(group.commands[known], name) for known in group.commands if within}
             if not any(takers.values()):
-                what = f"`{within.strip()}` has no command or option" if within else "there is no command"
+                what = (
+                    f"`{within.strip()}` has no command or option" if within else "replisync has no command"
+                )
                 raise UsageError(attempted, f"{what} {name!r}")
             for known, found in takers.items():
                 if found is not None:
@@ -100,7 +102,7 @@ def _option(command: click.Command, name: str) -> click.Parameter | None:
 
 
 def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) -> Any:
-    """Return an option's value; a list is what devpi's options write with commas, or give several times."""
+    """Return an option's value; a list stands for a comma-separated or repeated option."""
     several = getattr(parameter, "multiple", False)
     items = value if isinstance(value, list) else [value]
     is_path = isinstance(parameter.type, click.Path)
@@ -111,7 +113,7 @@ def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) 
             return ",".join(items)
     elif isinstance(value, int | float) and not is_path:
         return value
-    raise UsageError(attempted, f"the value of {option!r} is none that an option can have")
+    raise UsageError(attempted, f"{option!r} must be a string, a number or a list of strings")
 
 
 def main() -> NoReturn:
@@ -153,10 +155,10 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except MemoryError:
-        why = "there is not enough memory: free some, or let replisync have more (ulimit -v, MemoryMax)"
+        why = "cannot allocate memory: free some, or raise the limit (ulimit -v, MemoryMax)"
         return _fail(why, LocalFailure.exit_code, LocalFailure.default_hint, meta)
-    except Exception as err:  # noqa: BLE001 - the last resort: a line, a code, and the details in the log
-        if failure := trouble(err, "the run"):
+    except Exception as err:  # noqa: BLE001 - last resort: one line, an exit code, details in the log
+        if failure := trouble(err, "cannot finish the run"):
             return _fail(str(failure), failure.exit_code, failure.hint, meta)
         meta.get(LOGGER, make_logger("info", None)).error("bug", exc_info=err)
         return _fail(f"{type(err).__name__}: {err}", 1, ReplisyncError.default_hint, meta)
@@ -165,7 +167,7 @@ def _run(arguments: list[str]) -> int:
 
 def _fail(message: str, code: int, hint: str | Hint, meta: dict[str, Any]) -> int:
     line, advice = printable(" ".join(message.split())), printable(str(hint))
-    # The streams may have no reader any more; the code tells as much.
+    # The streams may have lost their reader; the exit code says enough.
     with contextlib.suppress(OSError):
         click.echo(f"replisync: {line}", err=True)
     if meta[WANTS_JSON]:
@@ -176,10 +178,10 @@ def _fail(message: str, code: int, hint: str | Hint, meta: dict[str, Any]) -> in
 
 
 def open_standard_streams() -> None:
-    """Make the standard streams such that each can be written to.
+    """Make the standard streams writable.
 
-    What the caller closed is opened, so that no file of ours gets the number of a standard stream. What an
-    encoding lacks is written as JSON escapes it, since it may be part of JSON.
+    Open those that the caller closed, so that no file of ours gets the number of a standard stream. Write
+    characters that the encoding lacks as JSON escapes, since they may be part of JSON.
     """
     for number in range(3):
         try:
@@ -195,12 +197,12 @@ def open_standard_streams() -> None:
 
 
 def _escaped(err: UnicodeError) -> tuple[str, int]:
-    assert isinstance(err, UnicodeEncodeError)  # noqa: S101 - nothing is read here
+    assert isinstance(err, UnicodeEncodeError)  # noqa: S101 - we only write
     return json.dumps(err.object[err.start : err.end])[1:-1], err.end
 
 
 def give_up_unwritten() -> None:
-    """Forget what could not be written: else the interpreter tries again at its end, and exits with 120."""
+    """Drop unwritten output: otherwise the interpreter retries it at exit, and exits with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""The arguments of this process, as other users of the machine see them in a list of processes."""
+"""The arguments of this process, as other users of the machine see them in the process list."""
 
 import os
 from contextlib import suppress
@@ -9,14 +9,14 @@ _BOUNDS = slice(45, 47)
 
 
 def hide(secret: str) -> None:
-    """Cover a secret in the arguments, as far as the system lets us.
+    """Overwrite a secret in the arguments, where the system allows it.
 
-    It was visible until now: the environment and the configuration file are the better places for secrets.
+    It was visible until now: keep secrets in the environment or in the configuration file instead.
     """
     wanted = os.fsencode(secret)
     if not wanted:
         return
-    # Elsewhere than on Linux there is no such file.
+    # Only Linux has this file.
     with suppress(OSError, ValueError):
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         begin, end = map(int, fields[_BOUNDS])

@@ -1,4 +1,4 @@
-"""Logging: for people on a terminal, as JSON elsewhere; always on stderr."""
+"""Logging to stderr: readable on a terminal, JSON elsewhere."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ FORMATS = ("console", "json")
 
 
 def printable(text: str) -> str:
-    """Return a text with what a terminal would obey, or cannot show, written out.
+    """Return a text with control and unprintable characters escaped.
 
-    Names of files, and words of a server, come from outside.
+    File names and a server's words are untrusted: a terminal must not interpret them.
     """
     if text.isprintable():
         return text
@@ -27,17 +27,17 @@ def _printable_values(_logger: Any, _method: str, values: Any) -> Any:
 
 
 class _Lines:
-    """A logger of structlog that outlives the reader of its stream, and a full disk under it.
+    """A structlog logger that ignores a closed stream or a full disk.
 
-    What is done matters more than what is said of it.
-    stream: None for whatever stderr is at the time of each line; a display puts itself in its place.
+    The work matters more than the log.
+    stream: None for the current sys.stderr at each line, which a display may replace.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def msg(self, message: str) -> None:
-        """Write a line, if that is possible."""
+        """Write a line, if possible."""
         stream = self._stream or sys.stderr
         with suppress(OSError):
             stream.write(f"{message}\n")
@@ -50,7 +50,7 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
     """Return the logger of this process.
 
     level: one of LEVELS.
-    form: one of FORMATS; None chooses by whether the stream is a terminal.
+    form: one of FORMATS; None for console on a terminal, else json.
     """
     terminal = (stream or sys.stderr).isatty()
     form = form or ("console" if terminal else "json")
@@ -63,7 +63,7 @@ def make_logger(level: str, form: str | None, stream: TextIO | None = None) -> A
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     else:
-        # The plain form of a traceback has no values in it, among which a secret might be.
+        # A plain traceback shows no values: one might be a secret.
         shared.append(_printable_values)
         plain = structlog.dev.plain_traceback
         colors = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"

@@ -1,4 +1,4 @@
-"""Options that several commands have, named as devpi-server names them where it has them."""
+"""Options that several commands share; named as in devpi-server where it has them."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from replisync.system.stop import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Whether a path may be read is our business: click calls all trouble with one a mistake of the command line.
+# We check ourselves whether a path is readable: click would report it as a usage error.
 PATH = click.Path(path_type=Path, readable=False)
 _MIB = 1024 * 1024
 
@@ -38,7 +38,7 @@ def _compose(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _note(context: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """Remember what commands in messages need as well."""
+    """Note the value for commands in messages."""
     if value is not None and param.name is not None:
         context.meta.setdefault(GIVEN, {})[param.name] = value
     return value
@@ -55,7 +55,7 @@ serverdir_option = click.option(
 
 
 def cover_password(_context: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Cover the password of a storage in the list of processes."""
+    """Hide the password of --storage in the process list."""
     for password in re.findall("password=[^,]*", value or ""):
         hide(password)
     return value
@@ -65,34 +65,33 @@ storage_option = click.option(
     "--storage",
     metavar="SPEC",
     callback=cover_password,
-    help="The database's password, as pg8000:password=.., unless PGPASSWORD has it; or its new address.",
+    help="The database's password, as pg8000:password=.. (or set PGPASSWORD), or its new address.",
 )
 
 
 def target(serverdir: Path, storage: str | None) -> Serverdir:
-    """Return the target that a command is about.
+    """Return the target of a command.
 
-    Raises UsageError where `storage` is not devpi-server's spelling of one, or the folder has no name that
-    can be shown.
+    Raises UsageError if `storage` is not in devpi-server's format, or the folder's name is not UTF-8.
     """
     try:
         str(serverdir).encode()
     except UnicodeEncodeError as err:
-        raise UsageError("use of --serverdir", "its name is not UTF-8", hint="rename the folder") from err
+        raise UsageError("cannot use --serverdir", "its name is not UTF-8", hint="rename the folder") from err
     given = Storage.parse(storage) if storage else None
-    # PGPASSWORD is what PostgreSQL's own programs take too.
+    # As PostgreSQL's own programs do.
     return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
 
 
 @contextmanager
 def watched(log: Any) -> Iterator[Context]:
-    """Show progress, and let signals end the work."""
+    """Show progress, and stop on signals."""
     stop = Stop()
     with shown(log) as progress, stop.on_signals():
         yield Context(stop, log, progress)
 
 
-# Errors are printed as JSON too where this is set, whether by flag, environment or file.
+# Key in click's meta: whether errors are printed as JSON too, as flag, environment or file say.
 WANTS_JSON = "replisync.json"
 
 
@@ -104,9 +103,9 @@ def _note_json(context: click.Context, _param: click.Parameter, value: bool) -> 
 json_option = click.option(
     "--json", "json", is_flag=True, is_eager=True, callback=_note_json, help="Print the result as JSON."
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 
-# For servers that were started with devpi-server's own hidden options of these names.
+# For servers started with devpi-server's hidden options of the same names.
 cost_options = _compose(
     click.option("--argon2-memory-cost", type=int, default=KeyCost().memory, hidden=True),
     click.option("--argon2-parallelism", type=int, default=KeyCost().parallelism, hidden=True),
@@ -128,7 +127,7 @@ secret_options = _compose(
         type=PATH,
         metavar="F",
         callback=_note,
-        help="A file that `derive-key` wrote: quicker than --secretfile, and opens the changelog alone.",
+        help="A key from `derive-key`: faster than --secretfile, and valid for the changelog only.",
     ),
     cost_options,
 )
@@ -139,14 +138,14 @@ tls_options = _compose(
         type=PATH,
         metavar="FILE",
         callback=_note,
-        help="Trust the CAs in this PEM file, and no others, for the primary's certificate.",
+        help="Trust only the CAs in this PEM file for the primary's certificate.",
     ),
     click.option(
         "--replica-cert",
         type=PATH,
         metavar="FILE",
         callback=_note,
-        help="A PEM file, mode 0600, with a certificate and its key to show to the primary.",
+        help="A PEM file, mode 0600, with the client certificate and key to present to the primary.",
     ),
 )
 
@@ -156,7 +155,7 @@ patience_option = click.option(
     default=Settings().patience,
     show_default=True,
     metavar="SECONDS",
-    help="Bear failures that may pass for so many seconds without any progress.",
+    help="Retry transient failures for up to SECONDS without progress.",
 )
 
 _download_options = _compose(
@@ -166,13 +165,13 @@ _download_options = _compose(
         default=Settings().threads,
         show_default=True,
         metavar="N",
-        help="Downloads at a time.",
+        help="Number of parallel downloads.",
     ),
     click.option(
         "--file-replication-skip-indexes",
         default="",
         metavar="NAMES",
-        help="Comma-separated indexes, types of indexes, or 'all', whose files are not fetched.",
+        help="Skip the files of these comma-separated indexes or index types, or 'all'.",
     ),
 )
 
@@ -183,7 +182,7 @@ _limit_options = _compose(
         default=Settings().retention_days,
         show_default=True,
         metavar="DAYS",
-        help="How long files that the primary deletes or replaces are kept aside; 0 keeps none.",
+        help="Retain files that the primary deletes or replaces for DAYS; 0 retains none.",
     ),
     click.option(
         "--request-timeout",
@@ -191,7 +190,7 @@ _limit_options = _compose(
         default=Settings().silence,
         show_default=True,
         metavar="SECONDS",
-        help="Give a request up after so many seconds without a byte.",
+        help="Abort a request after SECONDS without a byte.",
     ),
     click.option(
         "--max-entry-size",
@@ -199,11 +198,11 @@ _limit_options = _compose(
         default=Settings().entry_bytes // _MIB,
         show_default=True,
         metavar="MIB",
-        help="Take no changelog entry that is longer.",
+        help="Reject changelog entries larger than this.",
     ),
 )
 
-# Of the commands that bring files from the primary, and of those that look for them on this machine before.
+# transfer_options: for commands that download files; file_options: for those that also search this machine.
 transfer_options = _compose(_download_options, _limit_options)
 file_options = _compose(
     _download_options,
@@ -212,10 +211,10 @@ file_options = _compose(
         type=PATH,
         multiple=True,
         metavar="DIR",
-        help="Take files from here by digest: a serverdir, its +files, or an export dump. May be repeated.",
+        help="Take files with matching digests from a serverdir, its +files, or an export dump. Repeatable.",
     ),
     click.option(
-        "--hard-links", is_flag=True, help="Link files that are found on this machine, instead of copying."
+        "--hard-links", is_flag=True, help="Hard-link files found on this machine instead of copying them."
     ),
     _limit_options,
 )
@@ -227,37 +226,39 @@ def _covered(_context: click.Context, _param: click.Parameter, value: str | None
     return value
 
 
-# Those of devpi-export and devpi-import that are passed on to them.
+# Passed on to devpi-export and devpi-import.
 tool_options = _compose(
     click.option(
         "--include-mirrored-files/--no-include-mirrored-files",
         default=None,
-        help="With --seed export, without --primary-url: export the files that mirrors have, too.",
+        help="With --seed export, without --primary-url: include files of mirrors in the export.",
     ),
-    click.option("--no-root-pypi", is_flag=True, help="With an export: leave the mirror root/pypi out."),
+    click.option("--no-root-pypi", is_flag=True, help="With an export: omit the mirror root/pypi."),
     click.option(
         "--root-passwd",
         metavar="PASSWORD",
         callback=_covered,
-        help="With an export, without --primary-url: for a user root who has no password there.",
+        help="With an export, without --primary-url: password for root if it has none there.",
     ),
     click.option(
-        "--root-passwd-hash", metavar="HASH", callback=_covered, help="The same, as a hash of devpi."
+        "--root-passwd-hash", metavar="HASH", callback=_covered, help="The same, as a devpi password hash."
     ),
     click.option(
         "--skip-import-type",
         multiple=True,
         metavar="TYPE",
-        help="With an export, without --primary-url: leave indexes of this type out. May be repeated.",
+        help="With an export, without --primary-url: omit indexes of this type. Repeatable.",
     ),
     click.option(
-        "--no-events", is_flag=True, help="With an export: leave events to the first start of the server."
+        "--no-events",
+        is_flag=True,
+        help="With an export: leave event processing to the server's first start.",
     ),
 )
 
 
 def tools(values: dict[str, Any]) -> ToolOptions:
-    """Take what devpi's tools are to be given out of a command's values.
+    """Pop the options of devpi's tools from a command's values.
 
     Raises UsageError.
     """
@@ -270,12 +271,12 @@ def tools(values: dict[str, Any]) -> ToolOptions:
         try:
             secret.encode()
         except UnicodeEncodeError:
-            raise UsageError(f"use of --{name}", "it is not UTF-8") from None
+            raise UsageError(f"cannot use --{name}", "its value is not UTF-8") from None
     return options
 
 
 def settings(values: dict[str, Any]) -> Settings:
-    """Take the values of the options above out of a command's values, as settings."""
+    """Pop the options above from a command's values, as settings."""
     names = values.pop("file_replication_skip_indexes", "")
     return Settings(
         secretfile=values.pop("secretfile", None),
@@ -294,12 +295,12 @@ def settings(values: dict[str, Any]) -> Settings:
 
 
 def tls(values: dict[str, Any]) -> Tls:
-    """Take what TLS is to use out of a command's values."""
+    """Pop the TLS options from a command's values."""
     return Tls(values.pop("ca_bundle", None), values.pop("replica_cert", None))
 
 
 def key_cost(values: dict[str, Any]) -> KeyCost:
-    """Take the cost of the key derivation out of a command's values."""
+    """Pop the cost of key derivation from a command's values."""
     return KeyCost(
         values.pop("argon2_memory_cost"), values.pop("argon2_parallelism"), values.pop("argon2_time_cost")
     )

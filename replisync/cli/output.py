@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Output that several commands share."""
 
 import json as jsonlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def naming_reseed() -> Iterator[None]:
-    """Tell those whose primary has no history to go on with what there is."""
+    """Add to a PrimaryDamaged error how to rebuild the standby."""
     try:
         yield
     except PrimaryDamaged as err:

@@ -1,4 +1,4 @@
-"""How far a long piece of work is: a display on a terminal, log lines elsewhere."""
+"""Progress of long work: a display on a terminal, log lines elsewhere."""
 
 import io
 import os
@@ -28,11 +28,11 @@ class Lines:
         self._begin("", None, "")
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Begin a stage of work; its rate and its time left are counted from here."""
+        """Begin a stage of work; its rate and remaining time are measured from here."""
         self._begin(name, total, unit)
 
     def advance(self, done: int, size: int = 0) -> None:
-        """Count, and log that if it is time."""
+        """Count, and log a line if one is due."""
         self._count(done, size)
         self._report()
 
@@ -45,7 +45,7 @@ class Lines:
         self._done += done
         self._size += size
         if self._total is not None:
-            # More work than was known of at first; never more than all of it.
+            # There may be more work than was known at first; never show more than 100 %.
             self._total = max(self._total, self._done)
 
     def _rate(self) -> float:
@@ -72,9 +72,9 @@ class Lines:
 
 
 class Bars(Lines):
-    """A bar for each stage; log lines from the moment on at which the display fails.
+    """A bar for each stage; log lines once the display has failed.
 
-    Work is never ended by what shows it: whatever the display raises switches it off, and is logged once.
+    A failing display never ends the work: any exception of it switches it off, and is logged once.
     """
 
     def __init__(self, log: Log, display: "Display", clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,13 +85,13 @@ class Bars(Lines):
         self._switch = threading.Lock()
 
     def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Begin a stage of work, with a bar of its own unless its name is that of the stage before."""
+        """Begin a stage of work, with a new bar unless the previous stage has the same name."""
         former = self._task if name == self._name else None
         self._begin(name, total, unit)
 
         def begin(display: "Display") -> None:
             if former is not None:
-                # To reset a task in rich keeps its total if there is no new one, but not its fields.
+                # rich's reset keeps the old total if no new one is given, and drops the fields.
                 display.remove_task(former)
             self._task = display.add_task(name, total=total, unit=unit, size="0 MB", rate="")
 
@@ -116,13 +116,13 @@ class Bars(Lines):
             self._stream.flush()
 
     def _draw(self, work: Callable[["Display"], object]) -> bool:
-        """Return whether the display did its work, which it never does again after it failed."""
+        """Return whether the display did its work; False forever once it has failed."""
         display = self._display
         if display is None:
             return False
         try:
             work(display)
-        except Exception as err:  # noqa: BLE001 - of no consequence for what is displayed
+        except Exception as err:  # noqa: BLE001 - a display must not end the work
             with self._switch:
                 failed, self._display = self._display, None
             if failed is not None:
@@ -134,7 +134,7 @@ class Bars(Lines):
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Draw the bars, again and again, until the context ends; what goes to stderr stands above them."""
+        """Redraw the bars until the context ends; lines written to stderr appear above them."""
         ended = threading.Event()
 
         def draw() -> None:
@@ -143,10 +143,10 @@ class Bars(Lines):
 
         def start(display: "Display") -> None:
             display.start()
-            # A process that is killed cannot give it back.
+            # A killed process could not show the cursor again.
             display.console.show_cursor(True)
 
-        # Not rich's own thread, whose failures end it with a traceback.
+        # Not rich's own thread: an exception there ends it with a traceback.
         painter = threading.Thread(target=draw, name="progress", daemon=True)
         above = _Above(self)
         self._draw(start)
@@ -162,7 +162,7 @@ class Bars(Lines):
 
 
 class _Above(io.TextIOBase):
-    """A stderr whose lines do not run into the bars; what is no whole line yet waits for its end."""
+    """A stderr whose lines appear above the bars; an incomplete line waits for its end."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -170,9 +170,9 @@ class _Above(io.TextIOBase):
         self._turn = threading.RLock()
 
     def write(self, text: str) -> int:
-        """Write the lines that are whole now."""
+        """Write the lines that are complete."""
         if not isinstance(text, str):
-            # By this click finds out that it is a stream of text.
+            # click tells a text stream by this.
             raise TypeError(f"not {type(text).__name__}")
         with self._turn:
             lines, end, self._begun = f"{self._begun}{text}".rpartition("\n")
@@ -181,14 +181,14 @@ class _Above(io.TextIOBase):
         return len(text)
 
     def end(self) -> None:
-        """Write what has no end yet, if that is possible."""
+        """Write the incomplete line, if possible."""
         if self._begun:
             with suppress(OSError):
                 self.write("\n")
 
 
 def make_display(stream: TextIO, environment: Mapping[str, str] = os.environ) -> "Display":
-    """Return the display for a terminal, which draws nothing before it is started."""
+    """Return a display for a terminal; it draws nothing until started."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -206,7 +206,7 @@ def make_display(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
         TextColumn("{task.fields[unit]}  {task.fields[size]}  {task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        # Without TERM nothing is known of a terminal, not even that a line can be drawn again.
+        # Without TERM assume a dumb terminal, which may not be able to redraw a line.
         console=Console(file=stream, _environ={"TERM": "dumb", **environment}),
         auto_refresh=False,
         redirect_stdout=False,
@@ -216,7 +216,7 @@ def make_display(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
 @contextmanager
 def shown(log: Log) -> Iterator[Progress]:
-    """Show progress in the way that fits where stderr goes."""
+    """Show progress as bars if stderr is a terminal, else as log lines."""
     display = make_display(sys.stderr) if sys.stderr.isatty() else None
     if display is None or not display.console.is_interactive:
         yield Lines(log)

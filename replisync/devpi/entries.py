@@ -7,9 +7,9 @@ devpi stores per serial `dumps((changes, rel_renames))`, where `changes` maps a 
 - batched (since 4.9.0): `dumps([(serial, changes), ...])`, decoded and encoded again by the server;
 - singly (since 2.0): the stored bytes of one serial.
 
-What we store, and compare histories by, is the primary's own bytes of the changes followed by an empty
-list of renames: a stock devpi-server would look for the files of a list that is not empty when it starts.
-The format is a postfix one, so this replaces a tail and encodes nothing anew.
+We store, and compare histories by, the primary's own bytes of the changes followed by an empty list of
+renames: a stock devpi-server would look for the files of a non-empty list when it starts. The format is
+postfix, so replacing the tail is enough; nothing is encoded again.
 
 No I/O here.
 """
@@ -24,10 +24,10 @@ from replisync.errors import BrokenStream, CorruptEntry
 
 # dumps(([], ...))[...]: an empty list, the tuple of the two, the end mark.
 EMPTY_RENAMES = b"K\0\0\0\0@\0\0\0\x02Q"
-# What a PostgreSQL primary sends for a serial that was never written, and what compaction leaves.
+# Sent by a PostgreSQL primary for a serial that was never written, and left behind by compaction.
 EMPTY_ENTRY = b"J" + EMPTY_RENAMES
 
-# What we stored was within the limit that the operator set then. SQLite's own bound for a row.
+# Stored entries were within the limit that the operator set then. This is SQLite's own limit for a row.
 _STORED = Limits(entry_bytes=10**9)
 
 
@@ -35,7 +35,7 @@ class KeyChange(NamedTuple):
     """One key's new value.
 
     keyname: devpi's name for the kind of key, such as STAGEFILE.
-    back_serial: the serial that changed the key before this one; -1 where there is none.
+    back_serial: the previous serial that changed the key; -1 for none.
     value: the new value; None for a deletion.
     """
 
@@ -46,12 +46,12 @@ class KeyChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChangelogEntry:
-    """What one serial changed.
+    """The changes of one serial.
 
     serial: its number.
     changes: the changes by relpath.
     data: the bytes to store.
-    original: those of the primary, where others are stored.
+    original: the primary's bytes, if others are stored.
     """
 
     serial: int
@@ -61,15 +61,15 @@ class ChangelogEntry:
 
 
 def digest(data: bytes) -> str:
-    """Return the digest that histories are compared by, over the stored bytes of an entry."""
+    """Return the digest of an entry's stored bytes, by which histories are compared."""
     return hashlib.sha256(data).hexdigest()
 
 
 def same_entry(ours: bytes, theirs: bytes) -> bool:
-    """Tell whether two stored entries say the same.
+    """Return whether two stored entries are equal.
 
-    Equal bytes are equal entries. Where they differ the decoded values decide: servers before 6.5.0
-    encode anew what they send, and the order of a set is not stable.
+    Equal bytes are equal entries. Otherwise compare the decoded values: servers before 6.5.0 encode again
+    what they send, and the order of a set is not stable.
     """
     if ours == theirs:
         return True
@@ -82,11 +82,11 @@ def same_entry(ours: bytes, theirs: bytes) -> bool:
 def parse_stored(
     serial: int, data: bytes, limits: Limits | None = None, kinds: frozenset[str] | None = None
 ) -> ChangelogEntry:
-    """Return the entry that the stored bytes of one serial hold, ours or the primary's.
+    """Return the entry in the stored bytes of one serial, ours or the primary's.
 
-    limits: for the primary's; ours are taken as they are.
+    limits: for the primary's; None for ours.
     kinds: see StreamParser.
-    Raises CorruptEntry where they are no entry.
+    Raises CorruptEntry if the bytes are not an entry.
     """
     if not data:
         raise _corrupt(serial, "the primary has no entry at this serial")
@@ -97,19 +97,19 @@ def parse_stored(
 
 
 def parse_batch(body: bytes, first: int, limits: Limits | None = None) -> Iterator[ChangelogEntry]:
-    """Yield the entries of a batched answer that was asked to begin at serial `first`.
+    """Yield the entries of a batched answer that begins at serial `first`.
 
-    Raises CorruptEntry where it is no batch, or the next entry is not the one that follows.
+    Raises CorruptEntry if it is not a batch, or a serial is missing or out of order.
     """
     try:
         batch = decode(body, limits).value
     except CorruptEntry as err:
         raise _corrupt(first, err.why) from err
     if batch.__class__ is not list:
-        raise _corrupt(first, "an answer that is no list of entries")
+        raise _corrupt(first, "the answer is not a list of entries")
     for due, item in enumerate(batch, first):
         if item.__class__ is not tuple or len(item) != 2 or item[0] != due:
-            raise _corrupt(due, "an answer in which this serial does not follow")
+            raise _corrupt(due, "the answer has another serial in its place")
         try:
             data = encode((item[1], []))
         except ValueError as err:
@@ -118,24 +118,24 @@ def parse_batch(body: bytes, first: int, limits: Limits | None = None) -> Iterat
 
 
 class StreamParser:
-    """Turn the chunks of a streaming answer into entries, each with the serial that is due.
+    """Turn the chunks of a streaming answer into entries, and check that their serials are consecutive.
 
-    first: the serial that the answer was asked to begin with.
-    kinds: the keynames of which the values are built; those of others are only checked and become
-        wire.UNREAD. None builds all.
+    first: the first serial of the answer.
+    kinds: the keynames whose values are built; other values are only checked, and become wire.UNREAD. None
+        builds all.
     """
 
     def __init__(self, first: int, limits: Limits | None = None, kinds: frozenset[str] | None = None) -> None:
         self._decoder = Decoder(limits, kinds)
         self._due = first
         self._announced = False
-        self._failed: CorruptEntry | None = None  # after entries that were still good
+        self._failed: CorruptEntry | None = None  # raised after the good entries before it
 
     def feed(self, chunk: bytes) -> list[ChangelogEntry]:
         """Return the entries that `chunk` completes.
 
-        Raises CorruptEntry where the stream is no sequence of serials and entries, or skips a serial;
-        entries before the bad one are returned first, and the next call raises.
+        Raises CorruptEntry if the stream is not a sequence of serials and entries, or skips a serial: first
+        returns the entries before the bad one, then raises at the next call.
         """
         if self._failed is not None:
             raise self._failed
@@ -154,7 +154,7 @@ class StreamParser:
             if not self._announced:
                 self._announce(item.value)
             elif item.value.__class__ is int:
-                raise _corrupt(self._due, "an emptied row in the primary's changelog")
+                raise _corrupt(self._due, "the row in the primary's changelog is empty")
             else:
                 entries.append(_entry(self._due, item))
                 self._due += 1
@@ -162,16 +162,16 @@ class StreamParser:
 
     def _announce(self, value: Any) -> None:
         if value.__class__ is not int:
-            raise _corrupt(self._due, "an entry without its serial")
+            raise _corrupt(self._due, "the entry has no serial")
         if value != self._due:
             raise _corrupt(self._due, f"serial {value} came instead")
         self._announced = True
 
     def finish(self) -> None:
-        """Declare the end of the answer.
+        """Check the end of the answer.
 
-        Raises BrokenStream where it lies inside an entry; nothing of that entry was returned. Raises the
-        CorruptEntry that was held back.
+        Raises BrokenStream if it ended inside an entry, of which nothing was returned, and a CorruptEntry
+        that was held back.
         """
         if self._failed is not None:
             raise self._failed
@@ -181,7 +181,7 @@ class StreamParser:
             raise _corrupt(self._due, err.why) from err
         if self._announced or self._decoder.pending:
             raise BrokenStream(
-                "reading of the primary's changelog",
+                "cannot read the primary's changelog",
                 "the answer ended in the middle of an entry",
                 serial=self._due,
             )
@@ -190,16 +190,16 @@ class StreamParser:
 def _entry(serial: int, decoded: Decoded) -> ChangelogEntry:
     value = decoded.value
     if value.__class__ is not tuple or len(value) != 2 or value[1].__class__ is not list:
-        raise _corrupt(serial, "a value that is no changelog entry")
+        raise _corrupt(serial, "the value is not a changelog entry")
     changes = _changes(serial, value[0])
     if decoded.second < 0:
-        raise _corrupt(serial, "an entry in which the list of renames cannot be found")
+        raise _corrupt(serial, "the entry has no list of renames")
     return ChangelogEntry(serial, changes, decoded.raw[: decoded.second] + EMPTY_RENAMES)
 
 
 def _changes(serial: int, changes: Any) -> Mapping[str, KeyChange]:
     if changes.__class__ is not dict:
-        raise _corrupt(serial, "changes that are no mapping")
+        raise _corrupt(serial, "its changes are not a mapping")
     for relpath, change in changes.items():
         if (
             relpath.__class__ is not str
@@ -208,10 +208,10 @@ def _changes(serial: int, changes: Any) -> Mapping[str, KeyChange]:
             or change[0].__class__ is not str
             or change[1].__class__ is not int
         ):
-            raise _corrupt(serial, "a change that is no (keyname, back serial, value)")
+            raise _corrupt(serial, "a change is not (keyname, back serial, value)")
         changes[relpath] = KeyChange._make(change)
     return changes
 
 
 def _corrupt(serial: int, why: str) -> CorruptEntry:
-    return CorruptEntry("reading of the primary's changelog", why, serial=serial)
+    return CorruptEntry("cannot read the primary's changelog", why, serial=serial)

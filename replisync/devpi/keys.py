@@ -1,7 +1,7 @@
-"""What devpi's keys mean to a replica: which of them carry files, and where those files lie.
+"""devpi's keys as a replica sees them: which of them carry files, and the paths of those files.
 
 Source: `devpi_server/model.py` (`add_keys`) and `devpi_server/filestore.py`. Unknown kinds of keys, such
-as those of plugins, are replicated like all others; nothing here has to know them.
+as those of plugins, are replicated like all others; nothing here needs to know them.
 
 No I/O here.
 """
@@ -17,22 +17,22 @@ FILE_KEYNAMES = frozenset({"STAGEFILE", "PYPIFILE_NOMD5"})
 
 USER_KEYNAME = "USER"
 
-# What a user's value has the hash of the password under; see User.validate in devpi_server/model.py.
+# The keys of the password hash in a user's value; see User.validate in devpi_server/model.py.
 PWHASH = "pwhash"
-PWSALT = "pwsalt"  # old devpi-servers' hashes alone have one
+PWSALT = "pwsalt"  # only in hashes of old devpi-servers
 
-# The kinds of keys that replication looks into; the values of all others are only passed on.
+# The kinds of keys whose values replication reads; all other values are passed on unread.
 READ_KEYNAMES = FILE_KEYNAMES | {USER_KEYNAME}
 
-# Those whose digests have a length of their own.
+# Algorithms whose digests have a fixed length.
 _ALGORITHMS = frozenset(name for name in hashlib.algorithms_guaranteed if not name.startswith("shake_"))
 
-# The longest name that the usual file systems take, and the longest path that PostgreSQL takes into an
-# index too (its bound is a third of a page, 2704 bytes), in bytes.
+# The longest name on common file systems, and the longest path that PostgreSQL accepts in an index (its
+# limit is a third of a page, 2704 bytes), in bytes.
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 2600
 
-# What can be no character of a digest, and how much of one is kept: no content has a digest with either.
+# Characters that no digest has, and the length to which a digest is cut: neither matches any content.
 _NO_DIGEST = re.compile("[^0-9a-z]")
 _DIGEST_CHARACTERS = 200
 
@@ -53,10 +53,9 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> "Digest | None":
-        """Return the digest that `algorithm=hexdigest` names, or None where it names none that we know.
+        """Return the digest that `algorithm=hexdigest` names; None if it names none that we know.
 
-        What no content can have stays a digest that no content has, in characters that any table and any
-        path can hold.
+        An invalid digest becomes one that no content has, in characters that any table and path can hold.
         """
         algorithm, _, hexdigest = text.partition("=")
         if algorithm not in _ALGORITHMS or not hexdigest:
@@ -65,21 +64,21 @@ class Digest:
 
 
 def user_name(user_key: str) -> str:
-    """Return the name of the user whose settings the key at this relpath holds."""
+    """Return the name of the user whose settings are at this relpath."""
     return user_key.partition("/")[0]
 
 
 def without_password(user_value: Any) -> Any:
-    """Return a user's value without the hash of a password: devpi-server refuses every login then."""
+    """Return a user's value without its password hash: devpi-server then refuses every login."""
     if not isinstance(user_value, Mapping):
         return user_value
     return {name: value for name, value in user_value.items() if name != PWHASH}
 
 
 def is_live_file(value: Any) -> bool:
-    """Tell whether the value of a file key says that its file exists on the primary.
+    """Return whether the value of a file key says that its file exists on the primary.
 
-    devpi's own test: a link of a mirror that was never fetched has no `last_modified`.
+    This is devpi's own test: a mirror link that was never fetched has no `last_modified`.
     """
     return isinstance(value, Mapping) and bool(value.get("last_modified"))
 
@@ -90,12 +89,12 @@ def index_of(relpath: str) -> str:
 
 
 def user_key(index: str) -> str:
-    """Return the relpath of the key that holds the settings of the index `user/index`."""
+    """Return the relpath of the key with the settings of the index `user/index`."""
     return f"{index.partition('/')[0]}/.config"
 
 
 def index_type(user_value: Any, index: str) -> str | None:
-    """Return the type of the index `user/index` by its user's value, or None where there is no such index."""
+    """Return the type of the index `user/index` by its user's value; None if it has no such index."""
     if not isinstance(user_value, Mapping):
         return None
     indexes = user_value.get("indexes")
@@ -107,11 +106,11 @@ def index_type(user_value: Any, index: str) -> str | None:
 
 
 def expected_digest(relpath: str, value: Mapping[str, Any]) -> Digest | None:
-    """Return the digest that the file of a live file key must have, or None where none can be demanded.
+    """Return the digest that the file of a live file key must have, or None.
 
-    As devpi does it: where `hashes` contradicts `hash_spec` only `hash_spec` counts; sha256 is preferred,
-    then md5, then what there is. None for mirror links without a digest, and for the tox results of
-    devpi-server 6.5.0 to 6.8.x, which carry the digest of the file that was tested.
+    As in devpi: if `hashes` contradicts `hash_spec`, only `hash_spec` counts; sha256 is preferred, then md5,
+    then any other. None for mirror links without a digest, and for the tox results of devpi-server 6.5.0 to
+    6.8.x, which carry the digest of the tested file.
     """
     spec = value.get("hash_spec")
     spec = spec if isinstance(spec, str) else ""
@@ -136,31 +135,31 @@ def _is_misfiled_tox_result(relpath: str, spec: str) -> bool:
 
 
 def path_problem(relpath: str) -> str:
-    """Return why a relpath is no path below the files' folder, or "" where it is one.
+    """Return why a relpath is not a path below the files' folder; "" if it is one.
 
-    Changelogs come from outside: no relpath may lead out of the folder, or be read in two ways. Whoever may
-    make users on the primary can name one "..", and any page that a mirror reads can name what it likes.
+    Changelogs are untrusted: no relpath may lead out of the folder, or be read in two ways. A user who may
+    create users on the primary can name one "..", and a page that a mirror reads can contain any name.
     """
     if "\0" in relpath:
-        return "a NUL character in its name"
+        return "its name has a NUL character"
     if any(part in ("", ".", "..") for part in relpath.split("/")):
-        return "a path that is not plain"
+        return "its path is not plain"
     return ""
 
 
 def fetch_problem(relpath: str) -> str:
-    """Return why a file can never be fetched over HTTP, or have a path here; "" where it can."""
+    """Return why a file can never be fetched over HTTP, or have a path here; "" if it can."""
     if "#" in relpath:
         return "its name has a '#', at which devpi-server cuts every request"
     return hold_problem(relpath)
 
 
 def hold_problem(relpath: str) -> str:
-    """Return why a key can never be a path here, or "" where it can."""
+    """Return why a key can never be a path here; "" if it can."""
     if problem := path_problem(relpath):
         return problem
     if len(relpath.encode()) > MAX_PATH_BYTES:
         return f"its path has more than {MAX_PATH_BYTES} bytes"
     if max(len(part.encode()) for part in relpath.split("/")) > MAX_NAME_BYTES:
-        return f"a part of its name has more than {MAX_NAME_BYTES} bytes"
+        return f"a component of its path has more than {MAX_NAME_BYTES} bytes"
     return ""

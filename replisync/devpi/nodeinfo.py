@@ -1,16 +1,16 @@
-"""What devpi-server keeps in `.nodeinfo` (`devpi_server/config.py`)."""
+"""The content of devpi-server's `.nodeinfo` (`devpi_server/config.py`)."""
 
 from typing import Any
 
-# devpi-server 4.9 and later write, and expect, this state version.
+# The state version that devpi-server 4.9 and later write and expect.
 _SERVERVERSION = b"4"
 
 
 def standby_nodeinfo(uuid: str, primary_uuid: str, primary_url: str, *, before_6_13: bool) -> dict[str, Any]:
-    """Return what a devpi replica writes into `.nodeinfo`.
+    """Return the content of `.nodeinfo` of a devpi replica.
 
-    before_6_13: the primary is older than devpi-server 6.13, and so, probably, is the server of the
-        standby: it looks for the name that the field had then. A newer one takes both.
+    before_6_13: the primary is older than devpi-server 6.13, and so, probably, is the standby's server: use
+        the field's old name. Newer servers accept both.
     """
     info = {
         "uuid": uuid,
@@ -24,8 +24,8 @@ def standby_nodeinfo(uuid: str, primary_uuid: str, primary_url: str, *, before_6
 
 
 def plain_url(url: str) -> str:
-    """Return a primary's URL as devpi writes it: without a slash at its end.
+    """Return a primary's URL as devpi writes it: without a trailing slash.
 
-    devpi-server replaces it in the answers that it relays; with the slash it would leave one out there.
+    devpi-server replaces this URL in relayed answers; a trailing slash would swallow one there.
     """
     return url.rstrip("/")

@@ -1,7 +1,7 @@
-"""devpi-server's `--storage`: which database a target has, in devpi-server's own spelling.
+"""devpi-server's `--storage`: the database of a target, in devpi-server's format.
 
-The password is part of devpi's spelling. It is kept apart here, so that nothing that is shown, logged or
-remembered has it.
+The password is part of that format. It is separate here, so that nothing that is shown, logged or stored
+contains it.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from replisync.errors import UsageError
 SQLITE = "sqlite"
 POSTGRES = "pg8000"
 
-# Those of devpi_postgresql's `Storage`.
+# The options of devpi_postgresql's `Storage`.
 _POSTGRES_KEYS = frozenset(
     {
         "host",
@@ -32,9 +32,9 @@ _POSTGRES_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A storage: its name, and what devpi-server wants to know of it.
+    """A storage: its name and its settings.
 
-    password: in no text that is made of this.
+    password: never in a text made from this.
     """
 
     name: str = SQLITE
@@ -47,23 +47,23 @@ class Storage:
 
     @classmethod
     def parse(cls, spec: str) -> "Storage":
-        """Read devpi-server's spelling.
+        """Parse devpi-server's format.
 
-        Raises UsageError where it is none that we know; the text of it is in no message.
+        Raises UsageError if it is not valid; the message does not repeat the text.
         """
-        attempted = "reading of --storage"
+        attempted = "cannot read --storage"
         name, _, rest = spec.partition(":")
         if name not in (SQLITE, POSTGRES):
             raise UsageError(attempted, f"{name!r} is not supported; {SQLITE} and {POSTGRES} are")
         pairs = [item.partition("=") for item in rest.split(",")] if rest else []
         known = _POSTGRES_KEYS | {"password"} if name == POSTGRES else frozenset()
-        # The text may be the rest of a password with a comma in it, so it is not repeated.
+        # The text may be the rest of a password with a comma in it: do not repeat it.
         if not all(found and key in known for key, found, _ in pairs):
             names = ", ".join(sorted(known)) or "none"
             raise UsageError(
                 attempted,
-                f"it must be KEY=VALUE with commas between, the keys of {name} being: {names}",
-                hint="a password with a comma goes into the environment, as PGPASSWORD",
+                f"it is not KEY=VALUE, separated by commas, with these keys of {name}: {names}",
+                hint="set PGPASSWORD for a password with a comma",
             )
         settings = {key: value for key, _, value in pairs}
         password = settings.pop("password", None)
@@ -71,14 +71,14 @@ class Storage:
         return cls(name, MappingProxyType(settings), password)
 
     def with_more(self, other: "Storage | None", password: str | None) -> "Storage":
-        """Return this storage with what is said for one run: other settings, and the password.
+        """Return this storage with the settings and the password given for one run.
 
-        password: to be used where neither has one.
-        Raises UsageError where the other is of another kind.
+        password: used if neither storage has one.
+        Raises UsageError if the other is of another kind.
         """
         if other is not None and other.name != self.name:
             raise UsageError(
-                "reading of --storage", f"the standby's storage is {self.name}, and {other.name} was given"
+                "cannot read --storage", f"the standby's storage is {self.name}, but {other.name} was given"
             )
         settings = {**self.settings, **(other.settings if other else {})}
         given = other.password if other else None
@@ -87,4 +87,4 @@ class Storage:
 
 def _check_port(port: str) -> None:
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError("reading of --storage", "the port is no number from 1 to 65535")
+        raise UsageError("cannot read --storage", "the port is not a number from 1 to 65535")

@@ -1,6 +1,6 @@
 """devpi's value format: bytes to values and back.
 
-The format is a postfix one: opcodes push values on a stack or fold the topmost ones, `Q` ends a value.
+The format is postfix: opcodes push values on a stack or fold the topmost ones, `Q` ends a value.
 Lengths are signed 32 bit, big endian. Source: `devpi_server/fileutil.py` (its `load` and `_dump_*`).
 
     @ n  tuple of the n topmost   A n  bytes          C R  False, True    D    float, 8 bytes
@@ -9,9 +9,9 @@ Lengths are signed 32 bit, big endian. Source: `devpi_server/fileutil.py` (its `
     O n  set                      P    container, key, value: container[key] = value
     Q    end of the value         T    complex, 2 x 8 bytes
 
-The invariant: whatever arrives, the outcome is a value or a `CorruptEntry`; never another exception, and
-never more memory than a small multiple of `Limits.entry_bytes`. No value is decoded twice, however the
-network cuts the stream: the decoder keeps its stack between chunks and goes on at the token it stopped in.
+The invariant: for any input, the outcome is a value or a `CorruptEntry`; never another exception, and never
+more memory than a small multiple of `Limits.entry_bytes`. No value is decoded twice, wherever the network
+cuts the stream: the decoder keeps its stack between chunks and resumes at the incomplete token.
 
 This module does no I/O and knows nothing of keys, entries or serials.
 """
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from replisync.errors import CorruptEntry
 
 _signed = Struct(">i").unpack_from
-# Lengths are read unsigned: a negative one is then beyond every limit, which costs no check of its own.
+# Lengths are read as unsigned: a negative one then exceeds every limit, without a check of its own.
 _unsigned = Struct(">I").unpack_from
 _float = Struct(">d").unpack_from
 _new_tuple = tuple.__new__
@@ -36,28 +36,28 @@ _pack_float = Struct(">d").pack
 _INT_MAX = 2**31 - 1
 _INT_MIN = -(2**31)
 
-# Hashing a tuple recurses in C without a guard: as a key or member, a deep one would end the process.
+# Hashing a tuple recurses in C without a guard: a deep one, as a key or member, would crash the process.
 _MAX_KEY_DEPTH = 32
 
-# An item of a list is at least its index (5 bytes), a value (1) and the setting of it (1).
+# An item of a list is at least its index (5 bytes), a value (1) and its assignment (1).
 _LIST_ITEM_BYTES = 7
 
-# A mapping or a set of one byte takes as much memory as a list of so many items.
+# A mapping or a set of one byte takes as much memory as a list of this length.
 _CONTAINER_ITEMS = 9
 
 
-# For each byte, 1 if it is not ASCII.
+# For each byte: 1 if it is not ASCII.
 _BEYOND_ASCII = bytes(128) + b"\1" * 128
-# bytes.find() says -1 for "nowhere"; modulo this it becomes a position behind everything.
+# bytes.find() returns -1 for not found; modulo this, that becomes a position after everything.
 _NEVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bound what a stream may make us allocate.
+    """Limit the memory that a stream can make us allocate.
 
-    entry_bytes: the longest value that is accepted, in bytes. SQLite's own bound for a row is 10**9; the
-        largest real entries (the links of a project with thousands of files) have tens of megabytes.
+    entry_bytes: the longest accepted value, in bytes. SQLite's own limit for a row is 10**9; the largest real
+        entries (the links of a project with thousands of files) have tens of megabytes.
     """
 
     entry_bytes: int = 256 * 1024 * 1024
@@ -67,9 +67,9 @@ class Decoded(NamedTuple):
     """One complete value.
 
     value: the Python value.
-    raw: the bytes that it came as, its end mark included.
-    second: where in `raw` a list began that is the second item of the outermost level; else -1. In a
-        changelog entry this is where the list of renames begins, right behind the changes.
+    raw: its bytes, including the end mark.
+    second: the offset in `raw` of a list that is the second item of the outermost level; else -1. In a
+        changelog entry this is the list of renames, after the changes.
     """
 
     value: Any
@@ -78,7 +78,7 @@ class Decoded(NamedTuple):
 
 
 class Unread(Enum):
-    """What stands for a value that was checked for its structure and not built."""
+    """Placeholder for a value that was checked for its structure, but not built."""
 
     UNREAD = "unread"
 
@@ -87,18 +87,18 @@ UNREAD = Unread.UNREAD
 
 
 def _corrupt(why: str) -> CorruptEntry:
-    return CorruptEntry("decoding of the primary's data", why)
+    return CorruptEntry("cannot decode the primary's data", why)
 
 
 class Decoder:
     """Split a stream of values into values at memory speed.
 
-    Feed it chunks as they come; each call returns the values that the chunk completed. After an error
-    the decoder is of no further use.
+    Feed it chunks as they come; each call returns the values that the chunk completed. After an error, do not
+    use the decoder again.
 
-    kinds: in a mapping of names to `(kind, number, item)` at the outermost level, the kinds of which the
-        items are built; all others are only checked, which is several times as fast, and become UNREAD.
-        None builds everything.
+    kinds: in a mapping of names to `(kind, number, item)` at the outermost level, the kinds whose items
+        are built; all others are only checked, which is several times as fast, and become UNREAD. None builds
+        all.
     """
 
     __slots__ = (
@@ -119,11 +119,13 @@ class Decoder:
     def __init__(self, limits: Limits | None = None, kinds: frozenset[str] | None = None) -> None:
         self._limit = (limits or Limits()).entry_bytes
         self._kinds = kinds
-        self._depth = -1  # how many values an item that is passed over has so far; -1 outside of one
-        self._beyond: bytes | None = None  # for each byte of the chunk whether it is not ASCII, once asked
-        self._failed: CorruptEntry | None = None  # after values that were still good
+        self._depth = -1  # the number of values in the item that is being skipped; -1 outside of one
+        self._beyond: bytes | None = (
+            None  # for each byte of the chunk whether it is not ASCII; made on demand
+        )
+        self._failed: CorruptEntry | None = None  # raised after the good values before it
         self._rest: list[bytes] = []  # the bytes from the incomplete token on
-        self._need = 0  # how many bytes `_rest` lacks at least before decoding can go on
+        self._need = 0  # the least number of bytes that `_rest` lacks before decoding can resume
         self._stack: list[Any] = []
         self._parts: list[bytes] = []  # the bytes of the current value before the incomplete token
         self._parts_size = 0
@@ -132,14 +134,14 @@ class Decoder:
 
     @property
     def pending(self) -> int:
-        """Return how many bytes of an incomplete value are held."""
+        """Return the number of bytes held of an incomplete value."""
         return self._parts_size + sum(map(len, self._rest))
 
     def feed(self, chunk: bytes) -> list[Decoded]:
         """Return the values that `chunk` completes, in order.
 
-        Raises CorruptEntry where the bytes are not devpi's format or are beyond the limits; values before
-        the bad one are returned first, and the next call raises.
+        Raises CorruptEntry if the bytes are not in devpi's format, or exceed the limits: first returns the
+        values before the bad one, then raises at the next call.
         """
         self.check()
         done: list[Decoded] = []
@@ -152,7 +154,7 @@ class Decoder:
         return done
 
     def check(self) -> None:
-        """Raise the CorruptEntry that is held back, if there is one."""
+        """Raise the CorruptEntry that is held back, if any."""
         if self._failed is not None:
             raise self._failed
 
@@ -166,18 +168,18 @@ class Decoder:
         try:
             pos = self._run(data, done)
         except (TypeError, ValueError, RecursionError) as err:
-            raise _corrupt(f"a value that cannot be one ({type(err).__name__})") from err
+            raise _corrupt(f"a value is invalid ({type(err).__name__})") from err
         rest = data[pos:]
         self._rest = [rest] if rest else []
         if self._parts_size + len(rest) + max(self._need, 0) > self._limit:
             raise self._too_long()
 
     def _run(self, data: bytes, done: list[Decoded]) -> int:
-        """Decode tokens until the data ends; return where the first incomplete token begins.
+        """Decode tokens until the data ends; return the position of the first incomplete token.
 
-        One function with everything in local names, since each call and attribute is paid for every value
-        of the history; strings and folds look one token ahead, because what follows is nearly always the
-        setting of an item. `pos` moves, and the stack changes, only when a token is complete. Errors of
+        One function with everything in local names, since each call and attribute access costs time for
+        every value of the history; strings and folds look one token ahead, because the assignment of an item
+        nearly always follows. `pos` moves, and the stack changes, only when a token is complete. Errors of
         the stack, of containers and of keys surface as the exceptions of Python's own containers.
         """
         stack = self._stack
@@ -304,14 +306,14 @@ class Decoder:
         return pos
 
     def _pass_over(self, data: bytes, pos: int) -> int:
-        """Check an item from `pos` on without building it, and push UNREAD when its end is reached.
+        """Check an item from `pos` on without building it, and push UNREAD at its end.
 
-        Values are only counted: opcodes, lengths, texts and folds are checked, but not whether a key can
-        be one. The item ends where the tuple of three that holds it is folded.
+        Values are only counted: opcodes, lengths, texts and folds are checked, but not whether a key is
+        hashable. The item ends where the tuple of three that holds it is folded.
         """
         depth = max(self._depth, 0)
         size = len(data)
-        # Where the next byte that is not ASCII is: texts before it need not be looked at one by one.
+        # The position of the next byte that is not ASCII: texts before it need no check.
         if self._beyond is None:
             self._beyond = data.translate(_BEYOND_ASCII)
         beyond = self._beyond
@@ -446,14 +448,14 @@ class Decoder:
             self._parts_size = 0
         if len(raw) > self._limit:
             raise self._too_long()
-        # The tuple's own constructor, and the stack used again: this is paid twice for each entry.
+        # Call the tuple's constructor and reuse the stack: this runs twice for each entry.
         done.append(_new_tuple(Decoded, (self._stack.pop(), raw, self._second)))
         self._second = -1
         self._promised = 0
 
 
 def _key(key: Any) -> Any:
-    """Return `key` if it can be hashed without harm."""
+    """Return `key` if it is safe to hash."""
     nested = [key] if key.__class__ is tuple else []
     for _ in range(_MAX_KEY_DEPTH):
         if not nested:
@@ -463,7 +465,7 @@ def _key(key: Any) -> Any:
 
 
 def _integer(text: bytes) -> int:
-    # int() would also take blanks, signs and underscores; what devpi writes is str(int).
+    # int() would also accept blanks, signs and underscores; devpi writes str(int).
     value = int(text)
     if str(value).encode() != text:
         raise _corrupt("a number that is not written as one")
@@ -474,7 +476,7 @@ def decode(data: bytes, limits: Limits | None = None, kinds: frozenset[str] | No
     """Return the one value that `data` consists of.
 
     kinds: see Decoder.
-    Raises CorruptEntry where it is not exactly one value.
+    Raises CorruptEntry if it is not exactly one value.
     """
     decoder = Decoder(limits, kinds)
     done = decoder.feed(data)
@@ -485,7 +487,7 @@ def decode(data: bytes, limits: Limits | None = None, kinds: frozenset[str] | No
 
 
 def is_cut(data: bytes, limits: Limits | None = None) -> bool:
-    """Tell whether bytes are the beginning of a value: nothing is wrong but that the rest is missing."""
+    """Return whether bytes are the beginning of a value, with only the rest missing."""
     decoder = Decoder(limits)
     try:
         done = decoder.feed(data)
@@ -496,9 +498,9 @@ def is_cut(data: bytes, limits: Limits | None = None) -> bool:
 
 
 def encode(value: Any) -> bytes:
-    """Return the bytes of one value, its end mark included, as devpi's `fileutil.dumps` writes them.
+    """Return the bytes of one value, including its end mark, as devpi's `fileutil.dumps` writes them.
 
-    Raises ValueError for what the format cannot express.
+    Raises ValueError if the format cannot express it.
     """
     try:
         return b"".join(_encode(value)) + b"Q"

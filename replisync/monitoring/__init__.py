@@ -1,4 +1,4 @@
-"""Where a standby stands: for people, scripts and monitors.
+"""The state of a standby: for people, scripts and monitors.
 
-Knows what was recorded and what the primary says now. Must not change anything.
+Knows the recorded state and the primary's current position. Must not change anything.
 """

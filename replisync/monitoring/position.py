@@ -1,4 +1,4 @@
-"""How far the primary is: by its own word, or at least, by what others have shown of it."""
+"""The primary's last serial: by its own answer, or at least what other servers have shown of it."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from replisync.session.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What is known of the primary's last serial.
+    """The known position of the primary.
 
-    serial: it has reached this one; None where no serial is known.
-    own: the serial by the primary's own word, just now; None where it did not answer itself.
-    error: why it did not; None where it did, and where it was not asked.
+    serial: a serial that it has reached, or None.
+    own: its serial by its own answer just now; None if it did not answer itself.
+    error: why it did not answer; None if it did, or was not asked.
     """
 
     serial: int | None
@@ -28,15 +28,15 @@ class Position:
 
 
 def known_position(contact: Contact | None) -> Position:
-    """Return what earlier runs heard."""
+    """Return the position that earlier runs recorded."""
     return Position(contact.primary_serial if contact else None)
 
 
 def ask_position(contact: Contact | None, source: Source, settings: Settings) -> Position:
-    """Ask the primary how far it is; what earlier runs heard, or a replica shows, is the least.
+    """Ask the primary for its serial; it is at least what earlier runs heard, or a replica shows.
 
-    This needs no secret, and so the histories are not compared: a primary that says less than before is not
-    believed, which `catchup` does once it has compared them.
+    This needs no secret, so the histories are not compared: a primary that reports a lower serial than before
+    is not believed. `catchup` believes it, after comparing them.
     """
     known = known_position(contact).serial
     try:

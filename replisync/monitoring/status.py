@@ -1,4 +1,4 @@
-"""Where a standby stands, without writing anything."""
+"""The state of a standby, determined without writing."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -15,7 +15,7 @@ from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 from replisync.verify.standing import distinct, standing
 
-# Without a word from the primary for so long, a serial that equals its last known one proves little.
+# Without contact to the primary for this long, being at its last known serial proves little.
 _STALE_SECONDS = 300.0
 
 _RUN_FIELDS = (
@@ -36,15 +36,17 @@ _VERIFY_FIELDS = ("level", "outcome", "serial", "finished", "findings")
 def status(
     serverdir: Serverdir, *, offline: bool = False, tls: Tls | None = None, silence: float = ASK_SECONDS
 ) -> dict[str, Any]:
-    """Return the fields of `status --json`; what is not known is None.
+    """Return the fields of `status --json`; unknown ones are None.
 
     offline: do not ask the primary.
-    silence: seconds after which a silent primary is given up.
-    Raises TargetUnusable where the serverdir is none of ours.
+    silence: seconds without a byte after which to give up on the primary.
+    Raises TargetUnusable if the serverdir is not a standby.
     """
     if not serverdir.is_ours() or serverdir.remembered_storage() is None:
         raise TargetUnusable(
-            f"status of {serverdir}", "it is no standby of replisync", hint="create one with `clone`"
+            f"cannot report the status of {serverdir}",
+            "not a replisync standby",
+            hint="create one with `clone`",
         )
     with open_database(serverdir) as store:
         begun = store.version() is not None or serverdir.role() is not None
@@ -53,7 +55,7 @@ def status(
         source = store.source() if begun else None
         if source is None:
             raise TargetUnusable(
-                f"status of {serverdir}",
+                f"cannot report the status of {serverdir}",
                 "its clone has not begun",
                 hint="run the same `clone` again",
             )
@@ -64,7 +66,7 @@ def status(
 def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settings | None) -> dict[str, Any]:
     """Return the fields.
 
-    settings: how the primary is asked; None where it is not.
+    settings: how to ask the primary; None not to ask.
     """
     role = serverdir.role()
     promoted = role not in (None, "replica") or source.promoted is not None
@@ -75,13 +77,13 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         position = ask_position(contact, source, settings)
     behind_us = position.own is not None and position.own < serial
     primary_serial = position.own if behind_us else position.serial
-    # Why there is an answer that says nothing of the serial is what an operator has to know first.
+    # A refusal explains the missing serial: show it first.
     refusal = str(position.error) if isinstance(position.error, PrimaryRefused) else None
     lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
     divergence = store.divergence()
     running = serverdir.locked_by() is not None
     if run is not None and run.outcome == "running" and not running:
-        # Nobody was left to say so; the next run writes it down.
+        # The process was killed before it could record its end; the next run records it.
         run = replace(run, outcome="killed")
     state = "promoted" if promoted else "cloning" if role is None else None
     state = state or _state(
@@ -139,11 +141,11 @@ def _last_verify(store: Store) -> dict[str, Any] | None:
 
 
 def _against(store: Store) -> tuple[str | None, Advice | None]:
-    """Return what stands against a promotion though the serial is right, and the command to run."""
+    """Return the reasons not to promote a standby whose serial is current, and the command to run."""
     whys: list[str] = []
     following: Advice | None = None
     if missing := store.missing_private_files():
-        whys.append(f"{missing} files of private stages are not here")
+        whys.append(f"{missing} files of private stages are missing")
         following = Advice("faults list")
     for found in distinct(standing(store)):
         whys.append(f"`verify --level {found.level}` at {found.finished} found {found}")
@@ -154,9 +156,9 @@ def _against(store: Store) -> tuple[str | None, Advice | None]:
 def _explain(
     state: str, serial: int, position: Position, divergence: Divergence | None, *, running: bool
 ) -> tuple[str | None, Advice | None]:
-    """Return why a standby is not current, and the command to run, as far as one helps.
+    """Return why a standby is not current, and the command to run, if one helps.
 
-    running: whether a run goes on now, which is to be let do its work.
+    running: whether a run is active, which then needs no other command.
     """
     catchup = None if running else Advice("catchup")
     if state == "cloning":
@@ -170,7 +172,7 @@ def _explain(
         return (
             f"the primary cannot be asked: {position.why}"
             if position.error
-            else "the primary was not heard of for more than five minutes"
+            else "the last contact to the primary was more than five minutes ago"
         ), None
     if state == "behind":
         ahead = (position.serial or 0) - serial
@@ -188,7 +190,7 @@ def _state(contact: Contact | None, lag: int | None, *, diverged: bool, silent: 
 
 
 def _lag_seconds(lag: int | None, contact: Contact | None) -> float | None:
-    """Return for how long at most the standby has been behind."""
+    """Return the longest time, in seconds, that the standby may have been behind."""
     if not lag:
         return None if lag is None else 0.0
     if contact is None or contact.in_sync_at is None:
@@ -197,7 +199,7 @@ def _lag_seconds(lag: int | None, contact: Contact | None) -> float | None:
 
 
 def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: float | None) -> None:
-    """Raise ConditionFailed where the standby is further behind than allowed, or nobody can tell."""
+    """Raise ConditionFailed if the standby is further behind than allowed, or its lag is unknown."""
     for name, bound in (("lag_serials", max_serials), ("lag_seconds", max_seconds)):
         if bound is None:
             continue
@@ -205,7 +207,7 @@ def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: floa
         if lag is None or lag > bound or fields["state"] in ("stale", "diverged", "cloning"):
             shown = "unknown" if lag is None else lag
             raise ConditionFailed(
-                f"status of {fields['serverdir']}",
-                f"it is {fields['state']}, {name} is {shown}, and {bound} was allowed",
-                hint=Hint("run {}, or look in the log of `follow` for the reason", Advice("catchup")),
+                f"cannot accept the lag of {fields['serverdir']}",
+                f"it is {fields['state']}, {name} is {shown}, but the limit is {bound}",
+                hint=Hint("run {}, or find the reason in the log of `follow`", Advice("catchup")),
             )

@@ -1,4 +1,4 @@
-"""What an operator does, a module each: follow, promote, faults, reseed.
+"""The operator's actions, one module each: follow, promote, faults, reseed.
 
 Composes the rooms below. Must not know the command line.
 """

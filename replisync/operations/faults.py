@@ -1,6 +1,6 @@
-"""The operator's hand on files that could not be had.
+"""List, retry, skip or clear the files that could not be fetched.
 
-These commands write a row or two of ours, in transactions of their own, and so work while `follow` runs.
+Each command writes a few of our rows in one transaction, and so works while `follow` runs.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ def _opened(serverdir: Serverdir) -> Iterator[Store]:
     def guard() -> None:
         require_replica(serverdir, serverdir.role() or "replica")
 
-    # Before the database is opened: opening it for writing changes its journal already.
+    # Check before opening the database: opening it for writing already changes its journal.
     require_ours(serverdir)
     guard()
     with open_database(serverdir, write=True, guard=guard) as store:
         if store.version() not in (None, schema.HEAD):
-            # Not under the hands of an older replisync that runs.
+            # Not while an older replisync may be running.
             with serverdir.lock():
                 store.prepare()
         store.check_version()
@@ -34,7 +34,7 @@ def _opened(serverdir: Serverdir) -> Iterator[Store]:
 
 
 def list_faults(serverdir: Serverdir) -> list[Fault]:
-    """Return the files that could not be had, by relpath."""
+    """Return the files that could not be fetched, by relpath."""
     require_ours(serverdir)
     if serverdir.role() is not None:
         require_standby(serverdir)
@@ -44,29 +44,29 @@ def list_faults(serverdir: Serverdir) -> list[Fault]:
 
 
 def retry_faults(serverdir: Serverdir) -> int:
-    """Have all of them asked for again at the next opportunity; return how many."""
+    """Make all of them due for a retry; return their number."""
     with _opened(serverdir) as store:
         return store.change_faults({"next_try": clock.now()})
 
 
 def skip_fault(serverdir: Serverdir, relpath: str) -> None:
-    """Let serials go on without a file.
+    """Let serials continue without a file.
 
-    Raises UsageError where it is none of the faults.
+    Raises UsageError if it is not among the faults.
     """
     with _opened(serverdir) as store:
         known = store.faults_of([relpath])
         if relpath not in known:
             raise UsageError(
-                f"skipping of {relpath}",
-                "it is not among the faults",
+                f"cannot skip {relpath}",
+                "not among the faults",
                 hint=Hint("see {}", Advice("faults list")),
             )
         store.put_faults((replace(known[relpath], kind="skipped", tries=0, next_try=None),))
 
 
 def clear_faults(serverdir: Serverdir) -> int:
-    """Forget all of them; return how many there were."""
+    """Delete all of them; return their number."""
     with _opened(serverdir) as store:
         relpaths = [fault.relpath for fault in store.faults()]
         store.clear_faults(relpaths)

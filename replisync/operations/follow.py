@@ -1,4 +1,4 @@
-"""Bringing a standby up to date: once, or for as long as we are let."""
+"""Bring a standby up to date: once, or continuously."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,13 +18,13 @@ from replisync.standby.opening import existing_standby, target_files, warn_of_re
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 
-# Files that a follower asks for again in one go, while changes wait.
+# The number of files that a follower retries at once while changes are pending.
 _CHORE_FILES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """What a catchup ended with."""
+    """The result of a catchup."""
 
     from_serial: int
     serial: int
@@ -38,7 +38,7 @@ class CaughtUp:
 def _connected(
     serverdir: Serverdir, primary_url: str | None, settings: Settings, context: Context, patience: Patience
 ) -> Iterator[tuple[Store, Pipeline]]:
-    """Hold a standby that is connected to its primary, with everything finished that was interrupted."""
+    """Hold a standby, connected to its primary, after finishing interrupted work."""
     with ExitStack() as stack:
         store, source = stack.enter_context(existing_standby(serverdir))
         warn_of_readers(serverdir, context.log)
@@ -52,9 +52,9 @@ def _connected(
         work.recover()
         _expire(serverdir, store, settings, context)
         if url != source.primary_url:
-            # Only after the server behind the new URL has shown that it is the same one.
+            # Only after the server at the new URL has proved to be the same one.
             patience.call(work.check_identity)
-            # The row is last: where it is there, `.nodeinfo` is right.
+            # The row comes last: once it is there, `.nodeinfo` is correct.
             info = serverdir.nodeinfo() or {}
             serverdir.write_nodeinfo({**info, "masterurl": plain_url(url)})
             store.put_source(replace(source, primary_url=url))
@@ -66,7 +66,7 @@ def _expire(serverdir: Serverdir, store: Store, settings: Settings, context: Con
     try:
         expire_retained(store, files, settings.retention_days, clock.moment())
     except LocalFailure as err:
-        # It can wait; what is to be applied cannot, and says whether it can be.
+        # This can wait; applying changes cannot, and reports its own failures.
         context.log.warning("retained files are not removed", error=str(err))
 
 
@@ -79,11 +79,11 @@ def run_catchup(
     to_serial: int | None = None,
     timeout: float | None = None,
 ) -> CaughtUp:
-    """Apply everything up to the primary's serial as of now, or up to `to_serial`.
+    """Apply all changes up to the primary's current serial, or up to `to_serial`.
 
-    timeout: seconds after which the run ends, wherever it is.
-    Raises ConditionFailed where the timeout passed or `to_serial` cannot be reached, and whatever the
-    primary or the disk may do; the standby stays at its last complete serial.
+    timeout: seconds after which the run stops.
+    Raises ConditionFailed if the timeout passed or `to_serial` cannot be reached, and the errors of the
+    primary and the disk; the standby stays at its last complete serial.
     """
     if timeout is not None:
         context.stop.limit(timeout)
@@ -108,10 +108,10 @@ def run_follow(
     primary_url: str | None = None,
     timeout: float | None = None,
 ) -> None:
-    """Apply each change as it is committed until told to stop.
+    """Apply each change as it is committed, until asked to stop.
 
-    timeout: seconds for which failures that may pass are borne; None for ever.
-    Raises Stopped when told to stop, and errors that do not pass.
+    timeout: seconds to retry transient errors without progress; None for ever.
+    Raises Stopped when asked to stop, and errors that are not transient.
     """
     patience = Patience(context.stop, context.log, seconds=timeout, local=timeout is None)
     with (

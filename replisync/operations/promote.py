@@ -1,4 +1,4 @@
-"""Making a standby startable as primary."""
+"""Make a standby startable as primary."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -19,31 +19,31 @@ from replisync.verify.findings import DATABASE, PERMISSIONS, Finding, Report
 from replisync.verify.run import Level, look, readable
 from replisync.verify.standing import Standing, distinct, found_now, standing
 
-# An event serial of nothing handled: devpi-server hands all of the history to its plugins again.
+# An event serial before all events: devpi-server then replays all of the history to its plugins.
 _NOTHING_HANDLED = -1
 
-# Findings about permissions that are named one by one.
+# The number of permission findings that are named one by one.
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What a promotion did, or would do.
+    """The result of a promotion, or of a dry run.
 
-    storage: devpi-server's spelling of it, without the password.
-    primary_serial: the one that the old primary is known to have reached; None where none is known.
-    reachable: whether the old primary itself still answers; it must not be written to any more.
-    unreachable: why it does not, in one clause, such as which other server answers; None where it does.
-    lost_serials: how many of its serials the standby does not have.
-    missing_files: how many files of private stages are not there.
-    findings: how many of each kind stand against it, by verifications that were not cleared, and by a quick
-        one just now.
+    storage: in devpi-server's format, without the password.
+    primary_serial: the last serial that the old primary is known to have reached, or None.
+    reachable: whether the old primary itself still answers; no client may write to it then.
+    unreachable: why it does not answer, in one clause, such as which other server does; None if it does.
+    lost_serials: the number of its serials that the standby lacks.
+    missing_files: the number of missing files of private stages.
+    findings: the number of each kind of finding that prevents it, of earlier verifications and a quick one
+        just now.
     found: the same in words, by verification.
-    warnings: what may keep devpi-server from using the serverdir, each with what helps.
-    doubt: why it is not known what the old primary has, although it answers; None where it is.
-    last_contact: when the old primary was last heard of; None where that is not known.
-    deleted_files: how many files stay in place that the primary deleted, since we may not move them; 0 where
-        nothing is changed, as none was to be moved.
+    warnings: problems that may keep devpi-server from using the serverdir, each with a remedy.
+    doubt: why the old primary's content is unknown although it answers; None if known.
+    last_contact: the last contact with the old primary, or None.
+    deleted_files: the number of files that the primary deleted, but that we may not move; 0 in a dry
+        run, or without such files.
     """
 
     serverdir: str
@@ -76,13 +76,13 @@ def promote(
 ) -> Promotion:
     """Check that a standby is complete, and set its role to primary.
 
-    accept_loss: go on although the primary is known to have more, files are missing, or findings of a
-        verification stand.
-    keep_identity: take the old primary's UUID, so that its other replicas go on with this one.
-    replay_events: let devpi-server's plugins see all of the history again.
+    accept_loss: promote even if the primary is known to have more, files are missing, or a verification found
+        damage.
+    keep_identity: take the old primary's UUID, so that its other replicas can follow this server.
+    replay_events: replay all of the history to devpi-server's plugins.
     dry_run: change nothing.
-    tls: how the old primary is asked where it is.
-    Raises TargetUnusable where it is no complete standby or replisync writes to it, ConditionFailed where
+    tls: the TLS settings for asking the old primary.
+    Raises TargetUnusable if it is not a complete standby or replisync writes to it, ConditionFailed if
     something would be lost.
     """
     with existing_standby(serverdir, promoting=True) as (store, source):
@@ -101,10 +101,10 @@ def promote(
         held = settle(store, target_files(serverdir, store), retain=True)
         promotion = replace(promotion, deleted_files=len(held))
         serverdir.write_event_serial(_NOTHING_HANDLED if replay_events else promotion.serial)
-        # Whoever else has this database, through a copy of the serverdir, must not write to it any more.
+        # Another process may have this database, through a copy of the serverdir: it must not write any more.
         store.put_source(replace(source, promoted=clock.now()))
         store.back_to_devpi()
-        # The role is last: once it is there, devpi-server starts as primary.
+        # The role comes last: once it is set, devpi-server starts as primary.
         info = serverdir.nodeinfo() or {}
         info = {key: info[key] for key in info if key not in ("masterurl", "master-uuid")}
         serverdir.write_nodeinfo({**info, "role": "primary", "uuid": promotion.uuid})
@@ -114,21 +114,21 @@ def promote(
 def _verified(
     serverdir: Serverdir, store: Store, source: Source, context: Context
 ) -> tuple[Report | None, list[Standing]]:
-    """Return what a verification at the level quick finds now, and what stands of earlier ones.
+    """Return the report of a quick verification now, and the remaining findings of earlier ones.
 
-    No verification is made where a promotion was interrupted, which has made one.
+    No verification is made after an interrupted promotion, which has made one.
     """
     began = clock.now()
     try:
         found = standing(store)
         if source.promoted is not None:
             return None, found
-        # A reader of its own: what is damaged is hidden from it, and must not be from who writes.
+        # A separate reader: views hide damage from it, and must not hide it from the writer.
         with readable(serverdir) as reader:
             now = look(serverdir, reader, source, Level.QUICK, context)
     except (TargetUnusable, LocalFailure) as err:
-        # A database that cannot be read through may be all that is left: it is a loss to be accepted.
-        damage = Finding(DATABASE, err.why, None, "a database that can be read", err.why)
+        # An unreadable database may be all that is left: it counts as a loss to accept.
+        damage = Finding(DATABASE, err.why, None, "a readable database", err.why)
         now = Report(
             level=str(Level.QUICK),
             serial=-1,
@@ -141,7 +141,7 @@ def _verified(
             total=1,
         )
         return now, []
-    # It clears what an earlier one of its level found.
+    # It clears the findings of earlier ones of its level.
     return now, [one for one in found if one.level != now.level]
 
 
@@ -158,7 +158,7 @@ def _assess(
     serial = store.last_serial()
     content = (one.only(harmless=False) for one in (*found, *([found_now(now)] if now else [])))
     against = distinct(content)
-    # Its serials are others: it may have been upgraded after changes that the standby does not have.
+    # Its serials differ: it may have been upgraded after changes that the standby lacks.
     doubt = position.why if isinstance(position.error, NewerPrimary) else None
     return Promotion(
         serverdir=str(serverdir),
@@ -180,10 +180,10 @@ def _assess(
 
 
 def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str | Hint]:
-    """Yield what a look just now found of permissions, each with the command that helps."""
+    """Yield the permission findings of the verification just now, each with a command that helps."""
     mount = read_only(serverdir.files) if serverdir.files.exists() else None
     if mount is not None:
-        yield f"the file system at {mount} is read-only: the server can store no file until it is writable"
+        yield f"the file system at {mount} is read-only: the server cannot store files until it is writable"
     wrong = [one for one in findings if one.kind == PERMISSIONS]
     for one in wrong[:_NAMED]:
         path = serverdir.root / one.subject
@@ -198,7 +198,7 @@ def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str | H
 
 
 def _reminders(store: Store, source: Source, position: Position) -> Iterator[str | Hint]:
-    """Yield what a promotion does not wait for, and its operator should know."""
+    """Yield reminders for the operator, which do not prevent a promotion."""
     if position.error is not None and position.error.details.get("answered_by") == source.uuid:
         yield "a devpi-server serves this serverdir: stop it before the new primary starts"
     nameless = sum(fault.kind == UNFETCHABLE for fault in store.faults())
@@ -220,15 +220,15 @@ def _noted_warnings(found: list[Standing]) -> Iterator[Hint]:
 
 
 def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverged: bool) -> None:
-    """Raise ConditionFailed where something would be lost, with all of that.
+    """Raise ConditionFailed, with all losses, if something would be lost.
 
-    level: of the verification that shows whether a repair has helped.
+    level: of the verification that can confirm a repair.
     """
     whys: list[str] = []
     first: list[str] = []
     catchup = f"{Advice('catchup')}" + ("" if promotion.reachable else " (once the primary answers)")
     if promotion.doubt:
-        what = "a server answers at the primary's URL, and it is not known what it has"
+        what = "a server answers at the primary's URL, but its content is unknown"
         whys.append(f"{what}: {promotion.doubt}")
     if promotion.lost_serials:
         ahead = f"the primary is at serial {position.serial}, {promotion.lost_serials} ahead of ours"
@@ -241,7 +241,7 @@ def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverg
         status = f"{Advice('status')} (its history is not ours)"
         first.append(status if diverged else catchup)
     if promotion.missing_files:
-        whys.append(f"{promotion.missing_files} files of private stages are not here")
+        whys.append(f"{promotion.missing_files} files of private stages are missing")
         first += [str(Advice("faults list")), catchup]
     if promotion.findings:
         whys.append(f"findings that were not repaired: {', '.join(promotion.found)}")
@@ -255,7 +255,7 @@ def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverg
         f"cannot promote {promotion.serverdir}",
         "; ".join(whys),
         serial=promotion.serial,
-        hint=f"{', '.join(steps)} first, or give all of that up with --accept-loss",
+        hint=f"{', '.join(steps)} first, or accept the loss with --accept-loss",
     )
     error.details = asdict(promotion)
     raise error

@@ -1,7 +1,8 @@
-"""A new standby beside the present one, which is followed and serves until the new one takes its place.
+"""Rebuild a standby: create a new one next to it, which takes its place once it verifies.
 
-The new one is made as any other clone, with files linked from the present one. When it is complete and
-proved, both are locked, it is brought up to date once more, and their folders exchange their names.
+The new one is cloned as usual, with files linked from the present one, which can be followed and served
+meanwhile. Once it is complete and verified, both are locked, it catches up once more, and the two folders
+exchange their names.
 """
 
 import os
@@ -43,7 +44,7 @@ from replisync.system import clock
 from replisync.system.advice import quoted
 from replisync.verify.run import Level, verify
 
-# What is in a serverdir that a new one has of its own, or need not have.
+# Entries of a serverdir that a new one creates itself, or does not need.
 _NOT_MISSED = frozenset(
     {".event_serial", ".indices", ".nodeinfo", ".replisync", ".serverversion", "+files", "lost+found"}
 )
@@ -51,11 +52,11 @@ _NOT_MISSED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Reseeded:
-    """What a reseed ended with.
+    """The result of a reseed.
 
-    kept: where the former standby is.
-    left: what is in it that the new one does not have.
-    cloned: how the new one was made; None where it was complete before.
+    kept: the path of the old standby.
+    left: its content that the new one does not have.
+    cloned: the result of the clone; None if it was complete before.
     """
 
     serial: int
@@ -79,15 +80,15 @@ def reseed(
     settings: Settings,
     context: Context,
 ) -> Reseeded:
-    """Make a standby anew, and put it in the place of the present one; interrupted, the same call goes on.
+    """Rebuild a standby and swap it in; after an interruption, the same call resumes.
 
     serverdir: of the present standby.
-    storage: the new one's; None for SQLite.
-    password: of a database, where `storage` has none.
-    sources: as for a clone; without a primary it is the one that the present standby knows.
-    Raises TargetUnusable where the present one is no standby, is promoted, or is still being followed when
-    its place is needed, VerificationFailed where the new one is not what it should be, and what a clone
-    does. The present one is not written to in any case.
+    storage: of the new one; None for SQLite.
+    password: of the database, if `storage` has none.
+    sources: as for a clone; the default primary is the one that the present standby knows.
+    Raises TargetUnusable if the present one is not a standby, is promoted, or is still followed when it must
+    be swapped, VerificationFailed if the new one has findings, and the errors of a clone. The present one is
+    never written to.
     """
     swap = Swap(serverdir)
     present = Serverdir(swap.present, password=password)
@@ -122,9 +123,9 @@ def forecast_reseed(
     settings: Settings,
     context: Context,
 ) -> Forecast:
-    """Return what a reseed would fetch, or what is left of one that was interrupted; arguments as there.
+    """Return what a reseed would fetch, or the rest of an interrupted one; arguments as there.
 
-    Raises what `reseed` would raise before it writes.
+    Raises the errors that `reseed` raises before it writes.
     """
     swap = Swap(serverdir)
     present = Serverdir(swap.present, password=password)
@@ -136,16 +137,16 @@ def forecast_reseed(
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
     new = Serverdir(swap.new, storage, password=password)
     if new.is_ours() and new.role() is not None:
-        # It is complete, and waits for its place.
+        # It is complete, and waits for the swap.
         assert sources.primary_url is not None  # noqa: S101 - the present standby has one
         return forecast_rest(new, sources.primary_url, settings, context)
     return forecast(new, sources, seed, options, settings, context)
 
 
 def _standby(present: Serverdir) -> Source:
-    """Return where the present standby's data comes from, without writing to it.
+    """Return the source of the present standby, without writing to it.
 
-    Raises TargetUnusable where it is no complete standby, or promoted.
+    Raises TargetUnusable if it is not a complete standby, or promoted.
     """
     require_standby(present)
     with open_database(present) as store:
@@ -154,7 +155,7 @@ def _standby(present: Serverdir) -> Source:
         source = store.source()
     if source is None or source.seed_finished is None or source.promoted is not None:
         raise TargetUnusable(
-            f"reseed of {present}",
+            f"cannot rebuild {present}",
             "it was promoted, or its seeding is not complete",
             hint="a promoted server is never touched; clone into another --serverdir",
         )
@@ -167,14 +168,14 @@ def _check_storage(present: Serverdir, storage: Storage | None) -> None:
         return
     if storage is None or storage.settings == known.settings:
         raise UsageError(
-            f"reseed of {present}",
+            f"cannot rebuild {present}",
             "its database is in use until the new standby takes its place",
-            hint="name another, empty database with --storage; PGPASSWORD has the password of both",
+            hint="name another, empty database with --storage, and set PGPASSWORD to the password of both",
         )
 
 
 def _check_primary(sources: Sources, source: Source, settings: Settings, context: Context) -> None:
-    """Make sure that the new standby is one of the same primary.
+    """Check that the new standby follows the same primary.
 
     Raises WrongHistory.
     """
@@ -184,8 +185,7 @@ def _check_primary(sources: Sources, source: Source, settings: Settings, context
 
 
 def _prove(new: Serverdir, context: Context) -> None:
-    """Verify the new standby at level full, unless that was done: every change since is checked as it comes.
-
+    """Verify the new standby at level full, unless already done: all later changes were checked on arrival.
     Raises VerificationFailed.
     """
     with open_database(new) as store:
@@ -198,7 +198,7 @@ def _prove(new: Serverdir, context: Context) -> None:
             f", such as {report.findings[0].kind}: {report.findings[0].subject}" if report.findings else ""
         )
         raise VerificationFailed(
-            f"verification of the new standby {new}",
+            f"cannot verify the new standby {new}",
             f"{report.total} findings remain{first}",
             serial=report.serial,
             hint=Hint(
@@ -217,26 +217,26 @@ def _take_place(
             stack.enter_context(present.lock())
         except TargetLocked as err:
             raise TargetLocked(
-                f"reseed of {present}",
+                f"cannot rebuild {present}",
                 err.why,
-                hint="the new standby is complete: stop `follow`, then run the same command again, which "
-                "only brings the new one up to date and puts it in its place",
+                hint="stop `follow`, then run the same command again: the new standby is complete, and only "
+                "needs to catch up and be swapped in",
             ) from err
-        # It may have been promoted, or made anew, since we looked.
+        # It may have been promoted or rebuilt since we looked.
         if _standby(present).uuid != source.uuid:
-            raise TargetUnusable(f"reseed of {present}", "somebody put another standby in its place")
+            raise TargetUnusable(f"cannot rebuild {present}", "another standby was put in its place")
         run_catchup(new, settings, context)
         store, its = stack.enter_context(existing_standby(new))
         if its.primary_uuid != source.primary_uuid:
-            raise WrongHistory(f"reseed of {present}", "the new standby is one of another primary")
+            raise WrongHistory(f"cannot rebuild {present}", "the new standby follows another primary")
         with closing(store), recorded(store, "reseed", _Tallied(Tally())):
             serial = store.last_serial()
             why = f"; {its.seed_reason}" if its.seed_reason else ""
             reason = f"put by --reseed in the place of the standby {source.uuid}{why}"
             store.put_source(replace(its, seed_reason=reason))
-        # A database that is open would look for its journal under the name that it had.
+        # An open database would look for its journal under its old name.
         context.log.info("taking the place", serial=serial, serverdir=str(present))
-        # Once more, since a devpi-server that is started as primary does not ask for our lock.
+        # Check once more: a devpi-server that is started as primary does not respect our lock.
         require_standby(present)
         moment = clock.now().replace("-", "").replace(":", "").partition(".")[0] + "Z"
         return swap.exchange(source.uuid, moment)

@@ -1,11 +1,11 @@
-"""Putting a new serverdir in the place of another one, in one step, beside each other on the same disk.
+"""Swap two serverdirs on the same file system, atomically.
 
     DIR                      the present standby
-    DIR.reseed               the new one, with a mark that says whose place it is for
-    DIR.replaced-<moment>    the former standby, afterwards
+    DIR.reseed               the new one, with a mark that names the standby it replaces
+    DIR.replaced-<moment>    the old standby, afterwards
 
-The two exchange their names in one call of the system, so that there is a whole standby under the name at
-each instant. Then DIR has the mark, by which whoever was killed knows that the rest is still to be done.
+One system call exchanges the two names, so that a complete standby has the name at each instant. Then DIR has
+the mark, which tells the next run after a crash that the rest of the swap is still to be done.
 """
 
 import ctypes
@@ -27,26 +27,26 @@ _RENAME_EXCHANGE = 2
 
 
 class Names(Protocol):
-    """The calls of the system that a swap needs."""
+    """The system calls of a swap."""
 
     def exchange(self, one: Path, other: Path) -> None:
-        """Give each of two folders the name of the other one, in one step."""
+        """Exchange the names of two folders atomically."""
         ...
 
     def rename(self, one: Path, other: Path) -> None:
-        """Give a folder another name."""
+        """Rename a folder."""
         ...
 
     def write(self, path: Path, data: bytes) -> None:
-        """Replace a file's content, durably and in one step."""
+        """Replace a file durably and atomically."""
         ...
 
     def remove(self, path: Path) -> None:
-        """Remove a file that may be gone already."""
+        """Remove a file, which may be missing."""
         ...
 
     def sync(self, folder: Path) -> None:
-        """Make the names in a folder durable."""
+        """Sync the names in a folder."""
         ...
 
     def give(self, folder: Path, like: os.stat_result) -> None:
@@ -55,10 +55,10 @@ class Names(Protocol):
 
 
 class SystemNames:
-    """The system's own."""
+    """The real system calls."""
 
     def exchange(self, one: Path, other: Path) -> None:
-        """Give each of two folders the name of the other one, in one step; see renameat2(2)."""
+        """Exchange the names of two folders atomically; see renameat2(2)."""
         call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if call is None:
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -67,19 +67,19 @@ class SystemNames:
             raise OSError(number, os.strerror(number))
 
     def rename(self, one: Path, other: Path) -> None:
-        """Give a folder another name."""
+        """Rename a folder."""
         os.rename(one, other)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Replace a file's content, durably and in one step."""
+        """Replace a file durably and atomically."""
         write_file(path, data, ours=True)
 
     def remove(self, path: Path) -> None:
-        """Remove a file that may be gone already."""
+        """Remove a file, which may be missing."""
         path.unlink(missing_ok=True)
 
     def sync(self, folder: Path) -> None:
-        """Make the names in a folder durable."""
+        """Sync the names in a folder."""
         fsync_folder(folder)
 
     def give(self, folder: Path, like: os.stat_result) -> None:
@@ -88,9 +88,9 @@ class SystemNames:
 
 
 class Swap:
-    """The place of one standby.
+    """A standby that is to be swapped.
 
-    serverdir: of the standby; where it is a link, the folder that it leads to is meant.
+    serverdir: of the standby; links are followed.
     """
 
     def __init__(self, serverdir: Path, names: Names | None = None) -> None:
@@ -100,16 +100,16 @@ class Swap:
         self._names = names or SystemNames()
 
     def check(self) -> None:
-        """Make sure that the names can be exchanged, by exchanging those of two empty folders.
+        """Check that names can be exchanged, with two empty folders.
 
-        Raises TargetUnusable where the standby has a place of its own, LocalFailure where the folder that it
-        is in does not let us.
+        Raises TargetUnusable if the standby is a mount point, LocalFailure if the folder that contains it
+        does not allow it.
         """
-        attempted = f"reseed of {self.present}"
+        attempted = f"cannot rebuild {self.present}"
         if os.path.ismount(self.present):
             raise TargetUnusable(
                 attempted,
-                "it is a mount point, which cannot change its name",
+                "it is a mount point, which cannot be renamed",
                 hint="move the standby into a folder below its mount point, and give that as --serverdir; or "
                 "clone into another --serverdir",
             )
@@ -140,7 +140,7 @@ class Swap:
         if parent.st_mode & stat.S_ISVTX and os.geteuid() not in (0, owner, parent.st_uid):
             raise LocalFailure(
                 attempted,
-                f"in {self.parent} only its owner may give it another name",
+                f"in {self.parent} only its owner may rename it",
                 hint=f"run replisync as {who(owner)}, the owner of the serverdir",
             )
 
@@ -152,43 +152,43 @@ class Swap:
 
     def _read_mark(self, folder: Path) -> dict[str, str] | None:
         path = self._mark_of(folder)
-        with local_errors(f"reading of {path}"):
+        with local_errors(f"cannot read {path}"):
             try:
                 mark = json.loads(path.read_bytes())
                 return {"of": str(mark["of"]), "kept": str(mark["kept"])}
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except (ValueError, TypeError, KeyError) as err:
-                raise TargetUnusable(f"reading of {path}", "it is not what replisync wrote") from err
+                raise TargetUnusable(f"cannot read {path}", "not written by replisync") from err
 
     def _write_mark(self, uuid: str, kept: str) -> None:
         path = self._mark_of(self.new)
-        with local_errors(f"writing of {path}"):
+        with local_errors(f"cannot write {path}"):
             self._names.write(path, json.dumps({"of": uuid, "kept": kept}).encode())
 
     def claim(self, uuid: str) -> Serverdir:
-        """Return the new serverdir: one that was begun for this standby, or one that begins now.
+        """Return the new serverdir: one that was begun for this standby, or a new one.
 
         uuid: of the present standby.
-        Raises TargetUnusable where somebody else's folder is in the way.
+        Raises TargetUnusable if the folder exists for another purpose.
         """
         new = Serverdir(self.new)
         mark = self._read_mark(self.new)
         if mark is None and (new.foreign_content() or new.remembered_storage() is not None):
             raise TargetUnusable(
-                f"reseed of {self.present}",
-                f"{self.new} is in the way, and was not begun for it",
-                hint="give it another name",
+                f"cannot rebuild {self.present}",
+                f"{self.new} exists, and was not begun for this standby",
+                hint="rename that folder",
             )
         if mark is not None and mark["of"] != uuid:
             raise TargetUnusable(
-                f"reseed of {self.present}",
+                f"cannot rebuild {self.present}",
                 f"{self.new} was begun for another standby, whose UUID is {mark['of']}",
-                hint="give it another name",
+                hint="rename that folder",
             )
         if mark is None:
-            # It belongs to whom the present one belongs, and so does all that is made in it.
-            with local_errors(f"making of {self.new}"), suppress(FileExistsError):
+            # It gets the owner of the present one, and so does all that is created in it.
+            with local_errors(f"cannot create {self.new}"), suppress(FileExistsError):
                 new_folder(self.new, heir_of(Serverdir(self.present).tmp), 0o700)
             new.prepare()
             self._write_mark(uuid, "")
@@ -197,17 +197,17 @@ class Swap:
     # The swap.
 
     def exchange(self, uuid: str, moment: str) -> Path:
-        """Put the new serverdir in the place of the present one; return where that is kept.
+        """Swap in the new serverdir; return the path of the old one.
 
-        It then has the mode of the present one. Both must be locked by the caller, and closed.
+        The new one gets the mode of the old one. The caller must lock both, and close their databases.
         uuid: of the present standby.
-        moment: when, for the name.
-        Raises LocalFailure; then the present standby is in its place.
+        moment: the time, for the name.
+        Raises LocalFailure; the present standby is then in its place.
         """
         self._write_mark(uuid, f"{self.present.name}.replaced-{moment}")
-        with local_errors(f"setting of the mode of {self.new}"):
+        with local_errors(f"cannot set the mode of {self.new}"):
             self._names.give(self.new, self.present.stat())
-        with local_errors(f"exchange of {self.present} and {self.new}"):
+        with local_errors(f"cannot exchange {self.present} and {self.new}"):
             self._names.exchange(self.new, self.present)
             self._names.sync(self.parent)
         kept = self.finish()
@@ -215,23 +215,23 @@ class Swap:
         return kept
 
     def finish(self) -> Path | None:
-        """Do the rest of a swap; return where the former standby is kept, or None where there was none.
+        """Finish a swap; return the path of the old standby, or None if no swap was begun.
 
-        Raises LocalFailure; then it can be called again.
+        Raises LocalFailure; it can then be called again.
         """
         mark = self._read_mark(self.present)
         if mark is None:
             return None
         if not mark["kept"]:
-            # Whoever gave it this name did so by hand.
+            # A user must have given it this name by hand.
             self._names.remove(self._mark_of(self.present))
             return None
         kept = self.present.with_name(mark["kept"])
-        with local_errors(f"renaming of {self.new}"):
+        with local_errors(f"cannot rename {self.new}"):
             if (Serverdir(self.new).nodeinfo() or {}).get("uuid") == mark["of"]:
                 self._names.rename(self.new, kept)
                 self._names.sync(self.parent)
-            # Last: as long as it is there, somebody does the rest.
+            # The mark goes last: while it is there, the next run finishes the swap.
             self._names.remove(self._mark_of(self.present))
             self._names.sync(self._mark_of(self.present).parent)
         return kept

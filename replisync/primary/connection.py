@@ -533,7 +533,7 @@ def normalized_url(url: str) -> str:
 
     Raises UsageError for what is no URL of a server, and for one that carries a password.
     """
-    attempted = "reading of --primary-url"
+    attempted = "cannot read --primary-url"
     if "@" in url:
         raise UsageError(
             attempted, "it carries a user or password, which would end up in logs and process lists"

@@ -123,7 +123,7 @@ def _check(path: str, *, alone: bool = False) -> None:
     problem = path_problem(path) or ("a path where a name belongs" if alone and "/" in path else "")
     if problem:
         raise TargetUnusable(
-            "moving of files",
+            "cannot move files",
             f"a row of the target's database that says which is damaged: {problem}, {path!r}",
             hint=Hint("repair it with {}", Advice("verify", repair=True)),
         )

@@ -1,4 +1,4 @@
-"""Back to an older serial, with its files.
+"""Rewind to an older serial, with its files.
 
-Knows how to undo what later serials did. Must not know why a history is left.
+Knows how to undo later serials. Must not know the reason.
 """

@@ -1,4 +1,4 @@
-"""The files of an older serial: in place still, in the retained folder, or on the primary."""
+"""The files of an older serial: still in place, in the retained folder, or on the primary."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +17,11 @@ from replisync.standby.database.store import Store
 
 @dataclass(slots=True)
 class Found:
-    """What became of the files that the older serial needs.
+    """The files that the older serial needs, by outcome.
 
     present: sizes by relpath.
-    staged: names in the staging folder of those that must wait for the commit.
-    placed: those that took their places now.
+    staged: names in the staging folder of those that wait for the commit.
+    placed: those that were placed now.
     """
 
     present: dict[str, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Found:
 class _Retained:
     """The retained folder as a source of files.
 
-    names: what is to be tried, by relpath.
+    names: the names to try, by relpath.
     """
 
     def __init__(self, files: FileStore, names: Mapping[str, str]) -> None:
@@ -44,7 +44,7 @@ class _Retained:
 
     @contextmanager
     def download(self, relpath: str) -> Iterator[ChunkSource]:
-        """Open what was put aside of a file; a 404 where there is nothing to try."""
+        """Open a retained file; a 404 without one to try."""
         name = self._names.get(relpath)
         size = None if name is None else self._files.size_aside(name)
         if name is None or size is None:
@@ -53,15 +53,15 @@ class _Retained:
             yield Download(200, size, self._files.read_aside(name))
 
     def check(self) -> None:
-        """Do nothing: it is always there."""
+        """Do nothing: it is always available."""
 
 
 class Bringer:
     """Finds the files of an older serial: in place, in the retained folder, and on the primary.
 
-    primary: None where it is not to be asked.
-    threads: how many files at a time.
-    not_skipped: returns those of some files that the primary may be asked for.
+    primary: None not to ask it.
+    threads: the number of files at a time.
+    not_skipped: returns those of some files that may be requested from the primary.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Bringer:
     def bring(self, undo: Undo) -> Found:
         """Bring files here, durably.
 
-        Raises LocalFailure, or Stopped; what took its place by then is named by no key.
+        Raises LocalFailure, or Stopped; no key names the files that were placed by then.
         """
         found = Found()
         left = self._not_in_place(undo, found)
@@ -111,7 +111,7 @@ class Bringer:
         return found
 
     def look(self, undo: Undo) -> Found:
-        """Tell what `bring` would do, as far as that can be told without asking for files."""
+        """Return the result of `bring` as far as known without requesting files."""
         found = Found()
         left = []
         for file in self._not_in_place(undo, found):
@@ -140,7 +140,7 @@ class Bringer:
         return self._files.digest_of(file.relpath, file.digest.algorithm) if file.digest else None
 
     def _not_in_place(self, undo: Undo, found: Found) -> list[WantedFile]:
-        """Return what is to be looked for; a file that nothing can be checked by may be known to be right."""
+        """Return the files to look for; some files without a digest can be known to be right."""
         left = []
         rows = self._store.retained_of(undo.unchanged)
         unchanged = undo.unchanged - {row.relpath for row in rows if row.serial >= undo.first}
@@ -155,7 +155,7 @@ class Bringer:
         return left
 
     def _asides(self, undo: Undo, files: list[WantedFile]) -> dict[str, deque[str]]:
-        """Return what was put aside of files and may be what they were, the likeliest first."""
+        """Return the retained files that may have the old content, the likeliest first."""
         wanted = {file.relpath: file for file in files}
         asides: dict[str, deque[str]] = {relpath: deque() for relpath in wanted}
         rows = self._store.retained_of(wanted)
@@ -166,10 +166,10 @@ class Bringer:
         return asides
 
     def _is_of(self, file: WantedFile, put_aside: int, until: int) -> bool:
-        """Tell whether a file without a digest is what a commit put aside.
+        """Return whether a file without a digest is the one that a commit retained.
 
-        It is where the commit that changed it first found it in place, and nothing had changed it before
-        in the same commit.
+        True if the commit that changed it first found it in place, and nothing had changed it before in the
+        same commit.
         """
         commit, before = self._store.commit_of(until)
         return before < put_aside <= commit and file.serial <= before
@@ -198,7 +198,7 @@ class Bringer:
         if self._primary is None:
             return [_not_retained(file) for file in files]
         try:
-            self._primary.hello()  # whose UUID must be right
+            self._primary.hello()  # checks its UUID
             return self._fetch(self._primary, files, found)
         except (PrimaryUnreachable, PrimaryRefused, WrongHistory) as err:
             self._context.log.warning("the primary gives no files", error=str(err))
@@ -210,10 +210,10 @@ class Bringer:
 
 
 def _not_retained(file: WantedFile) -> Refused:
-    return Refused(file, 404, "it is not retained, and no secret was given to ask the primary for it")
+    return Refused(file, 404, "it is not retained, and no secret was given to request it from the primary")
 
 
 def leaving(files: FileStore, undo: Undo, found: Found) -> frozenset[str]:
-    """Return the files that are in place and that the older serial does not have."""
+    """Return the files in place that the older serial does not have."""
     without = [*undo.dropped, *(path for path in undo.wanted if path not in found.present)]
     return frozenset(path for path in without if files.size_of(path) is not None)

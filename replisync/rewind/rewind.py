@@ -1,8 +1,7 @@
-"""Taking a standby back to an older serial, from where it can follow a primary whose history parted there.
+"""Rewind a standby to an older serial, from which it can follow a primary whose history diverged there.
 
-The order is that of every other commit: the files that the older serial needs are durably here first, then
-one transaction takes back changelog, keys and our tables, then what only the later serials brought is put
-aside.
+The order is that of every commit: first the files that the older serial needs are durably here, then one
+transaction reverts changelog, keys and our tables, then the files of later serials are retained.
 """
 
 from contextlib import ExitStack
@@ -22,18 +21,18 @@ from replisync.standby.opening import existing_standby, target_files
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 
-# Missing files that are named one by one.
+# The number of missing files that are named one by one.
 _NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """What a rewind did, or would do.
+    """The result of a rewind, or of a dry run.
 
-    entries: how many serials were taken back.
-    restored, fetched: files that came back from the retained folder, and from the primary.
-    put_aside: files that the later serials had brought.
-    missing: files that the serial needs and that could not be had.
+    entries: the number of reverted serials.
+    restored, fetched: files from the retained folder, and from the primary.
+    put_aside: files of later serials that are retained now.
+    missing: files that the serial needs and that are not available.
     """
 
     serverdir: str
@@ -56,13 +55,13 @@ def rewind(
     accept_loss: bool = False,
     dry_run: bool = False,
 ) -> Rewound:
-    """Take a standby back to a serial; interrupted, the same call finishes it.
+    """Rewind a standby to a serial; after an interruption, the same call finishes it.
 
-    settings: with a secret, files that are no longer retained are asked of the primary.
-    accept_loss: go on although files of private stages that the serial needs cannot be had.
+    settings: with a secret, files that are no longer retained are requested from the primary.
+    accept_loss: continue without files of private stages that the serial needs and that are missing.
     dry_run: change nothing.
-    Raises TargetUnusable where it is no standby that we may write, ConditionFailed where it cannot go back
-    that far, or where something would be missing; then it is as it was.
+    Raises TargetUnusable if it is not a standby that we may write, ConditionFailed if it cannot go back that
+    far, or something would be missing; nothing is changed then.
     """
     with ExitStack() as stack:
         store, source = stack.enter_context(existing_standby(serverdir))
@@ -104,7 +103,7 @@ def take_back(
     *,
     accept_loss: bool = False,
 ) -> Rewound:
-    """Do the work of `rewind` on a standby that is open, and locked by us."""
+    """Rewind a standby that is open, and locked by us."""
     work.recover()
     undo = plan(store, to_serial)
     found = bringer.bring(undo)
@@ -117,7 +116,7 @@ def take_back(
         work.recover()  # all files are as they were
         raise
     commit = _commit(files, undo, found, verdict)
-    # Before the commit: events that are handled twice do no harm, events that are never handled would.
+    # Before the commit: handling an event twice does no harm, never handling it would.
     serverdir.lower_event_serial(to_serial)
     store.rewind(commit, to_serial)
     work.recover()
@@ -125,14 +124,14 @@ def take_back(
 
 
 def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial: int) -> None:
-    attempted = f"rewinding of {serverdir} to serial {to_serial}"
+    attempted = f"cannot rewind {serverdir} to serial {to_serial}"
     if to_serial > last:
         raise ConditionFailed(attempted, f"the standby is at serial {last}")
     if source.based_on >= 0:
-        # Only of the last entry is it known what the primary's own was.
+        # Only for the last entry is the primary's own known.
         raise ConditionFailed(
             attempted,
-            "it was made from an export, and could not tell the primary's history by an earlier serial",
+            "it was seeded from an export, and could not compare the primary's history at an earlier serial",
             hint=Hint("rebuild the standby next to this one with {}", Advice("clone", reseed=True)),
         )
 
@@ -147,9 +146,9 @@ def _given_up(fault: Fault) -> Fault:
 
 
 def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool, asked: bool) -> None:
-    """Raise ConditionFailed where something would be missing that was not given up.
+    """Raise ConditionFailed if files would be missing without the consent of the operator.
 
-    asked: whether the primary was asked for it.
+    asked: whether the primary was asked for them.
     """
     if accept_loss or not verdict.held:
         return
@@ -157,11 +156,11 @@ def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool, asked
     first = verdict.held[0]
     more = f", and {len(relpaths) - 1} more" if len(relpaths) > 1 else ""
     error = ConditionFailed(
-        f"rewinding to serial {to_serial}",
-        f"it needs {first.relpath}{more}, which cannot be had: {first.reason}",
+        f"cannot rewind to serial {to_serial}",
+        f"it needs {first.relpath}{more}, which is not available: {first.reason}",
         hint="nothing was changed; "
-        + ("" if asked else "let the primary be asked (--secretfile or --replica-keyfile), ")
-        + "choose another serial, or go back without these files with --accept-loss",
+        + ("" if asked else "let it ask the primary (--secretfile or --replica-keyfile), ")
+        + "choose another serial, or rewind without these files with --accept-loss",
     )
     error.details["missing_files"] = relpaths[:_NAMED]
     raise error

@@ -1,7 +1,7 @@
-"""What an older serial had of what later ones changed: its files and users.
+"""The files and users of an older serial, as later serials changed them.
 
-The serials behind it are read from the last one down; of each key, the back serial of its first change names
-the entry that has the value from before.
+Read the later serials from the last one down; the back serial of a key's first change names the entry with
+its earlier value.
 """
 
 from collections import defaultdict
@@ -19,9 +19,9 @@ from replisync.standby.database.undo import damaged
 
 @dataclass(slots=True)
 class Undo(Batch):
-    """What takes back the serials `first` to `last - 1`: files and users as they were before them.
+    """The undo of the serials `first` to `last - 1`: files and users as before them.
 
-    until: for each file that is wanted, the first of those serials that changed it.
+    until: for each wanted file, the first of those serials that changed it.
     unchanged: files without a digest whose time of change is the same before and after.
     """
 
@@ -29,13 +29,13 @@ class Undo(Batch):
     unchanged: set[str] = field(default_factory=set)
 
     def changed_file(self, relpath: str) -> int:  # noqa: ARG002
-        """Return the serial under which a file is put aside: one that was never committed."""
+        """Return the serial under which to retain a file: one that was never committed."""
         return self.last
 
 
 @dataclass(slots=True)
 class _Change:
-    """What the later serials did to a key: the first that did, the one before it, and the last value."""
+    """The effect of the later serials on a key: the first that changed it, the one before, the last value."""
 
     first: int
     back_serial: int
@@ -44,10 +44,10 @@ class _Change:
 
 
 def plan(store: Store, to_serial: int) -> Undo:
-    """Return what takes the store back to a serial.
+    """Return the undo that takes the store back to a serial.
 
-    What is held of it grows with the number of files that the later serials changed.
-    Raises TargetUnusable where our own history does not tell.
+    It grows with the number of files that the later serials changed.
+    Raises TargetUnusable if our own history is incomplete.
     """
     last = store.last_serial()
     changed = _changed(store, last, to_serial)
@@ -63,7 +63,7 @@ def plan(store: Store, to_serial: int) -> Undo:
 
 
 def _changed(store: Store, last: int, to_serial: int) -> dict[str, _Change]:
-    """Return the keys of files and users that the serials behind `to_serial` changed."""
+    """Return the keys of files and users that the serials after `to_serial` changed."""
     changed: dict[str, _Change] = {}
     before = last + 1
     while rows := store.entries_behind(to_serial, before):
@@ -89,7 +89,7 @@ def _add(undo: Undo, relpath: str, change: _Change, serial: int, entry: Changelo
     value = None
     if entry is not None:
         if relpath not in entry.changes or serial >= undo.first:
-            raise damaged(serial, f"it has no {relpath}, whose back serial names it")
+            raise damaged(serial, f"it has no {relpath}, although a back serial names it")
         value = entry.changes[relpath].value
     if change.keyname not in FILE_KEYNAMES:
         undo.users[relpath] = value

@@ -66,26 +66,29 @@ class Sources:
         Raises UsageError.
         """
         if self.serverdir is not None and self.dump is not None:
-            raise UsageError("clone", "--from-export and --from-serverdir exclude each other")
+            raise UsageError("cannot clone", "--from-export and --from-serverdir exclude each other")
         if self.dump is None and self.at_serial is not None:
-            raise UsageError("clone", "--at-serial goes with --from-export")
+            raise UsageError("cannot clone", "--at-serial goes with --from-export")
         self._check_options(seed, options)
         if self.primary_url is None and self.serverdir is None:
             if self.dump is None:
                 raise UsageError(
-                    "clone", "there is no source: give --primary-url, --from-serverdir or --from-export"
+                    "cannot clone",
+                    "there is no source: give --primary-url, --from-serverdir or --from-export",
                 )
             if seed is Seed.CHANGELOG:
-                raise UsageError("clone --seed changelog", "a dump has no history: give --primary-url too")
+                raise UsageError(
+                    "cannot clone with --seed changelog", "a dump has no history: give --primary-url too"
+                )
         if seed is Seed.EXPORT and self.serverdir is None and self.dump is None:
-            raise UsageError("clone --seed export", "it needs --from-serverdir or --from-export")
+            raise UsageError("cannot clone with --seed export", "it needs --from-serverdir or --from-export")
 
     def _check_options(self, seed: Seed, options: ToolOptions) -> None:
         """Make sure that what is to be passed on to devpi's tools gets there, and does no harm."""
         imported = seed is Seed.EXPORT or (self.dump is not None and seed is Seed.AUTO)
         if options != ToolOptions() and not imported:
             raise UsageError(
-                "clone",
+                "cannot clone",
                 "the options of devpi-export and devpi-import go with --from-export or --seed export",
                 hint="files of mirrors are left out by --file-replication-skip-indexes mirror"
                 if options.include_mirrored_files is False
@@ -95,7 +98,7 @@ class Sources:
             options.check_followed()
         if options.include_mirrored_files is not None and self.dump is not None:
             raise UsageError(
-                "use of --include-mirrored-files", "it is for devpi-export, which made the dump already"
+                "cannot use --include-mirrored-files", "it is for devpi-export, which made the dump already"
             )
 
 

@@ -1,27 +1,27 @@
-"""Commands that a message tells to run: safe as they stand, also where root runs them."""
+"""System commands in hints: safe to paste, also for root."""
 
 import os
 import shlex
 import stat
 from pathlib import Path
 
-# What others than us rely on as it is, with all that is in it.
+# Folders that other programs rely on, with their content.
 _SYSTEM = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin"),
     *("/snap", "/sys", "/usr", "/var/backups", "/var/cache", "/var/lib/apt", "/var/lib/dpkg"),
     *("/var/lib/systemd", "/var/lock", "/var/log", "/var/mail", "/var/run", "/var/spool"),
 )
-# What our documentation makes there.
+# Our documentation creates these.
 _OURS = ("/etc/replisync", "/etc/devpi")
 
 
 def quoted(path: str | Path) -> str:
-    """Return a path as a shell takes it: whole, whatever is in it, and never as an option."""
+    """Return a path quoted for a shell: one word, never an option."""
     text = os.fspath(path)
     text = f"./{text}" if text.startswith("-") else text
     if text.isprintable():
         return shlex.quote(text)
-    # What a terminal would obey is written out, in the form that bash, ksh and zsh read.
+    # Escape control characters, in the form that bash, ksh and zsh read.
     return f"$'{''.join(_written(letter) for letter in text)}'"
 
 
@@ -32,10 +32,10 @@ def _written(letter: str) -> str:
 
 
 def chmod(change: str, path: str | Path, owner: int | None = None) -> str | None:
-    """Return the command that changes a mode, in backquotes; None where it could harm others.
+    """Return a chmod command in backquotes; None if it could harm other users.
 
-    path: of a file or folder; where it is a link, what it leads to is meant.
-    owner: whose it may be beside ours.
+    path: of a file or folder; links are followed.
+    owner: a user who may own it, besides us.
     """
     real = os.path.realpath(path)
     try:
@@ -56,7 +56,7 @@ def _is_shared(folder: str, found: os.stat_result) -> bool:
 
 
 def is_system(real: str) -> bool:
-    """Tell whether something belongs to the system, by its path alone."""
+    """Return whether a path belongs to the system."""
     if any(_is_within(real, folder) for folder in _OURS):
         return False
     return any(_is_within(real, folder) for folder in _SYSTEM)

@@ -1,4 +1,4 @@
-"""Wall time as the tables and the output have it, and the time since the machine was started."""
+"""Wall time in the format of the tables and the output, and time since the machine booted."""
 
 import time
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment by two clocks: one that anybody may set, and one that runs evenly until the machine stops.
+    """A moment by two clocks: wall time, which can be set, and boot time, which is monotonic.
 
     wall: RFC 3339.
-    boot: which start of which machine; None where the system does not tell.
-    boottime: seconds since then, with those in which the machine was suspended.
+    boot: ID of this boot of this machine; None if the system has none.
+    boottime: seconds since boot, including time suspended.
     """
 
     wall: str
@@ -28,12 +28,12 @@ def moment() -> Moment:
             boot = file.read(64).strip() or None
     except (OSError, ValueError):
         boot = None
-    # Linux has both or, long ago, none of them.
+    # Linux has both; very old kernels have neither.
     return Moment(now(), boot, time.clock_gettime(time.CLOCK_BOOTTIME) if boot else 0.0)
 
 
 def now() -> str:
-    """Return the time, RFC 3339 in UTC, to the millisecond: it sorts as text."""
+    """Return the time, RFC 3339 in UTC with milliseconds; sorts as text."""
     return stamp(datetime.now(UTC))
 
 
@@ -43,27 +43,27 @@ def stamp(moment: datetime) -> str:
 
 
 def later(seconds: float) -> str:
-    """Return the time in so many seconds."""
+    """Return the time `seconds` from now."""
     return stamp(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
 def seconds_since(moment: str) -> float:
-    """Return how many seconds ago a moment was; never negative."""
+    """Return the seconds since a moment; never negative."""
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
 
 
 def epoch(moment: str) -> float:
-    """Return a moment in seconds since the epoch, as file systems tell the time."""
+    """Return a moment in seconds since the epoch, as in file times."""
     return datetime.fromisoformat(moment).timestamp()
 
 
 def seconds_since_epoch(moment: float) -> float:
-    """Return how many seconds ago a moment was that a file system told; never negative."""
+    """Return the seconds since a file time; never negative."""
     return max(0.0, datetime.now(UTC).timestamp() - moment)
 
 
 def is_time(moment: str) -> bool:
-    """Tell whether a text is a moment, RFC 3339."""
+    """Return whether a text is an RFC 3339 time."""
     try:
         return datetime.fromisoformat(moment).tzinfo is not None
     except ValueError:

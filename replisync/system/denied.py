@@ -1,4 +1,4 @@
-"""What keeps us from a file or folder, and what helps: owner, mode, or a read-only file system."""
+"""Causes of denied access: owner, mode, or a read-only file system."""
 
 import errno
 import os
@@ -14,14 +14,14 @@ DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Denial(NamedTuple):
-    """Why we may not, in one clause, and what helps."""
+    """Why access is denied, in one clause, and a hint."""
 
     why: str
     hint: str | Hint
 
 
 def denial(err: OSError) -> Denial:
-    """Return what an error of DENIED is about."""
+    """Return the cause of an OSError with an errno of DENIED."""
     why = err.strerror or str(err)
     paths = [os.fsdecode(one) for one in (err.filename, err.filename2) if isinstance(one, str | bytes)]
     if err.errno == errno.EROFS:
@@ -29,15 +29,15 @@ def denial(err: OSError) -> Denial:
         return _protected(mount) if mount else Denial(why, "remount the file system read-write")
     known = denial_of(why, *paths)
     if known is not None or not paths:
-        return known or Denial(why, "check the owner and the mode of the serverdir, and of what is in it")
-    look = f"look at its attributes with `lsattr -d {quoted(paths[0])}`"
+        return known or Denial(why, "check owner and mode of the serverdir and its content")
+    look = f"check its attributes with `lsattr -d {quoted(paths[0])}`"
     return Denial(f"{why} ({paths[0]})", look)
 
 
 def denial_of(why: str, *paths: str) -> Denial | None:
-    """Return what keeps us from one of some paths; None where neither owner nor mode does.
+    """Return why one of some paths is denied; None if neither owner nor mode denies it.
 
-    why: the system's words.
+    why: the system's error message.
     """
     for path in map(os.path.abspath, paths):
         mount = read_only(path)
@@ -50,7 +50,7 @@ def denial_of(why: str, *paths: str) -> Denial | None:
 
 
 def read_only(path: str | Path) -> str | None:
-    """Return the mount point of the file system that a path is on, or would be on; None if it is writable."""
+    """Return the mount point of a path's file system if read-only, else None; the path need not exist."""
     path = os.path.abspath(path)
     while not os.path.exists(path) and path != "/":
         path = os.path.dirname(path)
@@ -67,15 +67,15 @@ def read_only(path: str | Path) -> str | None:
 def _protected(mount: str) -> Denial:
     why = f"the file system at {mount} is read-only"
     if mount == "/" or is_system(mount):
-        return Denial(why, "put the serverdir on a file system that can be written to")
+        return Denial(why, "put the serverdir on a writable file system")
     return Denial(
         why,
-        f"look for the reason in the kernel's log, then remount it: `mount -o remount,rw {quoted(mount)}`",
+        f"find the reason in the kernel's log, then remount it: `mount -o remount,rw {quoted(mount)}`",
     )
 
 
 def _obstacle(path: str) -> str | None:
-    """Return the file or folder that keeps us from a path; None where it cannot be told."""
+    """Return the file or folder that denies us a path, or None."""
     parent = os.path.dirname(path)
     folders: list[str] = []
     while not folders or folders[-1] != "/":

@@ -1,4 +1,4 @@
-"""Writes that are on disk when they return, and what the system's errors mean to an operator."""
+"""Durable writes, and the translation of OSError into our errors."""
 
 import errno
 import os
@@ -20,12 +20,12 @@ _HINTS = {
 }
 
 
-# What can happen to any call at any time, and is nobody's mistake.
+# Errors of the environment, which any call can meet at any time.
 _ANYWHERE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
 
 
 def trouble(err: BaseException, attempted: str) -> LocalFailure | None:
-    """Return what an error is that the system may answer any call with; None where it is another."""
+    """Return the LocalFailure for an OSError that any call can meet; None for any other error."""
     if not isinstance(err, OSError) or err.errno not in _ANYWHERE:
         return None
     if err.errno == errno.EROFS:
@@ -37,7 +37,7 @@ def trouble(err: BaseException, attempted: str) -> LocalFailure | None:
 
 @contextmanager
 def local_errors(attempted: str) -> Iterator[None]:
-    """Translate the system's errors into LocalFailure with a hint."""
+    """Translate OSError into LocalFailure, with a hint."""
     try:
         yield
     except OSError as err:
@@ -49,7 +49,7 @@ def local_errors(attempted: str) -> Iterator[None]:
 
 
 def fsync_folder(folder: Path | str) -> None:
-    """Make the names in a folder durable."""
+    """Sync the names in a folder to disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -58,10 +58,10 @@ def fsync_folder(folder: Path | str) -> None:
 
 
 def make_folder(folder: Path | str, mode: int | None = None, *, ours: bool = False) -> None:
-    """Make a folder and its parents, durably: each new name is synced in its parent.
+    """Create a folder and its parents durably: sync each new name in its parent.
 
-    mode: of the folder, whatever the umask; None for the usual one, which its parents get.
-    ours: whether all of them stay ours wherever they are.
+    mode: of the folder, ignoring the umask; None for the default, which its parents get.
+    ours: whether we stay the owner of all of them, also inside a standby.
     """
     parent = os.path.dirname(folder)
     heir = None if ours else heir_of(folder)
@@ -78,8 +78,8 @@ def make_folder(folder: Path | str, mode: int | None = None, *, ours: bool = Fal
 
 @contextmanager
 def emptied(folder: Path) -> Iterator[None]:
-    """Hold a folder for what nobody needs later: empty at the beginning, gone at the end."""
-    with local_errors(f"clearing of {folder}"):
+    """Provide an empty temporary folder; remove it at the end."""
+    with local_errors(f"cannot clear {folder}"):
         if folder.exists():
             shutil.rmtree(folder)
         new_folder(folder, heir_of(folder), 0o700)
@@ -90,13 +90,13 @@ def emptied(folder: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o600, *, ours: bool = False) -> None:
-    """Replace a file's content in one step: a reader, or a crash, sees the old content or the new.
+    """Replace a file atomically: a reader, or a crash, sees the old content or the new.
 
-    ours: whether it stays ours wherever it is.
-    Raises OSError; then the old content is untouched and no temporary file is left.
+    ours: whether we stay its owner, also inside a standby.
+    Raises OSError; the old content is then untouched, and no temporary file remains.
     """
     temporary = path.with_name(f".{path.name.lstrip('.')}.replisync-tmp")
-    # Never into what is there: it may be somebody else's, who would read what we write.
+    # Never write into an existing file: another user may own it, and could read what we write.
     temporary.unlink(missing_ok=True)
     try:
         heir = None if ours else heir_of(path)

@@ -1,7 +1,7 @@
-"""Whose the files and folders are that we make.
+"""Owners of the files and folders that we create.
 
-What root makes within a standby is the standby's owner's: a server that runs as that user must be able to
-use, to move and to remove it. For anyone else, and in a standby of root, nothing is to be done.
+Files that root creates in a standby go to the standby's owner: a server that runs as that user must be able
+to use, move and remove them. Any other user, and a standby of root, needs nothing of this.
 """
 
 import errno
@@ -19,7 +19,7 @@ Owner = tuple[int, int]
 
 
 def standby_of(path: str | Path) -> str | None:
-    """Return the serverdir of a standby that a path is, or lies in; None where it is in none."""
+    """Return the serverdir of the standby that contains a path (or is it); None if no standby does."""
     folder = os.path.abspath(path)
     while not is_folder(f"{folder}/{OURS}"):
         folder, name = os.path.split(folder)
@@ -29,7 +29,7 @@ def standby_of(path: str | Path) -> str | None:
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether a folder, and no link to one, has this path."""
+    """Return whether a path is a folder, not a link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -37,10 +37,10 @@ def is_folder(path: str) -> bool:
 
 
 def heir_of(path: str | Path) -> Owner | None:
-    """Return to whom we give what we make at a path, as uid and gid; None where it stays ours.
+    """Return the owner (uid, gid) for what we create at a path; None if we stay the owner.
 
-    Within a standby that is the owner of its `.replisync`, which itself is of whose the serverdir is, and
-    never the owner of another one above it.
+    Inside a standby: the owner of its `.replisync`, which in turn gets the owner of the serverdir; never the
+    owner of another standby above it.
     """
     if os.geteuid() != 0:
         return None
@@ -56,19 +56,19 @@ def heir_of(path: str | Path) -> Owner | None:
 
 
 def give(made: int, heir: Owner | None) -> None:
-    """Give a file or folder that we have just made, and hold open, to its heir.
+    """Give a file or folder that we have just created, and hold open, to its heir.
 
     Raises OSError.
     """
-    # What an attacker put in its place is not root's; some file systems name the same owner for all files.
+    # A replacement by an attacker is not owned by root; some file systems report one owner for all files.
     if heir is not None and os.fstat(made).st_uid == 0:
         os.fchown(made, *heir)
 
 
 def new_folder(folder: str | Path, heir: Owner | None, mode: int | None = None) -> None:
-    """Make a folder for an heir.
+    """Create a folder for an heir.
 
-    mode: exactly this, whatever the umask; None for the usual one.
+    mode: exactly this, ignoring the umask; None for the default.
     Raises OSError, such as FileExistsError.
     """
     os.mkdir(folder, 0o777 if mode is None else mode)
@@ -78,13 +78,13 @@ def new_folder(folder: str | Path, heir: Owner | None, mode: int | None = None) 
 
 
 def give_folder(folder: str | Path, heir: Owner | None, mode: int | None = None) -> None:
-    """Give a folder that we have just made to its heir.
+    """Give a folder that we have just created to its heir.
 
     Raises OSError.
     """
     if heir is None:
         return
-    # Not by its name, which its heir may give to something else meanwhile.
+    # By descriptor: its heir may have moved something else to this name meanwhile.
     made = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if mode is not None:
@@ -96,15 +96,15 @@ def give_folder(folder: str | Path, heir: Owner | None, mode: int | None = None)
 
 @contextmanager
 def held(name: str | Path, at: int | None = None) -> Iterator[tuple[int, os.stat_result]]:
-    """Hold a file or folder open, and no other that gets its name, to change its owner or mode.
+    """Hold a file or folder open, so that changes of owner or mode reach no other that gets its name.
 
-    name: of what is no link; a path below the folder `at` where that is given.
-    Raises OSError, also where it is neither a file nor a folder.
+    name: a path, below the folder `at` if given; links are not followed.
+    Raises OSError, also if it is neither a file nor a folder.
     """
     found = os.stat(name, dir_fd=at, follow_symlinks=False)
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-        raise OSError(errno.ELOOP, "it is no file or folder", os.fspath(name))
-    # By its name, which root must not change a mode by, and which root need not do.
+        raise OSError(errno.ELOOP, "not a file or folder", os.fspath(name))
+    # By name: safe for an ordinary user; root must not do so, and need not.
     if 0 != os.geteuid() == found.st_uid and not found.st_mode & stat.S_IRUSR:
         os.chmod(name, stat.S_IMODE(found.st_mode) | stat.S_IRUSR, dir_fd=at)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -116,7 +116,7 @@ def held(name: str | Path, at: int | None = None) -> Iterator[tuple[int, os.stat
 
 
 def hand_back(fd: int, owner: Owner) -> None:
-    """As root, give a file or folder to its owner; not a file with another name, which may be another's.
+    """As root, give a file or folder to its owner; skip a file with other hard links: they may be another's.
 
     Raises OSError.
     """
@@ -126,10 +126,10 @@ def hand_back(fd: int, owner: Owner) -> None:
 
 
 def new_file(path: str | Path, heir: Owner | None, mode: int, flags: int = os.O_WRONLY) -> int:
-    """Make a file for an heir; return it, open.
+    """Create a file for an heir; return its descriptor.
 
     mode: less the umask.
-    Raises OSError, such as FileExistsError: never is what is there opened, which may be a link.
+    Raises OSError, such as FileExistsError: an existing file or link is never opened.
     """
     made = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
@@ -141,10 +141,10 @@ def new_file(path: str | Path, heir: Owner | None, mode: int, flags: int = os.O_
 
 
 def give_all(folder: str | Path, heir: Owner | None) -> None:
-    """Give a folder that another program made for us, with all that is in it, to its heir.
+    """Give a folder that another program created for us, with its content, to its heir.
 
-    A file with another name may be another server's, and stays whose it is. Folders come after what is in
-    them, and no name is looked up through one that is given away: its owner may be exchanging names.
+    Skip files with other hard links, which may be another server's. Give a folder after its content, so that
+    no name is looked up through a folder already given: its owner may be exchanging names.
     Raises OSError.
     """
     if heir is None:
@@ -162,7 +162,7 @@ def _raise(error: OSError) -> None:
 
 
 def who(uid: int) -> str:
-    """Return a user as people name it."""
+    """Return a user's name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""Reading ahead: a thread takes items from where they come while another one works on those before them."""
+"""Prefetch: a thread reads items while another works on the previous ones."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,17 +8,17 @@ from typing import Generic, Self, TypeVar
 
 _T = TypeVar("_T")
 
-# A thread that hangs in its source, such as a silent primary, ends with its connection, or with the process.
+# A thread that hangs in its source, such as a silent primary, ends with its connection or the process.
 _JOIN_SECONDS = 1.0
 
 
 class Prefetch(Generic[_T]):
-    """Items that a thread reads ahead, from the begin of the context until its end.
+    """Items that a thread reads ahead while the context lasts.
 
-    items: read by the thread; what they raise is raised behind the last item.
-    most: how many are held, unless the next one is all there is.
-    weight, heaviest: what an item weighs, and how much is held together; one item is always let in.
-    pause: seconds; None is yielded each time that nothing arrived for so long. None: wait.
+    items: read by the thread; an exception of theirs is raised after the last item.
+    most: the most items held.
+    weight, heaviest: the weight of an item, and the most weight held; one item is always admitted.
+    pause: seconds without an item after which None is yielded; None to wait.
     """
 
     def __init__(
@@ -34,7 +34,9 @@ class Prefetch(Generic[_T]):
         self._most, self._weight, self._heaviest, self._pause = most, weight, heaviest, pause
         self._held: deque[tuple[_T, int]] = deque()
         self._weighs = 0
-        self._end: BaseException | None = None  # what ended the items; StopIteration where nothing went wrong
+        self._end: BaseException | None = (
+            None  # the exception that ended the items; StopIteration for a normal end
+        )
         self._cancelled = False
         self._changed = Condition()
         self._thread = Thread(target=self._read, name="prefetch", daemon=True)
@@ -52,7 +54,7 @@ class Prefetch(Generic[_T]):
         self._thread.join(_JOIN_SECONDS)
 
     def __iter__(self) -> Iterator[_T | None]:
-        """Yield the items, and None where nothing arrived for the pause; raise what reading them raised."""
+        """Yield the items, and None after each pause without one; raise the exception that reading raised."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._held or self._end, self._pause)
@@ -71,14 +73,14 @@ class Prefetch(Generic[_T]):
             for item in self._items:
                 if not self._put(item):
                     break
-        except BaseException as err:  # noqa: BLE001 - handed over to the thread that takes the items
+        except BaseException as err:  # noqa: BLE001 - raised again in the thread that takes the items
             end = err
         with self._changed:
             self._end = end
             self._changed.notify_all()
 
     def _put(self, item: _T) -> bool:
-        """Wait for room, and hold an item; return whether more are wanted."""
+        """Wait for room and hold an item; return False once cancelled."""
         weight = self._weight(item)
         with self._changed:
             self._changed.wait_for(lambda: self._cancelled or not self._held or self._has_room(weight))

@@ -1,6 +1,6 @@
-"""Ending on request: signals, or a limit of time, set a flag that long work looks at between batches.
+"""Stop on request: signals, or a time limit, set a flag that long work checks between batches.
 
-While we merely wait for the primary, a signal ends the wait at once.
+A signal ends a wait for the primary at once.
 """
 
 import signal
@@ -12,14 +12,14 @@ from types import FrameType
 
 from replisync.errors import ConditionFailed, Stopped
 
-# How often the limit is called out once it has passed, until somebody listens.
+# How often the alarm repeats once the limit has passed, until a wait notices it.
 _RING_SECONDS = 0.2
 
 
 class Stop:
     """The flag, and the two signals that set it.
 
-    A second signal ends the process as if we had no handler.
+    A second signal has its default action.
     """
 
     def __init__(self) -> None:
@@ -29,26 +29,26 @@ class Stop:
         self._deadline: float | None = None
 
     def limit(self, seconds: float) -> None:
-        """Ask to stop in so many seconds."""
+        """Ask to stop after `seconds`."""
         self._deadline = time.monotonic() + seconds
         if self._handling:
-            # Else a primary that sends a byte now and then would hold us for as long as it likes.
+            # Otherwise a primary that sends an occasional byte could hold us forever.
             signal.setitimer(signal.ITIMER_REAL, seconds, _RING_SECONDS)
 
     def left(self) -> float | None:
-        """Return the seconds until the limit; None where there is none."""
+        """Return the seconds until the limit, or None."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def is_set(self) -> bool:
-        """Tell whether to stop."""
+        """Return whether to stop."""
         return self._event.is_set() or self.left() == 0
 
     def is_asked(self) -> bool:
-        """Tell whether a signal asked to stop."""
+        """Return whether a signal asked to stop."""
         return self._event.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until told to stop, or for so many seconds; tell whether to stop."""
+        """Wait until asked to stop, or for `timeout` seconds; return whether to stop."""
         bounds = [bound for bound in (timeout, self.left()) if bound is not None]
         self._event.wait(min(bounds, default=None))
         return self.is_set()
@@ -58,17 +58,17 @@ class Stop:
         self._event.set()
 
     def check(self) -> None:
-        """Raise Stopped where a signal asked us to stop, ConditionFailed where the limit has passed."""
+        """Raise Stopped if a signal asked us to stop, ConditionFailed if the limit has passed."""
         if self._event.is_set():
-            raise Stopped("the run", "a signal asked to end it")
+            raise Stopped("cannot finish the run", "a signal asked to end it")
         if self.left() == 0:
             raise ConditionFailed(
-                "the run", "its --timeout passed", hint="run it again: it goes on where it was"
+                "cannot finish the run", "its --timeout passed", hint="run it again: it resumes"
             )
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let a signal, or the limit, raise in here, in the main thread: nothing is in hand."""
+        """Let a signal, or the limit, raise in this context, in the main thread: nothing can be lost."""
         self.check()
         self._waiting = True
         try:

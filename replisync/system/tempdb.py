@@ -1,7 +1,7 @@
-"""Temporary databases, for what is too much to be held in memory.
+"""Temporary databases, for data too large for memory.
 
-SQLite keeps one in memory up to a bound and on disk beyond, in a file of TMPDIR that nobody else sees
-and that is gone with the process.
+SQLite keeps one in memory up to a limit, and beyond it in an unnamed file in TMPDIR that ends with the
+process.
 """
 
 import sqlite3
@@ -20,11 +20,11 @@ _PRAGMAS = (
 def open_temporary(statements: Iterable[str]) -> sqlite3.Connection:
     """Return a new temporary database, for one thread at a time.
 
-    statements: what makes its tables.
+    statements: SQL that creates its tables.
     Raises LocalFailure.
     """
     with translated():
-        # The empty name is SQLite's for such a database.
+        # SQLite creates a temporary database for the empty name.
         database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for statement in (*_PRAGMAS, *statements):
             database.execute(statement)
@@ -33,12 +33,12 @@ def open_temporary(statements: Iterable[str]) -> sqlite3.Connection:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate what goes wrong with a temporary database into our error."""
+    """Translate sqlite3 errors of a temporary database into LocalFailure."""
     try:
         yield
     except sqlite3.Error as err:
         raise LocalFailure(
-            "use of a temporary database",
+            "cannot use a temporary database",
             str(err),
-            hint="make room where temporary files go, or name another folder in TMPDIR",
+            hint="free space in the folder for temporary files, or set TMPDIR to another folder",
         ) from err

@@ -86,7 +86,7 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
         if level == Level.PRIMARY:
             if not source.primary_url:
                 raise UsageError(
-                    f"verification of {serverdir} beside its primary",
+                    f"cannot verify {serverdir} beside its primary",
                     "it has none: it was made as a server of its own",
                     hint="use --level full",
                 )
@@ -256,7 +256,7 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
 
     Raises TargetUnusable where it is none of ours, or one that we do not know.
     """
-    attempted = f"verification of {serverdir}"
+    attempted = f"cannot verify {serverdir}"
     require_ours(serverdir)
     if serverdir.remembered_storage() is None:
         raise TargetUnusable(attempted, "its clone has not begun")
@@ -270,7 +270,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
 
     Raises TargetUnusable where it is not complete, or is no standby any more.
     """
-    attempted = f"verification of {serverdir}"
+    attempted = f"cannot verify {serverdir}"
     source = None if _SOURCE in store.missing_objects() else store.source()
     if source is None and sources.is_replica(serverdir):
         raise TargetUnusable(

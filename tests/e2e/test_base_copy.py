@@ -81,7 +81,7 @@ def test_a_copy_without_a_primary_is_a_server_of_its_own(
     """A stock devpi-server starts on it at once; replisync's commands say what it is, and leave it alone."""
     target = tmp_path / "copy"
     said = run_here("clone", "--serverdir", target, FROM, still.serverdir)
-    assert f"server of its own at serial {still.serial()}" in said.stdout
+    assert f"standalone server at serial {still.serial()}" in said.stdout
     assert_equal_history(still.serverdir, target)
     assert_files(still.serverdir, target)
     assert_fsck(target)

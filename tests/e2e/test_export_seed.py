@@ -55,7 +55,7 @@ def test_a_dump_becomes_a_server_of_its_own(dump: Path, tmp_path: Path, secretfi
     """It is what devpi-import makes, startable at once, and exports what was imported."""
     target = tmp_path / "copy"
     said = run_here("clone", "--serverdir", target, "--from-export", dump, "--no-root-pypi", "--hard-links")
-    assert "server of its own" in said.stdout
+    assert "standalone server" in said.stdout
     assert not (target / ".replisync/seed").exists()
     assert not list(target.glob(".sqlite-*"))
     assert_fsck(target)

@@ -66,7 +66,7 @@ def test_findings_that_are_given_up_are_named(standby: Standby) -> None:
     standby.catchup()  # which looks at nothing that is here
     assert json.loads(run_here("promote", *standby.own, "--json", code=9).stdout)["code"] == 9
     said = run_here("promote", *standby.own, "--accept-loss").stdout
-    assert "given up: 1 file-digest (alice/dev/+f" in said
+    assert "not repaired: 1 file-digest (alice/dev/+f" in said
     assert json.loads((standby.serverdir / ".nodeinfo").read_text())["role"] == "primary"
 
 
@@ -109,7 +109,7 @@ def test_a_database_that_cannot_be_read_through_can_be_given_up(standby: Standby
     assert refused["findings"] == {"database": 1}
     assert json.loads((standby.serverdir / ".nodeinfo").read_text())["role"] == "replica"
     said = run_here("promote", *standby.own, "--accept-loss").stdout
-    assert "given up: 1 database (database disk image is malformed)" in said
+    assert "not repaired: 1 database (database disk image is malformed)" in said
     assert json.loads((standby.serverdir / ".nodeinfo").read_text())["role"] == "primary"
 
 

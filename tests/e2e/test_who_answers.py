@@ -88,7 +88,7 @@ def test_a_replica_that_lags_hides_nothing_that_is_known(site: Site, tmp_path: P
         site.is_refused(answers)
         done = run_here("promote", *site.standby.own, "--accept-loss").stdout
     assert f"the old primary does not answer: {answers}" in done
-    assert "given up: 1 serials" in done
+    assert "lost: 1 serials" in done
 
 
 def test_a_replica_that_has_more_shows_what_would_be_lost(site: Site, tmp_path: Path) -> None:

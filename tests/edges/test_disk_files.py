@@ -151,7 +151,7 @@ class TestPlacing:
     def test_a_file_where_a_folder_must_be_is_a_failure_that_is_named(self, disk: Disk) -> None:
         disk.put("root/dev")
         name = disk.files.receive(PATH, [CONTENT], None, None).name
-        with pytest.raises(LocalFailure, match=r"placing of root/dev/\+f"):
+        with pytest.raises(LocalFailure, match=r"cannot place root/dev/\+f"):
             disk.files.place([(PATH, name)])
 
     def test_what_is_not_there_cannot_be_placed(self, disk: Disk) -> None:

@@ -86,7 +86,7 @@ def test_a_standby_is_made_anew_while_it_is_followed(world: World, standby: Stan
     world.proxy.requests.clear()
     before = tree(standby.serverdir)
     said = reseed(standby)
-    assert "the former one is" in said.stdout
+    assert "the old one is" in said.stdout
     assert "notes.txt" in said.stdout
     assert not [path for path in world.proxy.paths() if "/+changelog/0" in path or "/+f/" in path]
     assert beside(standby) == ["standby", kept(standby).name]
@@ -117,7 +117,7 @@ def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
     assert "--from-serverdir" in said.message
     assert touched(before, standby.serverdir) == []
     said = reseed(standby, "--from-serverdir", server.serverdir)
-    assert f"by way of an export (the history cannot be used at serial {hole}" in said.stdout
+    assert f"seeded from an export (the history cannot be used at serial {hole}" in said.stdout
     assert touched(before, kept(standby)) == []
     with Client(server.url) as client:
         client.login("alice", "secret")

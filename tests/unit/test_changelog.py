@@ -180,13 +180,13 @@ class TestStreaming:
 
     def test_an_emptied_row_is_named(self) -> None:
         parser = StreamParser(5)
-        with pytest.raises(CorruptEntry, match="an emptied row") as caught:
+        with pytest.raises(CorruptEntry, match="the row in the primary's changelog is empty") as caught:
             parser.feed(dump(5) + dump(6) + EMPTY_ENTRY)
         assert caught.value.serial == 5
 
     @pytest.mark.parametrize("value", [None, "5", 5.0, True, ({}, []), {}], ids=repr)
     def test_an_entry_without_its_serial_is_refused(self, value: object) -> None:
-        with pytest.raises(CorruptEntry, match="an entry without its serial"):
+        with pytest.raises(CorruptEntry, match="the entry has no serial"):
             StreamParser(5).feed(dump(value) + EMPTY_ENTRY)
 
     @pytest.mark.parametrize("name", [name for name in NO_ENTRIES if name not in UNFINISHED])

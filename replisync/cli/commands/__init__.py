@@ -1,4 +1,4 @@
-"""The commands, a file each: options in, one operation, results on stdout.
+"""The commands, one file each: options in, one operation, results on stdout.
 
-Must hold no rules of its own: those are in the rooms below.
+Hold no rules: those live in the rooms below.
 """

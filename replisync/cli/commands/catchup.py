@@ -23,15 +23,15 @@ from replisync.operations.follow import run_catchup
 @click.command()
 @serverdir_option
 @storage_option
-@click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
+@click.option("--primary-url", metavar="URL", help="The primary's new URL, if it moved.")
 @secret_options
 @tls_options
-@click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Apply nothing beyond serial N.")
+@click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Stop at serial N.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="End after so many seconds, wherever it is: exit 9, or 3 where the primary failed until then.",
+    help="Stop after SECONDS: exit 9, or 3 if the primary kept failing until then.",
 )
 @file_options
 @patience_option
@@ -46,7 +46,7 @@ def catchup(
     timeout: float | None,
     **values: Any,
 ) -> None:
-    """Apply everything up to the primary's serial as of now, then end."""
+    """Apply all changes up to the primary's current serial, then exit."""
     with watched(log) as context, naming_reseed():
         done = run_catchup(
             target(serverdir, storage),

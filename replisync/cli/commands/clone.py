@@ -31,18 +31,18 @@ from replisync.seed.ways import clone as run_clone
 
 @click.command()
 @serverdir_option
-@click.option("--primary-url", metavar="URL", help="Where the primary is.")
+@click.option("--primary-url", metavar="URL", help="The primary's URL.")
 @click.option(
     "--from-serverdir",
     type=PATH,
     metavar="DIR",
-    help="Copy this serverdir of the primary, which may be running; its database must be SQLite.",
+    help="Copy this serverdir of the primary, which may be running (SQLite only).",
 )
 @click.option(
     "--from-export",
     type=PATH,
     metavar="DIR",
-    help="Import this dump of devpi-export, by way of devpi-import.",
+    help="Import this dump of devpi-export with devpi-import.",
 )
 @click.option(
     "--at-serial",
@@ -55,12 +55,12 @@ from replisync.seed.ways import clone as run_clone
     type=click.Choice([seed.value for seed in Seed]),
     default=Seed.AUTO.value,
     show_default=True,
-    help="By the history, by way of an export, or as it can be had.",
+    help="Seed from the changelog, from an export, or from the first that works.",
 )
 @click.option(
     "--reseed",
     is_flag=True,
-    help="Make the standby DIR anew beside it, and put the new one in its place when it is proved.",
+    help="Rebuild the standby next to DIR and swap it in once it verifies.",
 )
 @tool_options
 @secret_options
@@ -71,11 +71,11 @@ from replisync.seed.ways import clone as run_clone
     show_default=True,
     metavar="SPEC",
     callback=cover_password,
-    help="devpi-server's storage for the target.",
+    help="The target's storage, in devpi-server's format.",
 )
 @file_options
 @patience_option
-@click.option("--plan", is_flag=True, help="Say what would be fetched, and write nothing.")
+@click.option("--plan", is_flag=True, help="Print what would be fetched; write nothing.")
 @json_option
 @click.pass_obj
 def clone(
@@ -93,7 +93,7 @@ def clone(
     json: bool,
     **values: Any,
 ) -> None:
-    """Copy a primary into a new serverdir; run again after an interruption, it resumes."""
+    """Copy a primary into a new serverdir; run it again after an interruption to resume."""
     sources = Sources(primary_url, from_serverdir, from_export, at_serial)
     options = tools(values)
     with watched(log) as context:

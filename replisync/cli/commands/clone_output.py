@@ -1,4 +1,4 @@
-"""What `clone` prints: what it would fetch, or what it made."""
+"""Output of `clone`."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from replisync.seed.target import Cloned
 
 
 def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
-    """Print what was made."""
+    """Print the result of a clone."""
     if as_json:
         fields = {
             "serverdir": str(serverdir),
@@ -28,7 +28,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         }
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
         return
-    what = "standby" if done.role == "replica" else "server of its own"
+    what = "standby" if done.role == "replica" else "standalone server"
     click.echo(
         f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
         f"{done.files.total} files"
@@ -39,7 +39,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
 
 
 def show_reseeded(serverdir: Path, done: Reseeded, *, as_json: bool) -> None:
-    """Print what took the place of a standby."""
+    """Print the result of --reseed."""
     reason = None if done.cloned is None else done.cloned.export_reason
     if as_json:
         fields = {
@@ -54,39 +54,39 @@ def show_reseeded(serverdir: Path, done: Reseeded, *, as_json: bool) -> None:
         click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
         return
     click.echo(
-        f"{serverdir} is a new standby at serial {done.serial}; the former one is {done.kept}, to be removed "
-        "when it is not needed any more"
+        f"{serverdir} is a new standby at serial {done.serial}; the old one is {done.kept}: remove it "
+        "when you no longer need it"
     )
     if done.cloned is not None:
         _tell_export(done.cloned)
     if done.left:
-        click.echo(f"These files of yours are in the former one alone: {', '.join(done.left)}")
-    click.echo("A devpi-server that serves this standby has to be started again")
+        click.echo(f"These files of yours are only in the old one: {', '.join(done.left)}")
+    click.echo("Restart a devpi-server that serves this standby")
 
 
 def _tell_export(done: Cloned) -> None:
     if done.export_reason is not None:
         click.echo(
-            f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
-            "mirrors their settings alone"
+            f"It was seeded from an export ({done.export_reason}): without earlier history, and with the "
+            "settings of mirrors only"
         )
     if done.passwordless:
         click.echo(
-            f"Users without a password, as in the dump: {done.passwordless}. Only a plugin of devpi-server "
-            "can log them in (LDAP, for example)"
-            + ("; devpi-passwd gives them one" if done.role != "replica" else "")
+            f"Users without a password, as in the dump: {done.passwordless}. Only an authentication "
+            "plugin of devpi-server can log them in (such as LDAP)"
+            + ("; set passwords with devpi-passwd" if done.role != "replica" else "")
         )
 
 
 def show_forecast(found: Forecast, *, as_json: bool) -> None:
-    """Print what a clone would fetch."""
+    """Print the result of --plan."""
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
-    what = "standby" if found.role == "replica" else "server of its own"
-    lines = [f"{found.serverdir} would be a {what}, seeded by {found.source}; nothing was written"]
+    what = "standby" if found.role == "replica" else "standalone server"
+    lines = [f"{found.serverdir} would be a {what}, seeded from {found.source}; nothing was written"]
     if found.serials is None:
-        lines.append("  serials     as devpi-import makes them")
+        lines.append("  serials     assigned by devpi-import")
     else:
         span = f", {found.from_serial} to {found.to_serial}" if found.serials else ""
         remote = found.serials - found.local_serials
@@ -95,14 +95,14 @@ def show_forecast(found: Forecast, *, as_json: bool) -> None:
         )
     here = f"; {found.here} more are in place" if found.here else ""
     lines.append(f"  files       {found.files}, {_size(found.bytes)}{here}")
-    lines.append(f"  from here   {found.local}, {_size(found.local_bytes)}")
+    lines.append(f"  local       {found.local}, {_size(found.local_bytes)}")
     lines += [f"                {number} in {folder}" for folder, number in found.folders.items()]
     if found.role == "replica":
         fetched = found.files - found.local - found.unknown_sizes
-        unknown = f"; of {found.unknown_sizes} more the primary tells no size" if found.unknown_sizes else ""
+        unknown = f"; {found.unknown_sizes} more of unknown size" if found.unknown_sizes else ""
         lines.append(f"  fetched     {fetched}, {_size(found.bytes - found.local_bytes)}{unknown}")
     if found.missing:
-        lines.append(f"  missing     {found.missing}, which are nowhere")
+        lines.append(f"  missing     {found.missing}, found nowhere")
     click.echo("\n".join(lines))
 
 

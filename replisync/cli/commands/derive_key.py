@@ -13,12 +13,12 @@ from replisync.primary.secretfiles import check_place, read_secret, write_key
 
 @click.command("derive-key")
 @secretfile_option
-@click.option("--output", type=PATH, required=True, metavar="F", help="Where to write it (0600).")
+@click.option("--output", type=PATH, required=True, metavar="F", help="The file to write, mode 0600.")
 @cost_options
 def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
-    """Write the key that only replication needs, derived from the server's secret."""
+    """Derive the replication key from the server's secret, and write it to a file."""
     if secretfile is None:
-        raise UsageError("reading of the secret", "--secretfile is not given")
+        raise UsageError("cannot read the secret", "--secretfile is not given")
     check_place(output)  # before the work
     write_key(output, derive(read_secret(secretfile), key_cost(values)))
-    click.echo(f"{output} opens the changelog of servers with this secret, and nothing else")
+    click.echo(f"{output} gives access to the changelog of servers with this secret, and to nothing else")

@@ -13,7 +13,7 @@ from replisync.operations.faults import clear_faults, list_faults, retry_faults,
 
 @click.group()
 def faults() -> None:
-    """Files that could not be had: list them, try again, or go on without."""
+    """Files that could not be fetched: list, retry or skip them."""
 
 
 @faults.command("list")
@@ -21,7 +21,7 @@ def faults() -> None:
 @storage_option
 @json_option
 def faults_list(serverdir: Path, storage: str | None, json: bool) -> None:
-    """List the files that could not be had, and why."""
+    """List the files that could not be fetched, and why."""
     found = list_faults(target(serverdir, storage))
     if json:
         print_json([asdict(fault) for fault in found])
@@ -38,8 +38,8 @@ def faults_list(serverdir: Path, storage: str | None, json: bool) -> None:
 @serverdir_option
 @storage_option
 def faults_retry(serverdir: Path, storage: str | None) -> None:
-    """Have the next catchup, or a running follow, ask for all of them again."""
-    click.echo(f"{retry_faults(target(serverdir, storage))} files will be asked for again")
+    """Make the next `catchup`, or a running `follow`, retry all of them."""
+    click.echo(f"{retry_faults(target(serverdir, storage))} files will be retried")
 
 
 @faults.command("skip")
@@ -47,7 +47,7 @@ def faults_retry(serverdir: Path, storage: str | None) -> None:
 @storage_option
 @click.argument("relpath")
 def faults_skip(serverdir: Path, storage: str | None, relpath: str) -> None:
-    """Let the standby go on without RELPATH, which holds its serial back."""
+    """Continue without RELPATH, which holds the serial back."""
     skip_fault(target(serverdir, storage), relpath)
     click.echo(f"{relpath} no longer holds the serial back")
 
@@ -56,5 +56,5 @@ def faults_skip(serverdir: Path, storage: str | None, relpath: str) -> None:
 @serverdir_option
 @storage_option
 def faults_clear(serverdir: Path, storage: str | None) -> None:
-    """Forget the list; what is still missing comes back with its next try."""
-    click.echo(f"{clear_faults(target(serverdir, storage))} faults forgotten")
+    """Clear the list; files that are still missing return with their next try."""
+    click.echo(f"{clear_faults(target(serverdir, storage))} faults cleared")

@@ -23,14 +23,14 @@ from replisync.operations.follow import run_follow
 @click.command()
 @serverdir_option
 @storage_option
-@click.option("--primary-url", metavar="URL", help="Where the primary is now, if it moved.")
+@click.option("--primary-url", metavar="URL", help="The primary's new URL, if it moved.")
 @secret_options
 @tls_options
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Bear failures that may pass for so many seconds; without it, for ever.",
+    help="Retry transient failures for up to SECONDS without progress; default: forever.",
 )
 @file_options
 @click.pass_obj

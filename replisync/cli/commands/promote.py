@@ -30,21 +30,21 @@ from replisync.system.stop import Stop
 @click.option(
     "--accept-loss",
     is_flag=True,
-    help="Go on although the primary has more, files are missing, or findings of verify stand.",
+    help="Promote even if the primary has more, files are missing, or `verify` found damage.",
 )
 @click.option(
-    "--keep-identity", is_flag=True, help="Take the primary's UUID: its other replicas then go on here."
+    "--keep-identity",
+    is_flag=True,
+    help="Take the primary's UUID, so that its other replicas can follow this server.",
 )
-@click.option(
-    "--replay-events", is_flag=True, help="Let devpi-server's plugins see all of the history again."
-)
+@click.option("--replay-events", is_flag=True, help="Replay all of the history to devpi-server's plugins.")
 @dry_run_option
 @tls_options
 @json_option
 @click.pass_obj
 def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
-    """Make the standby startable as primary, after checking that it is complete."""
-    # Its stages take a moment each: no display, and a signal ends it as it always did.
+    """Check that the standby is complete, and make it startable as primary."""
+    # Its stages are short: no display, and signals keep their default action.
     context = Context(Stop(), log, Lines(log))
     done = run_promote(target(serverdir, storage), context, tls=tls(choices), **choices)
     if json:
@@ -53,21 +53,19 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     would = "would be" if done.dry_run else "is"
     click.echo(f"{done.serverdir} {would} a primary at serial {done.serial}, with UUID {done.uuid}")
     if done.lost_serials or done.missing_files:
-        click.echo(f"given up: {done.lost_serials} serials, {done.missing_files} files")
+        click.echo(f"lost: {done.lost_serials} serials, {done.missing_files} files")
     if done.deleted_files:
-        click.echo(
-            f"{done.deleted_files} files that the primary deleted stay in place, where no index names them"
-        )
+        click.echo(f"{done.deleted_files} files that the primary deleted stay in place; no index names them")
     for warning in done.warnings:
         click.echo(f"warning: {printable(str(warning))}")
     for found in done.found:
-        click.echo(f"given up: {printable(found)}")
+        click.echo(f"not repaired: {printable(found)}")
     if done.unreachable:
-        heard = f"; it was last heard of at {done.last_contact}" if done.last_contact else ""
+        heard = f"; last contact: {done.last_contact}" if done.last_contact else ""
         click.echo(f"the old primary does not answer: {printable(done.unreachable)}{heard}")
-        click.echo("what it accepted after that is unknown, and would be lost")
+        click.echo("changes that it accepted after that are unknown, and would be lost")
     if done.reachable:
-        click.echo("the old primary still answers: see to it that nobody writes to it any more")
+        click.echo("the old primary still answers: make sure no client can write to it")
     if not done.dry_run:
         words = f"devpi-server --serverdir {quoted(done.serverdir)} --role primary --secretfile F"
         if done.storage != "sqlite":

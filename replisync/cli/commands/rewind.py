@@ -27,11 +27,11 @@ from replisync.rewind.rewind import rewind as run_rewind
 @serverdir_option
 @storage_option
 @click.option(
-    "--to-serial", type=click.IntRange(0), metavar="N", required=True, help="The serial to go back to."
+    "--to-serial", type=click.IntRange(0), metavar="N", required=True, help="The serial to rewind to."
 )
 @secret_options
 @tls_options
-@click.option("--accept-loss", is_flag=True, help="Go back although files are missing that serial N needs.")
+@click.option("--accept-loss", is_flag=True, help="Rewind even if files that serial N needs are missing.")
 @transfer_options
 @dry_run_option
 @json_option
@@ -47,7 +47,7 @@ def rewind(
     json: bool,
     **values: Any,
 ) -> None:
-    """Take the standby back to serial N, to go on from there with what the primary has."""
+    """Rewind the standby to serial N, so that it can follow the primary from there."""
     with watched(log) as context:
         done = run_rewind(
             target(serverdir, storage),
@@ -63,10 +63,10 @@ def rewind(
     if not done.entries:
         click.echo(f"{done.serverdir} is at serial {done.to_serial} already")
         return
-    would = "would go" if done.dry_run else "went"
+    rewound = "would be rewound" if done.dry_run else "was rewound"
     click.echo(
-        f"{done.serverdir} {would} back from serial {done.from_serial} to {done.to_serial}: {done.restored} "
-        f"files come back, {done.fetched} from the primary, {done.put_aside} are put aside"
+        f"{done.serverdir} {rewound} from serial {done.from_serial} to {done.to_serial}: "
+        f"{done.restored} files restored, {done.fetched} of them from the primary, {done.put_aside} retained"
     )
     if done.missing:
         click.echo(
@@ -74,4 +74,4 @@ def rewind(
             f"{Advice('faults list')}"
         )
     if not done.dry_run:
-        click.echo("start a devpi-server again that was running on it: it remembers what it has read")
+        click.echo("restart a devpi-server that was running on it: it caches what it has read")

@@ -25,9 +25,11 @@ from replisync.monitoring.status import status as run_status
 @storage_option
 @json_option
 @click.option("--offline", is_flag=True, help="Do not ask the primary.")
-@click.option("--max-lag-serials", type=click.IntRange(0), metavar="N", help="Exit 9 beyond so many serials.")
 @click.option(
-    "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 beyond so many seconds."
+    "--max-lag-serials", type=click.IntRange(0), metavar="N", help="Exit 9 if more than N serials behind."
+)
+@click.option(
+    "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 if more than S seconds behind."
 )
 @tls_options
 def status(
@@ -39,7 +41,7 @@ def status(
     max_lag_seconds: float | None,
     **values: Any,
 ) -> None:
-    """Say where the standby stands."""
+    """Show the state of the standby."""
     fields = run_status(target(serverdir, storage), offline=offline, tls=tls(values))
     if not json:
         click.echo("\n".join(_status_lines(fields)))
@@ -60,7 +62,7 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
     present = fields["files_total"] - fields["files_missing"]
     lag = f"{known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}"
     if fields["state"] == "stale":
-        # What the primary has accepted since then is unknown.
+        # The primary may have accepted more since then.
         lag = f"{known(fields['lag_serials'], ' serials')} or more, as of {known(fields['last_contact'])}"
     lines = [
         f"{fields['serverdir']}: {fields['state']}"
@@ -86,7 +88,7 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
         )
     if fields["divergence"]:
         fork = fields["divergence"]["fork_serial"]
-        agree = "nowhere, as far as is known" if fork is None else f"up to serial {fork}"
+        agree = "at no known serial" if fork is None else f"up to serial {fork}"
         lines.append(f"  diverged    found {fields['divergence']['found_at']}, the histories agree {agree}")
     if fields["error"]:
         lines.append(f"  error       {printable(fields['error'])}")

@@ -1,4 +1,4 @@
-"""The command that proves a standby, and mends it."""
+"""`replisync verify`."""
 
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ from replisync.verify.run import verify as run_verify
     type=click.Choice([str(level) for level in Level]),
     default=str(Level.FULL),
     show_default=True,
-    help="How much is looked at; each includes those before.",
+    help="How much is checked; each level includes the lower ones.",
 )
-@click.option("--repair", is_flag=True, help="Mend what can be mended; `follow` must have ended.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired; `follow` must not be running.")
 @secret_options
 @tls_options
 @file_options
@@ -54,7 +54,7 @@ def verify(
     json: bool,
     **values: Any,
 ) -> None:
-    """Look whether the standby is what it should be, while `follow` goes on; or mend it."""
+    """Check the standby for damage (safe while `follow` runs), or repair it."""
     with watched(log) as context:
         where, how = target(serverdir, storage), settings(values)
         if repair:
@@ -65,7 +65,7 @@ def verify(
         click.echo("\n".join(_lines(serverdir, report)))
     if report.total:
         error = VerificationFailed(
-            f"verification of {serverdir}",
+            f"cannot verify {serverdir}",
             f"{report.total} findings remain",
             serial=report.serial,
             hint=_hint(report, repair=repair),
@@ -80,14 +80,14 @@ def _hint(report: Report, *, repair: bool) -> str | Hint:
     remedies = list(dict.fromkeys(str(one.remedy) for one in report.findings if one.remedy))
     for_root = all(one.remedy is access.REMEDY for one in report.findings)
     if not repair and not for_root:
-        # What only the primary tells is not found again without it.
+        # Findings of this level need the primary to be found again.
         level = {"level": report.level} if report.level == str(Level.PRIMARY) else {}
         return Hint("repair it with {}", Advice("verify", **level, repair=True))
-    return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
+    return "; ".join(remedies[:3]) or "clone into an empty serverdir"
 
 
 def _lines(serverdir: Path, report: Report) -> list[str]:
-    lines = [f"mended  {_line(one)}" for one in report.mended]
+    lines = [f"repaired  {_line(one)}" for one in report.mended]
     lines += [_line(one) for one in report.findings]
     lines += [
         printable(f"note    {one.kind}  {one.subject}{_at(one.serial)}: {one.note}") for one in report.notes
@@ -101,15 +101,15 @@ def _lines(serverdir: Path, report: Report) -> list[str]:
     lines.append(
         f"{serverdir}: {report.outcome} at serial {report.serial}, level {report.level}, {report.seconds} s"
     )
-    lines.append(f"  looked at   {checked}")
+    lines.append(f"  checked     {checked}")
     if known:
-        lines.append(f"  not here    {known}, as is known")
+        lines.append(f"  missing     {known} (known)")
     return lines
 
 
 def _line(one: Finding) -> str:
     remedy = f" ({one.remedy})" if one.remedy else ""
-    # Names, and what is in rows, come from outside.
+    # Names and contents of rows are untrusted.
     return printable(
         f"{one.kind}  {one.subject}{_at(one.serial)}: {one.expected} expected, found {one.found}{remedy}"
     )

@@ -130,7 +130,7 @@ class PostgresStore(Store):
         if locked:
             self._was_alone = True
             return
-        attempted = f"locking of the database {self.storage}"
+        attempted = f"cannot lock the database {self.storage}"
         if self._was_alone:
             raise LocalFailure(
                 attempted,
@@ -164,7 +164,7 @@ class PostgresStore(Store):
                 table = "replisync_source" if name == VERSION_TABLE else name
                 if connection.exec_driver_sql(f"SELECT 1 FROM {table} LIMIT 1").first():  # noqa: S608
                     raise TargetUnusable(
-                        f"clone into the database {self.storage}",
+                        f"cannot clone into the database {self.storage}",
                         f"it is not empty: {whose} is in it",
                         hint="create an empty database for this standby",
                     )

@@ -128,13 +128,13 @@ class SqliteStore(Store):
         try:
             yield
         except exc.IntegrityError as err:
-            raise ForeignWriter("commit to the target's database", str(err.orig)) from err
+            raise ForeignWriter("cannot commit to the target's database", str(err.orig)) from err
         except exc.DBAPIError as err:
             raise self._local(err) from err
         except UnicodeDecodeError as err:
             # The driver cannot even say what is wrong with a name in the database's schema.
             raise TargetUnusable(
-                f"use of the target's database {self._path}",
+                f"cannot use the target's database {self._path}",
                 "its schema holds what is no text",
                 hint="restore it, or clone anew into an empty serverdir",
             ) from err
@@ -148,7 +148,7 @@ class SqliteStore(Store):
             raise self._local(exc.DBAPIError("VACUUM", None, err)) from err
 
     def _local(self, err: exc.DBAPIError) -> Exception:
-        attempted = f"use of the target's database {self._path}"
+        attempted = f"cannot use the target's database {self._path}"
         why = str(err.orig)
         name = getattr(err.orig, "sqlite_errorname", "")
         if why.startswith("Could not decode to UTF-8"):

@@ -24,7 +24,7 @@ WriteKeys = Callable[[Connection, Iterable[tuple[str, str, int]]], None]
 
 def damaged(serial: int, why: str) -> TargetUnusable:
     """Return the error for an entry of ours that cannot be used."""
-    return TargetUnusable("rewinding", why, serial=serial, hint=_DAMAGED_HINT)
+    return TargetUnusable("cannot rewind", why, serial=serial, hint=_DAMAGED_HINT)
 
 
 def entries_behind(connection: Connection, serial: int, before: int) -> list[tuple[int, bytes]]:

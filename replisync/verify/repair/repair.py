@@ -224,7 +224,7 @@ class Mender:
             if path.is_dir() and not path.is_symlink():
                 self._serverdir.set_aside(path)
                 continue
-            with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
+            with local_errors(f"cannot remove {path}"), suppress(FileNotFoundError):
                 path.unlink()
         reasons.update(self._mend_small_files(found))
         if kinds.SEQUENCE in found:
