@@ -235,7 +235,7 @@ def _take_place(
             reason = f"put by --reseed in the place of the standby {source.uuid}{why}"
             store.put_source(replace(its, seed_reason=reason))
         # An open database would look for its journal under its old name.
-        context.log.info("taking the place", serial=serial, serverdir=str(present))
+        context.log.info("swapping in the new standby", serial=serial, serverdir=str(present))
         # Check once more: a devpi-server that is started as primary does not respect our lock.
         require_standby(present)
         moment = clock.now().replace("-", "").replace(":", "").partition(".")[0] + "Z"

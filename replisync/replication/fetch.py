@@ -1,8 +1,8 @@
-"""Downloads: a bounded number at a time, an outcome for each file.
+"""Downloads: up to N at a time, one outcome per file.
 
 Workers bring files into the staging folder; the caller's thread gives them their names in groups, since
-making one file durable costs about as much as making many. Nothing here decides what an outcome means for a
-serial, and nothing knows of databases.
+syncing one file costs about as much as syncing many. Nothing here decides about a serial, or knows a
+database.
 """
 
 import threading
@@ -19,20 +19,20 @@ from replisync.changelog.ports import Arrived, FileSource, FileStore, LocalSourc
 from replisync.devpi.keys import fetch_problem, hold_problem
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, ReplisyncError, Stopped, WrongContent
 
-# How often somebody who waits for downloads looks whether to stop; what arrived waits no longer for others.
+# How often a wait for downloads checks whether to stop; received files then wait no longer for a full group.
 _LOOK_SECONDS = 0.2
 
-# What stands for the status of an answer that broke off, never came, or is not the primary's own.
+# The status of an answer that broke off, never came, or is not the primary's own.
 _BROKEN = 504
 
-# The same of a file that is too big for where it must go.
+# The status of a file that is too large for its place.
 TOO_BIG = 413
 
-# What a server says of one file, and to everything when it is busy or in trouble.
+# Statuses that a server sends for one file, and for everything while it is busy or failing.
 _DOUBTFUL = frozenset({401, 403, 408, 425, 429, 500, 503, 504})
 
 
-# Over the network; from a folder of this machine; or it was in its place before.
+# The origin of a file: the network, a folder of this machine, or already in place.
 Origin = Literal["primary", "local", "here"]
 
 
@@ -41,8 +41,8 @@ class Fetched:
     """A file that is durably here.
 
     size: in bytes.
-    staged: its name in the staging folder, where another content is still in its place; else None.
-    origin: how it came here.
+    staged: its name in the staging folder, if another content is still in its place; else None.
+    origin: the way it came here.
     """
 
     file: WantedFile
@@ -53,11 +53,11 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A file that the primary did not give.
+    """A file that the primary did not deliver.
 
-    status: of HTTP, where it is the primary's own word; 0 where nobody can ask for it at all.
+    status: the HTTP status of the primary itself; 0 if the file cannot be requested at all.
     reason: in one clause.
-    doubtful: whether a server in trouble, or what stands in its place, says the same to everything.
+    doubtful: whether a failing server, or a proxy, may send the same for everything.
     """
 
     file: WantedFile
@@ -71,7 +71,7 @@ Outcome = Fetched | Refused
 
 @dataclass(frozen=True, slots=True)
 class _Staged:
-    """A file that has arrived, and counts as fetched when it is durable.
+    """A file that has arrived, and counts as fetched once it is durable.
 
     name: in the staging folder.
     """
@@ -81,13 +81,12 @@ class _Staged:
 
 
 class _Work:
-    """What the workers of one call and its caller's thread share.
+    """State shared by the workers of one call and the caller's thread.
 
-    todo: files to be brought, each with the size that it has where it is in place; None tells one worker to
-        end.
-    ended: set where no more files are to be taken.
-    asking: held by who asks the source whether it answers at all.
-    answered: when the last one who was answered began to ask.
+    todo: files to bring, each with its size if it is in place; None ends one worker.
+    ended: no more files are to be taken.
+    asking: held while a worker checks whether the source answers at all.
+    answered: the start of the latest successful check.
     """
 
     def __init__(self) -> None:
@@ -100,15 +99,15 @@ class _Work:
         self._awaited = 0
 
     def put(self, result: "_Result") -> None:
-        """Hand over what a file came to."""
+        """Hand over the outcome of a file."""
         with self._changed:
             self._results.append(result)
-            # Waking somebody up costs as much as a small file does: only when there is enough.
+            # A wake-up costs as much as a small file: only when there is enough.
             if len(self._results) >= self._awaited:
                 self._changed.notify()
 
     def take(self, most: int) -> list["_Result"]:
-        """Wait a moment for so many results; return all that are there."""
+        """Wait a moment for `number` results; return all that are there."""
         with self._changed:
             self._awaited = most
             self._changed.wait_for(lambda: len(self._results) >= most, _LOOK_SECONDS)
@@ -116,12 +115,12 @@ class _Work:
             return taken
 
 
-# An error ends the call; None stands for a file that was left where it is.
+# An error ends the call; None stands for a file that was not asked for.
 _Result = Outcome | _Staged | BaseException | None
 
 
 def _outcome(one: Outcome | _Staged, obstacles: Mapping[str, str]) -> Outcome:
-    """Return what a file came to, after all that can have a place has one."""
+    """Return the outcome of a file, after all received files have been placed."""
     if not isinstance(one, _Staged):
         return one
     obstacle = obstacles.get(one.fetched.file.relpath)
@@ -131,9 +130,9 @@ def _outcome(one: Outcome | _Staged, obstacles: Mapping[str, str]) -> Outcome:
 class Fetcher:
     """A pool of downloads.
 
-    replace: whether a file may take the place of another content at once. It may where no devpi-server can
-        be reading, as in a clone that is not complete; else it stays staged until its serial is committed.
-    local: where to look for files on this machine before they are asked for.
+    replace: whether a file may replace another content at once. Only if no devpi-server can be reading, as in
+        an incomplete clone; otherwise it stays staged until its serial is committed.
+    local: the files on this machine, which are searched before the network.
     """
 
     def __init__(
@@ -152,15 +151,15 @@ class Fetcher:
         self._stop = stop
         self._replace = replace
         self._local = local
-        # Files that are made durable together; twice as many may be waiting for that or on their way.
+        # The size of a group that is synced together; up to twice this number may be waiting or in transit.
         self._group = target.group
 
     def fetch(self, files: Iterable[WantedFile]) -> Iterator[Outcome]:
-        """Yield the outcome for each file as it is there, in no order; fewer where we are to stop.
+        """Yield the outcome of each file as it arrives, in no order; fewer when asked to stop.
 
-        Files are taken from `files` in the caller's thread, some ahead of those that are there.
-        Raises the first error that is no outcome (the disk, or a source that answers nothing any more), after
-        the other downloads ended.
+        Files are taken from `files` in the caller's thread, some ahead of those that have arrived.
+        Raises the first error that is not an outcome (of the disk, or of a source that no longer answers),
+        after the other downloads ended.
         """
         work = _Work()
         workers: list[threading.Thread] = []
@@ -184,16 +183,16 @@ class Fetcher:
             raise error
 
     def finds(self, file: WantedFile) -> bool:
-        """Return whether something on this machine may be a file."""
+        """Return whether this machine may have a file."""
         return self._local is not None and next(self._local.paths(file), None) is not None
 
     def _hand_out(
         self, wanted: Iterator[WantedFile], work: _Work, workers: list[threading.Thread], under_way: int
     ) -> int:
-        """Give the workers more to do, as far as there is room; return how many files."""
+        """Give the workers more to do, as far as there is room; return the number of files."""
         room = 0 if work.ended or self._stop.is_set() else 2 * self._group - under_way
         files = list(islice(wanted, room))
-        # All in one question, since each costs as much as a small file where files are in a database.
+        # One query for all: each costs as much as a small file if files are in a database.
         sizes = self._target.sizes_of([file.relpath for file in files if file.digest]) if files else {}
         for file in files:
             work.todo.put((file, sizes.get(file.relpath)))
@@ -208,8 +207,8 @@ class Fetcher:
         work.ended = True
         for _ in workers:
             work.todo.put(None)
-        # One that hangs on a silent primary must not keep us from ending; it can do no harm, since what it
-        # brings has no name before it is complete, and counts for nothing before a commit.
+        # A worker that hangs on a silent primary must not keep us from ending. It can do no harm: its file
+        # has no name before it is complete, and counts for nothing before a commit.
         for worker in workers:
             while worker.is_alive():
                 worker.join(_LOOK_SECONDS)
@@ -233,9 +232,9 @@ class Fetcher:
             work.put(result)
 
     def _answers(self, work: _Work) -> bool:
-        """Tell whether the source answers, so that a refusal is one file's.
+        """Return whether the source answers, so that a refusal concerns one file only.
 
-        False where the call ends for another reason. Raises what is wrong with the source.
+        False if the call ends for another reason. Raises the error of the source.
         """
         began = time.monotonic()
         with work.asking:
@@ -246,19 +245,19 @@ class Fetcher:
                 try:
                     self._source.check()
                 except BaseException:
-                    work.ended = True  # before somebody else asks
+                    work.ended = True  # before another worker asks
                     raise
                 work.answered = now
         return True
 
     def _durable(self, group: list[Outcome | _Staged]) -> list[Outcome]:
-        """Return the outcomes after all that arrived is durable."""
+        """Return the outcomes once all that arrived is durable."""
         staged = [one for one in group if isinstance(one, _Staged)]
         held = [one.name for one in staged if one.fetched.staged is not None]
         moves = {one.fetched.file.relpath: one.name for one in staged if one.fetched.staged is None}
         obstacles = self._obstacles(moves)
         if held:
-            # A commit will promise this content, so it must survive whatever happens after it.
+            # A commit will promise this content, so it must survive a crash after the commit.
             self._target.hold(held)
         free = [(relpath, name) for relpath, name in moves.items() if relpath not in obstacles]
         if free:
@@ -267,7 +266,7 @@ class Fetcher:
         return [_outcome(one, obstacles) for one in group]
 
     def _obstacles(self, relpaths: Iterable[str]) -> dict[str, str]:
-        """Return which files can have no place, and why: names that collide on disk, also with each other."""
+        """Return the files that cannot be placed, and why: names collide on disk, or with each other."""
         found: dict[str, str] = {}
         names = set(relpaths)
         for relpath in names:
@@ -282,7 +281,7 @@ class Fetcher:
     def _fetch_one(self, file: WantedFile, size: int | None) -> Outcome | _Staged:
         """Bring one file here, unless it is here already.
 
-        size: of what is in its place; None where nothing is, or nobody knows what it must be.
+        size: of the file in its place; None if there is no such file, or its digest is unknown.
         Raises LocalFailure.
         """
         if size is not None and self._is_right(file):
@@ -296,11 +295,11 @@ class Fetcher:
         try:
             return self._download(file)
         except (PrimaryUnreachable, PrimaryRefused) as err:
-            # This one file may be what hangs: it must be seen, and the others must go on.
+            # This file may be the one that hangs: report it, and let the others continue.
             return Refused(file, _BROKEN, err.why, doubtful=True)
 
     def _take(self, file: WantedFile) -> Refused | _Staged | None:
-        """Bring a file that lies on this machine; None where it does not."""
+        """Take a file from this machine; None if it does not have it."""
         if self._local is None or hold_problem(file.relpath):
             return None
         for path in self._local.paths(file):
@@ -337,16 +336,16 @@ class Fetcher:
             yield chunk
 
     def _is_right(self, file: WantedFile) -> bool:
-        """Tell whether what is in a file's place is the file; then it is durable too."""
+        """Return whether the right file is in its place; then it is durable too."""
         digest = file.digest
         if digest is None or self._target.digest_of(file.relpath, digest.algorithm) != digest.hexdigest:
             return False
-        # It may be the work of a devpi-server of the hot standby, which does not sync what it stores.
+        # It may have been stored by a devpi-server of the hot standby, which does not sync files.
         self._target.sync(file.relpath)
         return True
 
     def _in_use(self, file: WantedFile, arrived: Arrived) -> bool:
-        """Tell whether a devpi-server may be serving another content under the file's name."""
+        """Return whether a devpi-server may be serving another content under the file's name."""
         if self._replace or self._target.size_of(file.relpath) is None:
             return False
         return self._target.digest_of(file.relpath, "sha256") != arrived.sha256
@@ -354,7 +353,7 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class _Nothing:
-    """The answer of a source that has no files."""
+    """The answer of a source without files."""
 
     reason: str
     status: int = 404
@@ -368,17 +367,17 @@ class _Nothing:
 
 
 class NoSource:
-    """Where files come from if there is no primary to ask: nowhere.
+    """The source of files if there is no primary to ask.
 
-    reason: why a file that is asked for is not there.
+    reason: why a requested file is missing.
     """
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
     def download(self, relpath: str) -> AbstractContextManager[_Nothing]:  # noqa: ARG002
-        """Say that the file is not there."""
+        """Return that the file is missing."""
         return nullcontext(_Nothing(self._reason))
 
     def check(self) -> None:
-        """Do nothing: that there is nowhere to ask is known."""
+        """Do nothing: the absence of a source is known."""

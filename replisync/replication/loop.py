@@ -1,4 +1,4 @@
-"""Steps, again and again: until a serial is reached, or until we are told to stop."""
+"""Repeat steps until a serial is reached, or until asked to stop."""
 
 import time
 from collections.abc import Callable
@@ -19,20 +19,20 @@ _FIRST_SECONDS = 0.5
 _LAST_SECONDS = 30.0
 _JITTER_SECONDS = 1.0
 
-# How often `follow` looks for files whose next try has come, and for what was retained long enough.
+# How often `follow` retries files that are due, and removes retained files that have expired.
 _CHORES_SECONDS = 60.0
 
-# A primary holds a poll without news for 30 seconds. Something before it that answers each at once, such as a
-# cache, is asked again without a wait so many times in a row, then with one.
+# A primary holds a poll without news for 30 seconds. If something before it, such as a cache, answers each at
+# once, this number of polls in a row goes without a wait; then each waits.
 _QUICK_SECONDS = 1.0
 _QUICK_POLLS = 3
 
 
 class Patience:
-    """How long failures that may pass are borne.
+    """Retry policy for transient errors.
 
-    seconds: since the last success; None for ever.
-    local: whether failures of this machine (a full disk, a lost database) are waited out too.
+    seconds: without progress; None for ever.
+    local: whether to retry failures of this machine too (a full disk, a lost database).
     """
 
     def __init__(
@@ -50,40 +50,40 @@ class Patience:
         self._failure: BaseException | None = None  # of the last try
 
     def call(self, work: Callable[[], _T], progress: Callable[[], object] | None = None) -> _T:
-        """Return what `work` returns, in as many tries as patience allows.
+        """Return the result of `work`, in as many tries as patience allows.
 
-        progress: returns something that changes when a try got on before it failed; then patience, and
-            the waits, begin anew.
-        Raises the last error, Stopped where we are to stop, ConditionFailed where the limit of time passed
-        without one.
+        progress: returns a value that changes if a try made progress before it failed; patience and the waits
+            then start again.
+        Raises the last error, Stopped when asked to stop, ConditionFailed if the time limit passed without
+        an error.
         """
         while True:
             self._failure = None
             before = _known(progress)
             try:
-                return self._retrying(lambda: _got_on(progress, before))(work)  # noqa: B023
+                return self._retrying(lambda: _made_progress(progress, before))(work)  # noqa: B023
             except ReplisyncError as err:
                 if err.transient and self._stop.is_asked():
                     raise Stopped("cannot finish the run", "a signal asked to end it") from err
                 limited = isinstance(err, ConditionFailed) and not self._stop.is_asked()
-                if limited and self._failure is not None and not _got_on(progress, before):
-                    raise self._failure from None  # it failed until the limit of time
-                if not self._may_pass(err) or not _got_on(progress, before):
+                if limited and self._failure is not None and not _made_progress(progress, before):
+                    raise self._failure from None  # it failed until the time limit
+                if not self._may_pass(err) or not _made_progress(progress, before):
                     raise
-                self._log.warning("trying again", error=str(err), seconds=_FIRST_SECONDS)
+                self._log.warning("retrying", error=str(err), seconds=_FIRST_SECONDS)
                 self._sleep(_FIRST_SECONDS)
 
     def attempt(self, work: Callable[[], object]) -> None:
-        """Do what can as well be done later: a failure that may pass is logged, and that is all."""
+        """Do work that can be postponed: log a transient failure, and return."""
         try:
             work()
         except ReplisyncError as err:
             if not self._may_pass(err):
                 raise
-            self._log.warning("put off", error=str(err))
+            self._log.warning("postponed", error=str(err))
 
     def pause(self, seconds: float) -> None:
-        """Wait; raise Stopped where a signal asked us to stop."""
+        """Wait; raise Stopped if a signal asked us to stop."""
         self._sleep(seconds)
 
     def _retrying(self, got_on: Callable[[], bool]) -> Retrying:
@@ -121,20 +121,18 @@ class Patience:
         err = state.outcome.exception() if state.outcome else None
         self._failure = err
         wait = state.next_action.sleep if state.next_action else 0.0
-        self._log.warning(
-            "trying again", error=str(err), seconds=round(wait, 1), attempt=state.attempt_number
-        )
+        self._log.warning("retrying", error=str(err), seconds=round(wait, 1), attempt=state.attempt_number)
 
 
 def _known(progress: Callable[[], object] | None) -> object:
-    """Return what shows whether a try gets on; None where nobody can tell, as while a database is away."""
+    """Return a value that shows progress; None if unknown, as while a database is away."""
     try:
         return progress() if progress else None
     except LocalFailure:
         return None
 
 
-def _got_on(progress: Callable[[], object] | None, before: object) -> bool:
+def _made_progress(progress: Callable[[], object] | None, before: object) -> bool:
     now = _known(progress)
     return now is not None and now != before
 
@@ -147,10 +145,10 @@ def catch_up(
     to_serial: int | None = None,
     metadata_only: bool = False,
 ) -> int:
-    """Apply everything up to the primary's serial as of now, or up to `to_serial`; return that serial.
+    """Apply all changes up to the primary's current serial, or up to `to_serial`; return that serial.
 
     position: returns the target's last serial.
-    Raises ConditionFailed where `to_serial` is behind us or beyond the primary.
+    Raises ConditionFailed if `to_serial` is behind us or beyond the primary.
     """
     serial = patience.call(pipeline.check_identity).serial
     if to_serial is not None:
@@ -185,12 +183,12 @@ def follow(
     chores: Callable[[], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Apply each change as it is committed, until an error that does not pass, or Stopped.
+    """Apply each change as it is committed, until Stopped or an error that is not transient.
 
     position: returns the target's last serial.
     on_step: called after each step.
     chores: called about once a minute.
-    clock: tells seconds.
+    clock: returns monotonic seconds.
     """
     patience.call(pipeline.check_identity)
     next_chores = clock()
@@ -199,7 +197,7 @@ def follow(
         began, before = clock(), _known(position)
         patience.call(lambda: pipeline.step(poll=True), progress=position)
         patience.call(on_step)
-        idle = clock() - began < _QUICK_SECONDS and not _got_on(position, before)
+        idle = clock() - began < _QUICK_SECONDS and not _made_progress(position, before)
         quick = quick + 1 if idle else 0
         if quick >= _QUICK_POLLS:
             patience.pause(_QUICK_SECONDS)

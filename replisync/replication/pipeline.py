@@ -1,8 +1,8 @@
 """The loop: entries from the primary, files before serials, one commit per batch.
 
-A step reads the position from the target, asks the primary for what follows, and applies it in batches.
-After any error the next step begins from the target again: nothing is carried over in memory. Each step
-can be repeated at any point without doing anything twice.
+A step reads the position from the target, asks the primary for later entries, and applies them in batches.
+After any error the next step begins from the target again: no state is carried over in memory. Each step can
+be repeated at any point without doing anything twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -38,9 +38,9 @@ Rewrite = Callable[[Iterable[list[ChangelogEntry]]], Iterable[list[ChangelogEntr
 class Pipeline:
     """One target that follows one primary.
 
-    retain: whether what deltas drop is kept in the retained folder.
-    tally: where to count what is done; one that begins with zero where it is None.
-    rewrite: makes of the primary's entries those that are stored, where they are not the same.
+    retain: whether dropped and replaced files are retained.
+    tally: the counters to use; None for new ones.
+    rewrite: turns the primary's entries into those to store, if they differ.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class Pipeline:
         self._progress = progress
         self._limits = limits or BatchLimits()
         self._settle = Settler(lambda: settle(store, files, retain=retain), log)
-        # After any error somebody else may answer, even over the same connection to a proxy.
+        # After any error another server may answer, even over the same connection to a proxy.
         self._doubtful = True
-        self._left_at: int | None = None  # the serial after our last step; None where that is not known
+        self._left_at: int | None = None  # the serial after our last step, or None if unknown
         self._reached = -1  # the serial after our last commit
         self._counted = -1  # the last serial of the stage that is shown
         self._rewrite = rewrite or (lambda groups: groups)
@@ -84,26 +84,26 @@ class Pipeline:
             tally=self.tally,
         )
 
-    # Who is there.
+    # Identity.
 
     def check_identity(self) -> Hello:
-        """Make sure that the primary's history is the one that we follow; return who answered.
+        """Check that the primary's history is the one that we follow; return its hello.
 
-        Raises WrongHistory where its serial is below ours or its last entries up to ours are others,
-        NotThePrimary where another server answers in its place.
+        Raises WrongHistory if its serial is below ours or its last entries up to ours differ, NotThePrimary
+        if another server answers at its URL.
         """
         source, serial = self._store.source(), self._store.last_serial()
         comparison = Comparison(
             self._store.primary_entry,
             self._entry,
-            # Where entries are made anew it is known of the last one alone what the primary's own was.
+            # With rewritten entries, the primary's own bytes are known for the last one only.
             first=0 if source is None or source.based_on < 0 else max(serial, 0),
             complete=source is not None and source.seed_finished is not None,
         )
         try:
             hello = comparison.check(serial)
         except NotThePrimary as err:
-            # A promotion must know of it, also when that server has gone too.
+            # A promotion must know of it, also when that server is gone too.
             shown = err.details.get("answered_serial")
             with suppress(ReplisyncError):
                 self._store.raise_known_serial(shown if isinstance(shown, int) else -1)
@@ -122,7 +122,7 @@ class Pipeline:
             return self._primary.entry(serial)
 
     def recover(self) -> None:
-        """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
+        """Finish an interrupted run: moves that its commits demand, and files that never arrived."""
         self._settle()
         set_apart(self._store, self._files)
         self._files.clean_staging(())
@@ -130,13 +130,12 @@ class Pipeline:
     # Entries.
 
     def step(self, *, poll: bool, last: int | None = None, metadata_only: bool = False) -> int:
-        """Apply what the primary has beyond our serial; return the serial that the primary had.
+        """Apply the primary's entries beyond our serial; return the serial that the primary had.
 
-        poll: wait up to 30 seconds for a change where there is none.
+        poll: wait up to 30 seconds for a change.
         last: apply nothing beyond this serial.
-        metadata_only: leave files that are wanted for later, which is right in a clone that is not complete
-            alone.
-        Raises Stopped between two batches where we were asked to stop.
+        metadata_only: leave wanted files for later; only right in an incomplete clone.
+        Raises Stopped between two batches when asked to stop.
         """
         self._settle()
         position = self._store.last_serial()
@@ -148,11 +147,11 @@ class Pipeline:
 
     def _step(self, position: int, *, poll: bool, last: int | None, metadata_only: bool) -> int:
         self._check_alone(position)
-        # Both are known again when the step has ended well: an error may come before or after a commit.
+        # Both are known again once the step ends well: an error may come before or after a commit.
         self._left_at, doubtful, self._doubtful = None, self._doubtful, True
         self._reached = position
         if doubtful or self._primary.disconnected:
-            # Now, and not when a change has arrived and everybody waits for it.
+            # Now, not when a change has arrived and clients wait for it.
             self.check_identity()
             self._doubtful = True
         with ExitStack() as stack:
@@ -160,20 +159,20 @@ class Pipeline:
                 with self._stop.waiting():
                     changes = stack.enter_context(self._primary.changes(position + 1, poll=poll))
             except WrongHistory:
-                self.check_identity()  # which finds out more
+                self.check_identity()  # finds the reason
                 raise
             if changes.new_connection:
                 self.check_identity()
                 self._doubtful = True
             upto = min(changes.hello.serial, changes.hello.serial if last is None else last)
-            # After an error the same stage goes on: what was done of it stays done.
+            # After an error the same stage continues, with its progress kept.
             if upto > position >= self._counted and not metadata_only:
                 self._progress.stage("changes", upto - position, "serials")
                 self._counted = upto
             try:
                 self._apply_all(changes.groups, changes.hello.serial, last, metadata_only)
             except BaseException:
-                # Whoever promotes now must know how far the primary was.
+                # A promotion at any time must know how far the primary was.
                 with suppress(ReplisyncError):
                     self._store.put_contact(changes.hello.serial, clock.now())
                 raise
@@ -189,14 +188,14 @@ class Pipeline:
         return changes.hello.serial
 
     def _check_alone(self, position: int) -> None:
-        """Make sure that the target is where we left it.
+        """Check that the target is where we left it.
 
         Raises ForeignWriter.
         """
         if self._left_at is not None and position != self._left_at:
             raise ForeignWriter(
                 "cannot follow the primary",
-                f"the target is at serial {position}, where we left it at {self._left_at}",
+                f"the target is at serial {position}, but we left it at {self._left_at}",
             )
 
     def _apply_all(
@@ -211,13 +210,13 @@ class Pipeline:
         with closing(entries):
             for batch in batches(self._rewrite(until(entries, last)), self._limits):
                 if not counted:
-                    # What the primary had not yet when it began to answer is no part of what was before.
+                    # Entries that the primary added after it began to answer count as new work.
                     self._progress.stage("changes", None, "serials")
                     counted = True
                 self._apply(batch, primary_serial, metadata_only=metadata_only)
 
     def _apply(self, batch: Batch, primary_serial: int, *, metadata_only: bool) -> None:
-        """Commit a batch; where a serial of it must wait for a file, commit those before it."""
+        """Commit a batch; if one of its serials must wait for a file, commit those before it."""
         self._stop.check()
         try:
             commit = self._without_files(batch) if metadata_only else self._with_files(batch)
@@ -236,7 +235,7 @@ class Pipeline:
     # Files.
 
     def _without_files(self, batch: Batch) -> Commit:
-        """Return what may be committed where no devpi-server reads yet: wanted files stay wanted."""
+        """Return the changes to commit while no devpi-server reads yet: wanted files stay wanted."""
         return Commit(batch, leaving=self._in_place(batch.dropped))
 
     def _in_place(self, relpaths: Iterable[str]) -> frozenset[str]:
@@ -246,16 +245,16 @@ class Pipeline:
         try:
             return self._files.size_of(relpath) is not None
         except NotPermitted:
-            return True  # as far as is known: it is put away as soon as we may look
+            return True  # as far as known: it is retained as soon as we may look
 
     def _with_files(self, batch: Batch) -> Commit:
-        """Bring the files that the batch demands; return what may now be committed.
+        """Bring the files that the batch demands; return the changes that may now be committed.
 
-        Raises FilesMissing where a file is missing that the serial must wait for.
+        Raises FilesMissing if a file is missing for which the serial must wait.
         """
         wanted = self.wanted.not_skipped(batch.wanted.values())
         if wanted:
-            # Durable before the first of them has a place: whoever looks meanwhile must know of them.
+            # Durable before the first of them is placed: another process may look meanwhile.
             self._store.expect({file.relpath: file.serial for file in wanted})
         wanted, put_off = self.wanted.to_ask(wanted)
         present: dict[str, int] = {}
@@ -270,7 +269,7 @@ class Pipeline:
                 if outcome.staged is not None:
                     staged[outcome.file.relpath] = outcome.staged
         except ReplisyncError:
-            # What is known of these must not be found out again.
+            # Do not try these again.
             with suppress(ReplisyncError):
                 self._learn(self.wanted.judge(refused, batch))
             raise
@@ -283,7 +282,7 @@ class Pipeline:
         return Commit(batch, present, staged, self._in_place(without), verdict.absent, faults)
 
     def _learn(self, verdict: Judgement) -> None:
-        """Remember the faults of files whose serial is not committed yet."""
+        """Record the faults of files whose serial is not committed yet."""
         faults = (*verdict.faults, *verdict.held)
         if faults:
             self._store.put_faults(faults)

@@ -1,4 +1,4 @@
-"""Reading the changelog ahead: one thread reads and decodes what comes while another one commits."""
+"""Read the changelog ahead: one thread reads and decodes entries while another commits earlier ones."""
 
 from collections.abc import Generator, Iterator
 
@@ -9,8 +9,8 @@ from replisync.system.stop import Stop
 # How long entries that have arrived wait for more of a slow answer before they are committed.
 _LINGER_SECONDS = 0.2
 
-# What is held ahead of the commits at most: bytes of stored entries, and groups of them. One group is
-# always let in, however big its entries are.
+# The most to hold ahead of the commits: bytes of stored entries, and groups of them. One group is always
+# admitted, however large its entries are.
 _MAX_BYTES = 16 * 1024 * 1024
 _MAX_GROUPS = 256
 
@@ -18,9 +18,9 @@ _MAX_GROUPS = 256
 def read_ahead(groups: Iterator[list[ChangelogEntry]], stop: Stop) -> Generator[list[ChangelogEntry]]:
     """Yield the groups while a thread reads and decodes the next ones.
 
-    An empty group tells that nothing arrived for a moment. What came before an error is yielded before it
-    is raised.
-    Raises Stopped where nothing arrives and we are to stop.
+    An empty group means that nothing arrived for a moment. Entries before an error are yielded before it is
+    raised.
+    Raises Stopped if nothing arrives and we are asked to stop.
     """
     with Prefetch(
         groups, most=_MAX_GROUPS, weight=_size, heaviest=_MAX_BYTES, pause=_LINGER_SECONDS

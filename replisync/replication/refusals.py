@@ -1,4 +1,4 @@
-"""What it means that a file could not be had: whether its serial waits for it, or goes on without it."""
+"""Decide about files that could not be fetched: does their serial wait for them, or continue without?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,20 +11,20 @@ from replisync.replication.fetch import TOO_BIG, Refused
 from replisync.standby.database.store import Store
 from replisync.system import clock
 
-# A mirror's file that could not be had is asked for again after an hour, then half a day, then daily.
+# A mirror's file that could not be fetched is retried after an hour, then half a day, then daily.
 _RETRY_FIRST_SECONDS = 3600
 RETRY_LAST_SECONDS = 86400
 
-# What the primary says where an upstream does not have a file any more, or cannot be asked; and what we say.
+# Statuses of the primary for a file that an upstream no longer has, or cannot be asked for; and our own.
 _LASTING = frozenset({404, 502, TOO_BIG})
 
-# What may pass, such as a silent upstream or a wrong digest, holds a serial for so many tries.
+# A refusal that may be transient (a silent upstream, a wrong digest) holds a serial for this number of tries.
 _MIRROR_TRIES = 2
 
 
 @dataclass(slots=True)
 class Judgement:
-    """What the refused files of a batch mean."""
+    """The decision about the refused files of a batch."""
 
     absent: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
@@ -32,10 +32,10 @@ class Judgement:
 
 
 def judge(store: Store, refused: Sequence[Refused], batch: Batch | None = None) -> Judgement:
-    """Tell what it means that files could not be had.
+    """Decide about files that could not be fetched.
 
-    store: knows the kinds of the files' indexes, and earlier tries.
-    batch: what is about to be committed; its values of users count before those that are stored.
+    store: knows the types of the files' indexes, and earlier tries.
+    batch: the entries to commit; its values of users take precedence over stored ones.
     """
     verdict = Judgement()
     known = store.faults_of(refusal.file.relpath for refusal in refused)
@@ -71,14 +71,14 @@ def _type_of(store: Store, index: str, batch: Batch | None) -> str | None:
 
 
 def wait_after(tries: int) -> int:
-    """Return the seconds to wait after so many tries before the next one."""
+    """Return the seconds to wait after this number of tries before the next one."""
     return min(RETRY_LAST_SECONDS, _RETRY_FIRST_SECONDS << min(tries, 10))
 
 
 def fault_of(refusal: Refused, kind: str, retry_in: float | None = None) -> Fault:
     """Return the fault of a file that was refused.
 
-    retry_in: seconds until it is asked for again; None where that is not by time.
+    retry_in: seconds until the retry; None if there is no timed one.
     """
     file = refusal.file
     next_try = None if retry_in is None else clock.later(retry_in)
@@ -86,7 +86,7 @@ def fault_of(refusal: Refused, kind: str, retry_in: float | None = None) -> Faul
 
 
 def missing(held: list[Fault]) -> FilesMissing:
-    """Return the error that names files which hold a serial back."""
+    """Return the error for files that hold a serial back."""
     first = min(held, key=lambda fault: fault.serial)
     others = f", and {len(held) - 1} more" if len(held) > 1 else ""
     return FilesMissing(f"cannot fetch {first.relpath}{others}", first.reason, serial=first.serial)

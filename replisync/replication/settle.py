@@ -1,7 +1,7 @@
 """The moves on disk that follow a commit.
 
-What a serial drops or replaces must stay until the serial is committed. The commit says in the same
-transaction which moves it demands; they are done after it, and again after a crash, which changes nothing.
+Files that a serial drops or replaces must stay until the serial is committed. The commit records, in the same
+transaction, the moves that it demands; they are done after it, and again after a crash, which does no harm.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from replisync.errors import Advice, Hint, NotPermitted, TargetUnusable
 from replisync.standby.database.store import Store
 from replisync.system import clock
 
-# Moves that are made durable and written down together. An index that is deleted may have any number of them.
+# The number of moves that are synced and recorded together. A deleted index may have any number of them.
 _TOGETHER = 1000
 
 
@@ -21,12 +21,12 @@ Held = dict[str, NotPermitted]
 
 
 def settle(store: Store, files: FileStore, *, retain: bool) -> Held:
-    """Do what committed serials demand, and remember that it is done.
+    """Do the moves that committed serials demand, and record that they are done.
 
-    retain: whether what is dropped or replaced is kept in the retained folder.
-    Returns, by relpath, what keeps files in their place that are to go: no server needs that they are gone,
-    and the next call tries it again. Raises NotPermitted where a file that replaces another one cannot take
-    its place, TargetUnusable where a damaged row would lead out of the folders.
+    retain: whether to retain dropped and replaced files.
+    Returns, by relpath, the errors that keep dropped files in their place: no server needs them gone, and the
+    next call tries again. Raises NotPermitted if a file that replaces another one cannot take its place,
+    TargetUnusable if a damaged row would lead out of the folders.
     """
     moves = store.pending()
     for move in moves:
@@ -51,9 +51,9 @@ def settle(store: Store, files: FileStore, *, retain: bool) -> Held:
 
 
 class Settler:
-    """Settles time and again, and warns once of each file that stays in its place.
+    """Settles repeatedly, and warns once of each file that stays in its place.
 
-    settle: does it; see `settle`.
+    settle: see `settle`.
     """
 
     def __init__(self, settle: Callable[[], Held], log: Log) -> None:
@@ -62,7 +62,7 @@ class Settler:
         self._told: set[str] = set()
 
     def __call__(self) -> None:
-        """Do what committed serials demand."""
+        """Do the moves that committed serials demand."""
         held = self._settle()
         new = held.keys() - self._told
         if new:
@@ -92,9 +92,9 @@ def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, st
 
 
 def set_apart(store: Store, files: FileStore) -> None:
-    """Give what serials put aside that a rewind took back names of its own.
+    """Rename retained files of serials that a rewind has reverted.
 
-    Their numbers come again, and what they put aside then must not be mixed up with this.
+    Their numbers are used again, and files that they retain then must not be mixed up with these.
     """
     names = {row.stored_as: f"{row.retained_at}-{row.stored_as}" for row in store.retained_beyond_last()}
     if names:
@@ -105,7 +105,7 @@ def set_apart(store: Store, files: FileStore) -> None:
 
 
 def expire_retained(store: Store, files: FileStore, days: float, now: clock.Moment) -> None:
-    """Remove what is retained for at least so many days, in time that was lived through until `now`."""
+    """Remove files that were retained for `days`, counting only time in which the machine ran until `now`."""
     names = store.retained_beyond(now, days * 86400)
     if names:
         for name in names:
@@ -115,15 +115,15 @@ def expire_retained(store: Store, files: FileStore, days: float, now: clock.Mome
 
 
 def _check(path: str, *, alone: bool = False) -> None:
-    """Make sure that a path that a row of ours has stays in its folder, whatever befell the row.
+    """Check that the path in a row of ours stays in its folder, even if the row is damaged.
 
-    alone: whether it must be a name in that folder.
+    alone: whether it must be a plain name.
     Raises TargetUnusable.
     """
-    problem = path_problem(path) or ("a path where a name belongs" if alone and "/" in path else "")
+    problem = path_problem(path) or ("a path instead of a name" if alone and "/" in path else "")
     if problem:
         raise TargetUnusable(
             "cannot move files",
-            f"a row of the target's database that says which is damaged: {problem}, {path!r}",
+            f"its row in the target's database is damaged: {problem}, {path!r}",
             hint=Hint("repair it with {}", Advice("verify", repair=True)),
         )

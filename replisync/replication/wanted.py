@@ -1,4 +1,4 @@
-"""Files that are wanted: fetched, counted, and asked for again where they could not be had."""
+"""Wanted files: fetch, count, and retry them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,16 +15,16 @@ from replisync.standby.database.store import Store
 from replisync.system import clock
 from replisync.system.stop import Stop
 
-# Files that are recorded together.
+# The number of files that are recorded together.
 _CHUNK = 1000
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a run did, for the record of runs.
+    """The counters of a run, for its record.
 
-    files, bytes: what was downloaded.
-    local: files that were found on this machine instead.
+    files, bytes: downloaded.
+    local: files that were taken from this machine instead.
     """
 
     files: int = 0
@@ -36,8 +36,8 @@ class Tally:
 class Wanted:
     """The files that one target needs.
 
-    skip_indexes: names or types of indexes whose files are left where they are; `all` for every one.
-    tally: where to count what arrives.
+    skip_indexes: names or types of indexes whose files are skipped; `all` for every index.
+    tally: the counters to use.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Wanted:
         self._progress = progress
         self._skip_indexes = skip_indexes
         self._tally = tally
-        self._counted: set[str] = set()  # files that arrived, until that is recorded
+        self._counted: set[str] = set()  # files that arrived, until they are recorded
 
     def not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
-        """Return those of some files that are not of an index whose files are left where they are."""
+        """Return those of some files that are not of a skipped index."""
         if not self._skip_indexes:
             return list(files)
         skipped: dict[str, bool] = {}
@@ -76,9 +76,9 @@ class Wanted:
         return kept
 
     def fetch(self, wanted: Iterable[WantedFile]) -> Iterator[Outcome]:
-        """Yield what became of each of some files, in the order of their arrival.
+        """Yield the outcome of each file, in the order of arrival.
 
-        Raises Stopped where not all were asked for.
+        Raises Stopped if not all were requested.
         """
         asked = done = 0
         complete = False
@@ -100,16 +100,16 @@ class Wanted:
                     self._tally.local += 1
                 yield outcome
         except Stopped:
-            self._stop.check()  # which knows whether it was a signal
+            self._stop.check()  # raises Stopped if it was a signal
             raise
         if done < asked or not complete:
             self._stop.check()
-            raise Stopped("cannot fetch files", "it was asked to end")
+            raise Stopped("cannot fetch files", "asked to stop")
 
     def fetch_all(self) -> None:
-        """Fetch the files of the ledger that are not here yet: those of private stages, then of mirrors.
+        """Fetch the missing files of the ledger: those of private stages, then of mirrors.
 
-        Raises FilesMissing, after all others were fetched, where a private file could not be had.
+        Raises FilesMissing, after all others were fetched, if a private file is missing.
         """
         held: list[Fault] = []
         outcomes: list[Outcome] = []
@@ -123,7 +123,7 @@ class Wanted:
                     held += self._record(outcomes)
                     outcomes = []
         except ReplisyncError:
-            # What is known of these must not be found out again.
+            # Do not try these again.
             with suppress(ReplisyncError):
                 self._record(outcomes)
             raise
@@ -132,7 +132,7 @@ class Wanted:
             raise missing(held)
 
     def judge(self, refused: Sequence[Refused], batch: Batch | None = None) -> Judgement:
-        """Tell what it means that files could not be had; see refusals.judge."""
+        """Decide about files that could not be fetched; see refusals.judge."""
         return judge(self._store, refused, batch)
 
     def _wanted(self) -> Iterator[WantedFile]:
@@ -146,10 +146,10 @@ class Wanted:
                 yield from self.to_ask(self.not_skipped(files))[0]
 
     def to_ask(self, files: list[WantedFile]) -> tuple[list[WantedFile], list[Fault]]:
-        """Return those of some files to ask for now, and the faults of the others.
+        """Return those of some files to request now, and the faults of the others.
 
-        These were refused before, no serial waits for them, and their time has not come yet. What lies in its
-        place by now, however it came there, or elsewhere on this machine, is looked at.
+        The others were refused before, no serial waits for them, and they are not due. A file that is in its
+        place by now, or elsewhere on this machine, is taken anyway.
         """
         now, latest = clock.now(), clock.later(RETRY_LAST_SECONDS)
         known = self._store.faults_of(file.relpath for file in files)
@@ -165,20 +165,20 @@ class Wanted:
         return [file for file in files if file.relpath not in put_off], list(put_off.values())
 
     def _record(self, outcomes: list[Outcome]) -> list[Fault]:
-        """Record what files of the ledger came to, while the next ones arrive; return what holds us back."""
+        """Record the outcomes of files of the ledger as they arrive; return the files that hold us back."""
         if not outcomes:
             return []
         present = {o.file.relpath: o.size for o in outcomes if isinstance(o, Fetched)}
         verdict = self.judge([o for o in outcomes if isinstance(o, Refused)])
         self._store.files_arrived(present, verdict.absent, (*verdict.faults, *verdict.held))
         self._counted.difference_update(present)
-        # The others that did not arrive are missing still.
+        # Other files that did not arrive are still missing.
         self._progress.advance(len(verdict.absent))
         return verdict.held
 
     def retry(self, limit: int = _CHUNK) -> None:
-        """Ask once more for up to `limit` files that no serial waits for, where their time has come."""
-        # A time beyond the longest wait was set by a clock that was wrong.
+        """Retry up to `limit` files for which no serial waits, and that are due."""
+        # A time beyond the longest wait was set by a wrong clock.
         faults = self._store.faults_due(clock.now(), clock.later(RETRY_LAST_SECONDS), limit)
         files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
         files += self._forgotten(limit - len(files))
@@ -196,9 +196,9 @@ class Wanted:
         self._record_again(outcomes, faults)
 
     def _record_again(self, outcomes: list[Outcome], faults: Mapping[str, Fault]) -> None:
-        """Record what files came to that were asked for again.
+        """Record the outcomes of retried files.
 
-        faults: what was known of them.
+        faults: their faults so far.
         """
         if not outcomes:
             return
@@ -213,13 +213,13 @@ class Wanted:
         self._store.files_arrived(present, verdict.absent, tuple(again))
 
     def _again(self, refusal: Refused, known: Fault | None, verdict: Judgement) -> Fault:
-        """Return the fault of a file whose serial is committed: nothing waits for it, whatever is wrong."""
+        """Return the fault of a file whose serial is committed, and so does not wait for it."""
         judged = next((f.kind for f in verdict.faults if f.relpath == refusal.file.relpath), "skipped")
         tries = known.tries if known is not None else 0
         return fault_of(refusal, judged if known is None else known.kind, wait_after(tries))
 
     def _forgotten(self, limit: int) -> list[WantedFile]:
-        """Return up to `limit` files that are neither here, nor among the faults, nor to be skipped."""
+        """Return up to `limit` files that are missing, not among the faults, and not of skipped indexes."""
         found: list[WantedFile] = []
         after = ""
         while len(found) < limit:

@@ -160,7 +160,7 @@ def _from_serverdir(
     except PrimaryDamaged as err:
         at = "" if err.serial is None else f" at serial {err.serial}"
         reason = f"the history cannot be used{at}: {err.why}"
-        context.log.warning("seeding by way of an export", reason=reason)
+        context.log.warning("seeding from an export", reason=reason)
         return export(reason)
 
 

@@ -122,7 +122,7 @@ def test_absences_of_the_primary_are_waited_out(
         client.upload_wheel("root/dev", "absent", "1.0")
         wait_for(standby, primary.serial())
         proxy.refuse()
-        follower.wait_for_log("trying again")
+        follower.wait_for_log("retrying")
         client.upload_wheel("root/dev", "absent", "2.0")
         assert standby.serial < primary.serial()
         assert standby.status()["state"] == "stale"

@@ -329,7 +329,7 @@ def test_follow_waits_for_a_database_that_restarts(primary: Server, tmp_path: Pa
             for round_ in range(2):
                 server.crash()
                 client.create_user(f"user{round_}")
-                follower.wait_for_log("trying again")
+                follower.wait_for_log("retrying")
                 server.start()
                 serial = primary.serial()
                 follower.wait_for(lambda serial=serial: standby.serial == serial, "the standby has it", 60)

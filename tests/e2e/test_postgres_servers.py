@@ -139,7 +139,7 @@ def test_a_database_whose_disk_is_full(
             assert "make room" in said.message
             assert history(standby.database) == before
             with standby.follow() as follower:
-                follower.wait_for_log("trying again")
+                follower.wait_for_log("retrying")
                 assert "make room" in follower.text
                 filler.unlink()
                 serial = primary.serial()

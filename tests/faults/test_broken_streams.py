@@ -172,7 +172,7 @@ def test_a_failure_that_passes_is_retried(world: World, effects: dict[str, int])
     # Far from both what a busy machine takes for an answer and the delay, which alone it is for.
     done = run_here("catchup", *world.options(target, "--request-timeout", 3))
     assert fault.done == 1
-    assert [line["event"] for line in done.logs].count("trying again") == 1
+    assert [line["event"] for line in done.logs].count("retrying") == 1
     assert_replicated(world.primary, target, export=False, fsck=False)
 
 
@@ -190,7 +190,7 @@ def test_a_slow_line(world: World, entry_sizes: list[int]) -> None:
     for path in (CHANGES, "/alice/"):
         world.proxy.add(Fault(path=path, delay_seconds=delay, bytes_per_second=rate))
     done = run_here("catchup", *world.options(target, "--request-timeout", timeout))
-    assert [line for line in done.logs if line["event"] == "trying again"] == []
+    assert [line for line in done.logs if line["event"] == "retrying"] == []
     assert_replicated(world.primary, target, export=False, fsck=False)
 
 

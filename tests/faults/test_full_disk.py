@@ -65,7 +65,7 @@ def test_a_disk_that_is_full_while_we_follow(world: World, disk: SmallDisk) -> N
     target = moved_to(disk, world)
     filler = disk.fill(60_000)
     with Background(world.folder / "follow.log", "follow", *world.options(target)) as follower:
-        follower.wait_for_log("trying again")
+        follower.wait_for_log("retrying")
         assert "make room" in follower.text
         assert_promotable(target, world.primary.serverdir)
         filler.unlink()

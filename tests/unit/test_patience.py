@@ -90,7 +90,7 @@ class TestWhatIsBorne:
     def test_each_try_after_a_failure_is_said_with_its_reason(self) -> None:
         log = RecordingLog()
         patience(RecordingStop(), log).call(Work(PrimaryUnreachable, FilesMissing))
-        assert [(level, event) for level, event, _ in log.lines] == [("warning", "trying again")] * 2
+        assert [(level, event) for level, event, _ in log.lines] == [("warning", "retrying")] * 2
         assert "it failed" in log.lines[0][2]["error"]
 
 

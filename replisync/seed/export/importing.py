@@ -252,7 +252,7 @@ class Importer:
         words = self._import([command[0], *where, *command[1:]], made.path)
         if words is not None and self._dump.own and not checked:
             # A file of the server may be damaged, and be found elsewhere.
-            self._context.log.warning("import refused", why=words)
+            self._context.log.warning("import rejected", why=words)
             return None
         if words is not None:
             raise TargetUnusable(
