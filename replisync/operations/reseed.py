@@ -14,6 +14,7 @@ from replisync.devpi.storage import SQLITE, Storage
 from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
 from replisync.operations.follow import run_catchup
 from replisync.operations.swap import Swap
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.replication.wanted import Tally
 from replisync.seed.export.tools import ToolOptions
@@ -21,8 +22,8 @@ from replisync.seed.forecast.forecast import forecast, forecast_rest
 from replisync.seed.forecast.survey import Forecast
 from replisync.seed.target import Cloned
 from replisync.seed.ways import Seed, Sources, clone
-from replisync.session.session import connection, recorded
-from replisync.session.settings import Context, Settings
+from replisync.session.runs import recorded
+from replisync.session.settings import Settings
 from replisync.standby.opening import (
     existing_standby,
     open_database,
@@ -54,11 +55,6 @@ class Reseeded:
     kept: Path
     left: list[str]
     cloned: Cloned | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Tallied:
-    tally: Tally
 
 
 def reseed(
@@ -171,7 +167,8 @@ def _check_primary(sources: Sources, source: Source, settings: Settings, context
     Raises WrongHistory.
     """
     assert sources.primary_url is not None  # noqa: S101 - the present standby has one
-    with connection(settings, sources.primary_url, source.uuid, source.primary_uuid, secret=False) as primary:
+    access, url = settings.access, sources.primary_url
+    with access.primary(url, source.uuid, source.primary_uuid, secret=False) as primary:
         Patience(context.stop, context.log, seconds=settings.patience).call(primary.hello)
 
 
@@ -219,7 +216,7 @@ def _take_place(
         store, its = stack.enter_context(existing_standby(new))
         if its.primary_uuid != source.primary_uuid:
             raise WrongHistory(f"reseed of {present}", "the new standby is one of another primary")
-        with closing(store), recorded(store, "reseed", _Tallied(Tally())):
+        with closing(store), recorded(store, "reseed", Tally()):
             serial = store.last_serial()
             why = f"; {its.seed_reason}" if its.seed_reason else ""
             reason = f"put by --reseed in the place of the standby {source.uuid}{why}"

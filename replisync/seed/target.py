@@ -13,10 +13,10 @@ from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.devpi.storage import SQLITE
 from replisync.errors import CorruptEntry, FilesMissing, PrimaryDamaged, TargetUnusable, WrongHistory
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
-from replisync.session.session import connection
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_replica
 from replisync.standby.serverdir import Serverdir
@@ -129,8 +129,8 @@ def _check_ours(serverdir: Serverdir, store: Store) -> None:
 
 def connect(url: str, known: Identity | None, settings: Settings) -> Primary:
     """Return the primary behind a URL, as an interrupted clone knew it or as a new replica sees it."""
-    return connection(
-        settings, url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
+    return settings.access.primary(
+        url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
     )
 
 

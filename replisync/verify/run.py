@@ -12,9 +12,9 @@ from replisync.changelog.ports import History
 from replisync.changelog.records import Source
 from replisync.devpi.entries import same_entry
 from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, UsageError
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
-from replisync.session.session import connection
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database import audit
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_ours, require_replica, survey_of
@@ -91,8 +91,9 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
                     hint="use --level full",
                 )
             settings = settings or Settings()
-            primary = connection(settings, source.primary_url, source.uuid, source.primary_uuid)
-            stack.enter_context(primary)
+            primary = stack.enter_context(
+                settings.access.primary(source.primary_url, source.uuid, source.primary_uuid)
+            )
             patience = Patience(context.stop, context.log, seconds=settings.patience)
             compare = partial(compare_with, primary, patience)
             users = PrimaryUsers(primary, patience)

@@ -20,7 +20,7 @@ from replisync.cli.options import (
 from replisync.cli.output import print_json
 from replisync.cli.progress import Lines
 from replisync.operations.promote import promote as run_promote
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.system.advice import quoted
 from replisync.system.stop import Stop
 

@@ -17,10 +17,11 @@ from replisync.changelog.ports import FileSource
 from replisync.devpi.keys import index_of, index_type, user_key
 from replisync.devpi.storage import SQLITE
 from replisync.errors import FilesMissing, PrimaryDamaged
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher, NoSource, Refused
 from replisync.seed.export.tools import EXPORT_TOOL, run_tool
 from replisync.seed.snapshot import Rows, forget_renames, take_snapshot
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.files.disk import DiskFiles
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.files.sync import NoSync
@@ -123,7 +124,7 @@ class Dumper:
         fetcher = Fetcher(
             self._source,
             files,
-            threads=self._settings.threads,
+            threads=self._settings.access.threads,
             stop=self._context.stop,
             replace=True,
             local=LocalFiles(self._settings.search, own=self._root / FILES, link=True),

@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from replisync.changelog.ports import FileSource
 from replisync.errors import ReplisyncError, UsageError, WrongHistory
+from replisync.replication.context import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.export.dumping import Dumper
 from replisync.seed.export.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.files.local import DUMP_INDEX, read_dump
 from replisync.standby.serverdir import Serverdir
 from replisync.system.durable import local_errors

@@ -16,11 +16,12 @@ from replisync.devpi.keys import PWHASH
 from replisync.devpi.storage import SQLITE
 from replisync.errors import TargetUnusable, UsageError
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.seed.export.dumps import DumpSource, OwnDump
 from replisync.seed.export.tools import IMPORT_TOOL, ToolOptions, endless_bases, find_tool, run_tool
 from replisync.seed.target import found_unusable, start_over
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import DUMP_INDEX, FILES, read_dump
 from replisync.standby.files.sync import Syncer

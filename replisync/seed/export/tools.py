@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replisync.errors import UsageError
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.system.durable import local_errors, write_file
 
 EXPORT_TOOL = "devpi-export"
