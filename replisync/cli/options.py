@@ -97,7 +97,7 @@ def target(serverdir: Path, storage: str | None) -> Serverdir:
     try:
         str(serverdir).encode()
     except UnicodeEncodeError as err:
-        raise UsageError("use of --serverdir", "its name is not UTF-8", hint="rename the folder") from err
+        raise UsageError("cannot use --serverdir", "its name is not UTF-8", hint="rename the folder") from err
     given = Storage.parse(storage) if storage else None
     # PGPASSWORD is what PostgreSQL's own programs take too.
     return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
@@ -168,7 +168,7 @@ patience_option = click.option(
     default=Settings().patience,
     show_default=True,
     metavar="SECONDS",
-    help="Bear failures that may pass for so many seconds without any progress.",
+    help="Retry transient failures for up to SECONDS without progress.",
 )
 
 _download_options = _compose(
@@ -203,7 +203,7 @@ _limit_options = _compose(
         default=Access().silence,
         show_default=True,
         metavar="SECONDS",
-        help="Give a request up after so many seconds without a byte.",
+        help="Give a request up after SECONDS without a byte.",
     ),
     click.option(
         "--max-entry-size",
@@ -282,7 +282,7 @@ def tools(values: dict[str, Any]) -> ToolOptions:
         try:
             secret.encode()
         except UnicodeEncodeError:
-            raise UsageError(f"use of --{name}", "it is not UTF-8") from None
+            raise UsageError(f"cannot use --{name}", "it is not UTF-8") from None
     return options
 
 

@@ -46,7 +46,9 @@ def status(
     """
     if not serverdir.is_ours() or serverdir.remembered_storage() is None:
         raise TargetUnusable(
-            f"status of {serverdir}", "it is no standby of replisync", hint="make one with `replisync clone`"
+            f"cannot report the status of {serverdir}",
+            "not a replisync standby",
+            hint="create one with `replisync clone`",
         )
     with open_database(serverdir) as store:
         begun = store.version() is not None or serverdir.role() is not None
@@ -55,7 +57,7 @@ def status(
         source = store.source() if begun else None
         if source is None:
             raise TargetUnusable(
-                f"status of {serverdir}",
+                f"cannot report the status of {serverdir}",
                 "its clone has not begun",
                 hint="run the same `replisync clone` again",
             )
@@ -209,7 +211,7 @@ def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: floa
         if lag is None or lag > bound or fields["state"] in ("stale", "diverged", "cloning"):
             shown = "unknown" if lag is None else lag
             raise ConditionFailed(
-                f"status of {fields['serverdir']}",
+                f"cannot accept the lag of {fields['serverdir']}",
                 f"it is {fields['state']}, {name} is {shown}, and {bound} was allowed",
-                hint="run `replisync catchup`, or look at why `replisync follow` does not get on",
+                hint="run `replisync catchup`, or find out why `replisync follow` makes no progress",
             )

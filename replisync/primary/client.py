@@ -103,7 +103,7 @@ class Primary:
 
         Raises PrimaryUnreachable, WrongHistory or PrimaryRefused.
         """
-        attempted = f"asking of {self.url} for its serial"
+        attempted = f"cannot ask {self.url} for its serial"
         with self._origin.get("+api", attempted, {"Accept": "application/json"}) as response:
             return self._origin.hello(response, attempted)
 
@@ -112,7 +112,7 @@ class Primary:
 
         Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry.
         """
-        attempted = f"reading of the changelog of {self.url}"
+        attempted = f"cannot read the changelog of {self.url}"
         params = "?initial_fetch"
         with self._origin.signed(f"+changelog/{serial}{params}", attempted) as response:
             hello = self._origin.hello(response, attempted, serial)
@@ -164,7 +164,7 @@ class Primary:
 
     @contextmanager
     def _many(self, first: int, *, poll: bool) -> Iterator[Changes]:
-        attempted = f"reading of the changelog of {self.url}"
+        attempted = f"cannot read the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
         with self._origin.signed(f"+changelog/{first}-{wait}", attempted, _ACCEPT, poll=poll) as response:
             if self._lacks_batches(response, attempted, first):
@@ -242,7 +242,7 @@ class Primary:
 
         most: how many are worth that; None for all that there are.
         """
-        attempted = f"reading of the changelog of {self.url}"
+        attempted = f"cannot read the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
 
         def groups(response: httpx.Response, last: int) -> Iterator[list[ChangelogEntry]]:
@@ -281,7 +281,7 @@ class Primary:
         Raises PrimaryUnreachable or PrimaryRefused where there is no answer; so do the chunks, while they are
         read. Every status is returned, not raised: it may be this one file's.
         """
-        attempted = f"fetch of {relpath}"
+        attempted = f"cannot fetch {relpath}"
         with self._origin.file(relpath, attempted) as response:
             own, reason = True, ""
             if response.status_code != 200:
@@ -308,7 +308,7 @@ class Primary:
         Nothing is written on the primary, also where it has to ask the upstream of a mirror.
         Raises PrimaryUnreachable or PrimaryRefused.
         """
-        attempted = f"asking for the size of {relpath}"
+        attempted = f"cannot ask for the size of {relpath}"
         with self._origin.file(relpath, attempted, method="HEAD") as response:
             if response.status_code in (401, 403):
                 self._origin.refuse(response, attempted, None)

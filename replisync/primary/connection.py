@@ -417,7 +417,7 @@ class Origin:
         except httpx.StreamError as err:
             raise BrokenStream(attempted, str(err)) from err
         except httpx.InvalidURL as err:
-            raise UsageError(attempted, f"it is no URL: {err}") from err
+            raise UsageError(attempted, f"not a URL: {err}") from err
 
     @contextmanager
     def file(self, relpath: str, attempted: str, method: str = "GET") -> Iterator[httpx.Response]:
@@ -547,7 +547,7 @@ def normalized_url(url: str) -> str:
 
     Raises UsageError for what is no URL of a server, and for one that carries a password.
     """
-    attempted = "reading of --primary-url"
+    attempted = "cannot read --primary-url"
     if "@" in url:
         raise UsageError(
             attempted, "it carries a user or password, which would end up in logs and process lists"
@@ -558,7 +558,7 @@ def normalized_url(url: str) -> str:
     except (httpx.InvalidURL, ValueError) as err:
         raise UsageError(attempted, str(err)) from err
     if parsed.scheme not in ("http", "https") or not host:
-        raise UsageError(attempted, "it is no http:// or https:// URL")
+        raise UsageError(attempted, "not an http:// or https:// URL")
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise UsageError(attempted, f"{parsed.port} is no port")
     if parsed.query or parsed.fragment:

@@ -333,7 +333,7 @@ class Fetcher:
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             if self._stop.is_set():
-                raise Stopped("fetching of files", "a signal asked to end it")
+                raise Stopped("cannot fetch files", "a signal asked to end it")
             yield chunk
 
     def _is_right(self, file: WantedFile) -> bool:

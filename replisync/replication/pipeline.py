@@ -176,7 +176,7 @@ class Pipeline:
                 raise
         if self._reached == position and position < min(changes.hello.serial, last or changes.hello.serial):
             raise BrokenStream(
-                "reading of the primary's changelog", "the answer ended before its first entry"
+                "cannot read the primary's changelog", "the answer ended before its first entry"
             )
         self._left_at = self._reached
         self._check_alone(self._store.last_serial())
@@ -192,7 +192,8 @@ class Pipeline:
         """
         if self._left_at is not None and position != self._left_at:
             raise ForeignWriter(
-                "following", f"the target is at serial {position}, where we left it at {self._left_at}"
+                "cannot follow the primary",
+                f"the target is at serial {position}, where we left it at {self._left_at}",
             )
 
     def _apply_all(

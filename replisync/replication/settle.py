@@ -130,7 +130,7 @@ def _check(path: str, *, alone: bool = False) -> None:
     problem = path_problem(path) or ("a path where a name belongs" if alone and "/" in path else "")
     if problem:
         raise TargetUnusable(
-            "moving of files",
+            "cannot move files",
             f"a row of the target's database that says which is damaged: {problem}, {path!r}",
-            hint="mend it with `replisync verify --repair`",
+            hint="repair it with `replisync verify --repair`",
         )

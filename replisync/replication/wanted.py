@@ -102,7 +102,7 @@ class Wanted:
             raise
         if done < asked or not complete:
             self._stop.check()
-            raise Stopped("fetching of files", "it was asked to end")
+            raise Stopped("cannot fetch files", "it was asked to end")
 
     def fetch_all(self) -> None:
         """Fetch the files of the ledger that are not here yet: those of private stages, then of mirrors.

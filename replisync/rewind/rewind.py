@@ -111,7 +111,7 @@ def take_back(
 
 
 def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial: int) -> None:
-    attempted = f"rewinding of {serverdir} to serial {to_serial}"
+    attempted = f"cannot rewind {serverdir} to serial {to_serial}"
     if to_serial > last:
         raise ConditionFailed(attempted, f"the standby is at serial {last}")
     if source.based_on >= 0:
@@ -119,7 +119,7 @@ def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial:
         raise ConditionFailed(
             attempted,
             "it was made from an export, and could not tell the primary's history by an earlier serial",
-            hint="clone anew: `replisync clone --reseed` makes the new standby beside this one",
+            hint="rebuild it with `replisync clone --reseed`",
         )
 
 
@@ -143,8 +143,8 @@ def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool, asked
     first = verdict.held[0]
     more = f", and {len(relpaths) - 1} more" if len(relpaths) > 1 else ""
     error = ConditionFailed(
-        f"rewinding to serial {to_serial}",
-        f"it needs {first.relpath}{more}, which cannot be had: {first.reason}",
+        f"cannot rewind to serial {to_serial}",
+        f"it needs {first.relpath}{more}, which is missing: {first.reason}",
         hint="nothing was changed; "
         + ("" if asked else "let the primary be asked (--secretfile or --replica-keyfile), ")
         + "choose another serial, or go back without these files with --accept-loss",

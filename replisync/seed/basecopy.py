@@ -53,13 +53,13 @@ class Origin:
     """
 
     def __init__(self, root: Path) -> None:
-        attempted = f"use of --from-serverdir {root}"
-        with local_errors(f"reading of {root}"):
+        attempted = f"cannot use --from-serverdir {root}"
+        with local_errors(f"cannot read {root}"):
             try:
                 info = json.loads((root / ".nodeinfo").read_bytes())
                 version = (root / ".serverversion").read_text()
             except (FileNotFoundError, NotADirectoryError) as err:
-                raise UsageError(attempted, "it is no serverdir, or not a complete one") from err
+                raise UsageError(attempted, "not a serverdir, or not a complete one") from err
             except ValueError as err:
                 raise UsageError(attempted, "its .nodeinfo is not what devpi-server writes") from err
         if not isinstance(info, dict) or not isinstance(info.get("uuid"), str):
@@ -146,7 +146,7 @@ def check_apart(serverdir: Serverdir, source: Path, option: str) -> None:
     ours, theirs = serverdir.root.resolve(), source.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise UsageError(
-            f"use of {option} {source}", "--serverdir is the same folder, or one lies in the other"
+            f"cannot use {option} {source}", "--serverdir is the same folder, or one lies in the other"
         )
 
 

@@ -135,7 +135,7 @@ def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
     Raises UsageError if a folder cannot be used, or files are to be linked into a database.
     """
     if settings.hard_links and serverdir.storage().name == POSTGRES:
-        raise UsageError("use of --hard-links", "with pg8000 the files are rows of the database")
+        raise UsageError("cannot use --hard-links", "with pg8000 the files are rows of the database")
     if not (settings.search or settings.linked):
         return None
     return LocalFiles(settings.search, link=settings.hard_links, linked=settings.linked)

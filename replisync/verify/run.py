@@ -38,7 +38,7 @@ from replisync.verify.subject import Subject
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
 _MOMENT_SECONDS = 1.0
 
-_ANEW = "clone anew: `replisync clone --reseed` makes the new standby beside this one"
+_ANEW = "rebuild it with `replisync clone --reseed`"
 
 _SOURCE = "replisync_source"
 
@@ -51,7 +51,7 @@ _NAME_PAGES = 100
 
 
 class Level(IntEnum):
-    """How much is looked at; each includes those before."""
+    """How much to check; each level includes those before it."""
 
     QUICK = 1
     FILES = 2
@@ -86,7 +86,7 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
         if level == Level.PRIMARY:
             if not source.primary_url:
                 raise UsageError(
-                    f"verification of {serverdir} beside its primary",
+                    f"cannot verify {serverdir} against its primary",
                     "it has none: it was made as a server of its own",
                     hint="use --level full",
                 )
@@ -257,7 +257,7 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
 
     Raises TargetUnusable where it is none of ours, or one that we do not know.
     """
-    attempted = f"verification of {serverdir}"
+    attempted = f"cannot verify {serverdir}"
     require_ours(serverdir)
     if serverdir.remembered_storage() is None:
         raise TargetUnusable(attempted, "its clone has not begun")
@@ -271,7 +271,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
 
     Raises TargetUnusable where it is not complete, or is no standby any more.
     """
-    attempted = f"verification of {serverdir}"
+    attempted = f"cannot verify {serverdir}"
     source = None if _SOURCE in store.missing_objects() else store.source()
     if source is None and sources.is_replica(serverdir):
         raise TargetUnusable(

@@ -203,7 +203,7 @@ def test_compression_that_nobody_asked_for_is_refused() -> None:
 def test_content_that_breaks_off_is_a_broken_stream(error: Exception) -> None:
     with (
         primary(lambda _request: httpx.Response(200, headers=answers(), stream=Body(b"x", error))) as one,
-        pytest.raises(BrokenStream, match=r"fetch of u/i/x\.zip"),
+        pytest.raises(BrokenStream, match=r"cannot fetch u/i/x\.zip"),
     ):
         get(one)
 

@@ -71,7 +71,7 @@ class Dumper:
         Raises FilesMissing where a file of a private index cannot be had, PrimaryDamaged where devpi-export
         cannot read what is there.
         """
-        with local_errors(f"making of {self._snapshot}"):
+        with local_errors(f"cannot create {self._snapshot}"):
             (self._snapshot / FILES).mkdir(parents=True)
             (self._folder / "tmp").mkdir()
             # Neither role nor UUID go into the dump. As a replica it would look for its primary.
@@ -89,11 +89,11 @@ class Dumper:
         words = run_tool(command, self._folder / "export.log", self._context)
         if words is not None:
             raise PrimaryDamaged(
-                f"export of {self._root}",
+                f"cannot export {self._root}",
                 f"{EXPORT_TOOL} says: {words}",
                 serial=serial,
-                hint="nothing was written; mend the server there (devpi-fsck on a copy tells more), then run "
-                "the command again",
+                hint="nothing was written; repair the server there (devpi-fsck on a copy tells more), then "
+                "run the command again",
             )
         return serial, tip
 
@@ -110,7 +110,7 @@ class Dumper:
                 first = missing[0]
                 more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
                 raise FilesMissing(
-                    f"export of {self._root}, which needs {first.file.relpath}{more}",
+                    f"cannot export {self._root}, which needs {first.file.relpath}{more}",
                     first.reason,
                     serial=first.file.serial,
                     hint="put it back there, or name a folder that has it with --replica-file-search-path",

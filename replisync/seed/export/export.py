@@ -151,7 +151,7 @@ def check_seed(store: Store, primary: Primary, patience: Patience) -> None:
             if bool(change.value) != bool(ours and ours.value):
                 has, lacks = ("the primary", "the dump") if change.value else ("the dump", "the primary")
                 raise WrongHistory(
-                    f"comparison of the dump with the primary at serial {serial}",
+                    f"cannot match the dump to the primary at serial {serial}",
                     f"{has} has the release {path.removesuffix('/.config')}, which {lacks} does not have",
                     serial=at,
                     hint="the dump is older than --at-serial says, or of another server; clone into "
@@ -232,7 +232,7 @@ class _Copier:
             tip = entry.data
             if self._imported.tip is not None and not same_entry(self._imported.tip, tip):
                 raise WrongHistory(
-                    "comparison of the primary's history with that of the serverdir",
+                    "cannot follow the primary",
                     "the primary has another entry at the last serial of the serverdir",
                     serial=serial,
                 )

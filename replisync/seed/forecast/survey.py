@@ -178,7 +178,8 @@ class Survey:
             with history.changes(position + 1, poll=False) as changes:
                 if changes.hello.serial < last:
                     raise WrongHistory(
-                        "reading of the primary's changelog", f"it went back to serial {changes.hello.serial}"
+                        "cannot read the primary's changelog",
+                        f"it went back to serial {changes.hello.serial}",
                     )
                 for batch in batches(until(changes.groups, last), _LIMITS):
                     self._context.stop.check()
@@ -188,7 +189,7 @@ class Survey:
                     position = batch.last
             if position == before:
                 raise BrokenStream(
-                    "reading of the primary's changelog", "the answer ended before its first entry"
+                    "cannot read the primary's changelog", "the answer ended before its first entry"
                 )
 
         while position < last:

@@ -86,8 +86,10 @@ def _position(subject: Subject) -> None:
         if last < committed:
             found, remedy = f"it ends at serial {last}", ""
         else:
-            found = f"it ends at serial {last}: somebody else wrote to it"
-            remedy = "find out which devpi-server wrote to the standby; clone anew into an empty serverdir"
+            found = f"it ends at serial {last}: another program wrote to it"
+            remedy = (
+                "find out which devpi-server wrote to the standby; rebuild it with `replisync clone --reseed`"
+            )
         return Finding(
             POSITION, "changelog", committed, f"its end at our last commit, serial {committed}", found, remedy
         )
@@ -269,7 +271,7 @@ def _temporary(subject: Subject) -> None:
             if path not in set(temporary(subject)):
                 return None
             name = str(path.relative_to(subject.serverdir.root))
-            return Finding(TEMPORARY, name, None, "no such file", "a file that nobody uses")
+            return Finding(TEMPORARY, name, None, "no such file", "a file that no program uses")
 
         _suspect(subject, look)
 

@@ -57,4 +57,4 @@ def look_at_structure(subject: Subject, *, pages: bool) -> None:
         subject.findings.suspect(found, look_at_pages)
 
 
-_DAMAGED = "what new indexes do not mend is lost: clone anew into an empty serverdir"
+_DAMAGED = "what new indexes do not repair is lost: clone into an empty serverdir"

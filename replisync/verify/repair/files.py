@@ -112,7 +112,7 @@ class Bringer:
 def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
     """Bring the files again that are missing or damaged; return why others could not be had, by relpath.
 
-    files: where those are put aside that are damaged and cannot be had: nobody must be served them.
+    files: where those are retained that are damaged and cannot be had: nobody must be served them.
     digests: whether their contents are looked at.
     """
     reasons: dict[str, str] = {}

@@ -55,8 +55,8 @@ _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kind
 _STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
-_OUT_OF_REACH = "the database does not let it be set right: clone anew into an empty serverdir"
-_NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
+_OUT_OF_REACH = "the database does not let it be repaired: clone into an empty serverdir"
+_NOBODY = "the primary was not asked: give --secretfile or --replica-keyfile"
 
 
 def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Context) -> Report:
@@ -197,7 +197,7 @@ class Mender:
             if path.is_dir() and not path.is_symlink():
                 self._serverdir.set_aside(path)
                 continue
-            with local_errors(f"removing of {path}"), suppress(FileNotFoundError):
+            with local_errors(f"cannot remove {path}"), suppress(FileNotFoundError):
                 path.unlink()
         reasons.update(self._mend_small_files(found))
         if kinds.SEQUENCE in found:
