@@ -53,10 +53,5 @@ class Access:
         secret: whether its changelog is to be read.
         Raises UsageError if the secret, or a file for TLS, cannot be used.
         """
-        link = Link(
-            Limits(self.entry_bytes),
-            connections=self.threads,
-            silence=self.silence,
-            context=tls_context(self.tls),
-        )
+        link = Link(Limits(self.entry_bytes), silence=self.silence, context=tls_context(self.tls))
         return Primary(url, self.signer() if secret else None, uuid=uuid, expected=expected, link=link)
