@@ -1,6 +1,6 @@
 """HTTP/1.1 for httpx, by the standard library's http.client: for many small files a fraction of the cost.
 
-http.client speaks the protocol. What it leaves open is done here: connections that stay open between
+http.client reads the answers. What it leaves open is done here: connections that stay open between
 requests, a bound on the time that the head of an answer takes, heads that are malformed, and httpx's errors.
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, RemoteDisconnected
+from http.client import HTTPException, HTTPResponse, RemoteDisconnected
 from typing import Any
 
 import httpx
@@ -21,6 +21,8 @@ import httpx
 # A connection that has been idle for longer may be dead without notice; httpx's own transport waits as long.
 _IDLE_SECONDS = 5.0
 
+# A small file comes in one piece with its head.
+_BUFFER_BYTES = 32 * 1024
 _READ_BYTES = 256 * 1024
 
 _FOLD = re.compile(r"\r?\n[ \t]+")
@@ -91,13 +93,19 @@ def _headers(answer: HTTPResponse) -> list[tuple[bytes, bytes]]:
 
     Raises httpx.RemoteProtocolError where one is what http.client does not mind, and no server sends.
     """
-    found = [(name, _FOLD.sub(" ", value).strip(" \t")) for name, value in answer.getheaders()]
-    lengths = {value for name, value in found if name.lower() == "content-length"}
+    lengths = set(answer.msg.get_all("content-length", ()))
     defect = any(isinstance(one, _MALFORMED) for one in answer.msg.defects)
-    odd = any(_CONTROL.search(value) for _, value in found)
-    if defect or odd or len(lengths) > 1 or not all(_LENGTH.fullmatch(one) for one in lengths):
+    if defect or len(lengths) > 1 or not all(_LENGTH.fullmatch(one.strip()) for one in lengths):
         raise httpx.RemoteProtocolError("the head of the answer is malformed")
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found]
+    return [(name.encode("latin-1"), _value(value).encode("latin-1")) for name, value in answer.getheaders()]
+
+
+def _value(value: str) -> str:
+    if not value.isprintable():
+        value = _FOLD.sub(" ", value)
+        if _CONTROL.search(value):
+            raise httpx.RemoteProtocolError("a header of the answer has control characters")
+    return value.strip(" \t")
 
 
 class _Gone(Exception):
@@ -125,25 +133,20 @@ class _Connection:
 
     def __init__(self, request: httpx.Request, context: ssl.SSLContext | None) -> None:
         url, seconds = request.url, request.extensions["timeout"]["connect"]
-        host = url.raw_host.decode("ascii")
-        if url.scheme == "https":
-            self._http: HTTPConnection = HTTPSConnection(
-                host, url.port or 443, timeout=seconds, context=context
-            )
-        else:
-            self._http = HTTPConnection(host, url.port or 80, timeout=seconds)
+        host, secure = url.raw_host.decode("ascii"), url.scheme == "https"
         try:
-            self._http.connect()
+            own = socket.create_connection((host, url.port or (443 if secure else 80)), seconds)
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if secure and context is not None:
+                own = context.wrap_socket(own, server_hostname=host)
         except TimeoutError as err:
             raise httpx.ConnectTimeout(str(err)) from err
         except (OSError, UnicodeError) as err:
             raise httpx.ConnectError(str(err)) from err
-        self._http.auto_open = 0
-        self._socket = self._http.sock
-        self._reads = _Reads(self._socket)
-        self._http.sock = self._reads
+        self._socket = own
+        self._reads = _Reads(own)
         self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(own, select.POLLIN)
         self._used = time.monotonic()
 
     def is_quiet(self) -> bool:
@@ -155,20 +158,20 @@ class _Connection:
 
         Raises _Gone or httpx.TransportError.
         """
-        http, seconds = self._http, request.extensions["timeout"]
-        target = request.extensions.get("target", request.url.raw_path).decode("ascii")
+        seconds = request.extensions["timeout"]
+        target = request.extensions.get("target", request.url.raw_path)
+        lines = [b"%s: %s\r\n" % header for header in request.headers.raw]
+        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (request.method.encode(), target, b"".join(lines))
         self._socket.settimeout(seconds["write"])
         try:
             with _as_httpx("Write"):
-                http.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
-                for name, value in request.headers.raw:
-                    http.putheader(name, value)
-                http.endheaders()
+                self._socket.sendall(head)
         except httpx.WriteError as err:
             raise _Gone from err
+        answer = HTTPResponse(self._reads, method=request.method)  # type: ignore[arg-type]
         with self._reads.head(seconds["read"]), _as_httpx("Read"):
             try:
-                answer = http.getresponse()
+                answer.begin()
             except (RemoteDisconnected, ConnectionError) as err:
                 raise _Gone from err
         return answer
@@ -180,7 +183,6 @@ class _Connection:
 
     def close(self) -> None:
         """Close it."""
-        self._http.close()
         self._socket.close()
 
 
@@ -189,16 +191,15 @@ class _Reads(io.RawIOBase):
 
     def __init__(self, own: socket.socket) -> None:
         self._own = own
-        self.sendall = own.sendall
         self._until: float | None = None  # when the head must be complete; None outside of one
         self._begun = False  # whether some of the head came
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return what an answer is read from."""
-        return io.BufferedReader(self)
+        return io.BufferedReader(self, _BUFFER_BYTES)
 
     def close(self) -> None:
-        """Leave the socket open: an answer may be read after http.client is done with its connection."""
+        """Leave the socket to the next answer."""
 
     def readable(self) -> bool:
         return True
