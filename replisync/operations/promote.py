@@ -66,43 +66,50 @@ class Promotion:
     deleted_files: int = 0
 
 
-def promote(
-    serverdir: Serverdir,
-    context: Context,
-    *,
-    accept_loss: bool = False,
-    keep_identity: bool = False,
-    replay_events: bool = False,
-    dry_run: bool = False,
-    tls: Tls | None = None,
-) -> Promotion:
-    """Check that a standby is complete, and set its role to primary.
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What an operator decides of a promotion.
 
     accept_loss: go on although the primary is known to have more, files are missing, or findings of a
         verification stand.
     keep_identity: take the old primary's UUID, so that its other replicas go on with this one.
     replay_events: let devpi-server's plugins see all of the history again.
     dry_run: change nothing.
+    """
+
+    accept_loss: bool = False
+    keep_identity: bool = False
+    replay_events: bool = False
+    dry_run: bool = False
+
+
+def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) -> Promotion:
+    """Check that a standby is complete, and set its role to primary.
+
     tls: how the old primary is asked where it is.
     Raises TargetUnusable where it is no complete standby or replisync writes to it, ConditionFailed where
     something would be lost.
     """
-    access = Access(tls=tls or Tls(), silence=ASK_SECONDS)
+    access = Access(tls=tls, silence=ASK_SECONDS)
     with existing_standby(serverdir, promoting=True) as (store, source):
         serverdir.check_path()
         position = ask_position(store.contact(), source, access)
         now, found = _verified(serverdir, store, source, context)
-        uuid = source.primary_uuid if keep_identity else source.uuid
-        promotion = _assess(serverdir, store, position, found, now, uuid=uuid, dry_run=dry_run)
-        promotion = replace(promotion, warnings=(*promotion.warnings, *_reminders(store, source, position)))
-        if not accept_loss:
+        promotion = _assess(serverdir, store, position, found, now)
+        promotion = replace(
+            promotion,
+            uuid=source.primary_uuid if choices.keep_identity else source.uuid,
+            dry_run=choices.dry_run,
+            warnings=(*promotion.warnings, *_reminders(store, source, position)),
+        )
+        if not choices.accept_loss:
             level = found[0].level if found else str(Level.QUICK)
             _refuse_loss(promotion, position, level, diverged=store.divergence() is not None)
-        if dry_run:
+        if choices.dry_run:
             return promotion
         held = settle(store, target_files(serverdir, store), retain=True)
         promotion = replace(promotion, deleted_files=len(held))
-        serverdir.write_event_serial(_NOTHING_HANDLED if replay_events else promotion.serial)
+        serverdir.write_event_serial(_NOTHING_HANDLED if choices.replay_events else promotion.serial)
         # Whoever else has this database, through a copy of the serverdir, must not write to it any more.
         store.put_source(replace(source, promoted=clock.now()))
         store.back_to_devpi()
@@ -153,9 +160,6 @@ def _assess(
     position: Position,
     found: list[Standing],
     now: Report | None,
-    *,
-    uuid: str,
-    dry_run: bool,
 ) -> Promotion:
     serial = store.last_serial()
     content = (one.only(harmless=False) for one in (*found, *([found_now(now)] if now else [])))
@@ -174,8 +178,8 @@ def _assess(
         findings={kind: number for one in against for kind, number in one.kinds.items()},
         found=tuple(f"{one} (`verify --level {one.level}` at {one.finished})" for one in against),
         warnings=(*_warnings(serverdir, now.findings if now else []), *_noted_warnings(found)),
-        uuid=uuid,
-        dry_run=dry_run,
+        uuid="",
+        dry_run=False,
         doubt=doubt,
         last_contact=contact.contacted_at if (contact := store.contact()) else None,
     )

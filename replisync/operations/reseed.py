@@ -17,11 +17,10 @@ from replisync.operations.swap import Swap
 from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.replication.wanted import Tally
-from replisync.seed.export.tools import ToolOptions
 from replisync.seed.forecast.forecast import forecast, forecast_rest
 from replisync.seed.forecast.survey import Forecast
 from replisync.seed.target import Cloned
-from replisync.seed.ways import Seed, Sources, clone
+from replisync.seed.ways import Seeding, Sources, clone
 from replisync.session.runs import recorded
 from replisync.session.settings import Settings
 from replisync.standby.opening import (
@@ -61,9 +60,7 @@ def reseed(
     serverdir: Path,
     storage: Storage | None,
     password: str | None,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
+    seeding: Seeding,
     settings: Settings,
     context: Context,
 ) -> Reseeded:
@@ -72,7 +69,7 @@ def reseed(
     serverdir: of the present standby.
     storage: the new one's; None for SQLite.
     password: of a database, where `storage` has none.
-    sources: as for a clone; without a primary it is the one that the present standby knows.
+    seeding: as for a clone; without a primary it is the one that the present standby knows.
     Raises TargetUnusable where the present one is no standby, is promoted, or is still being followed when
     its place is needed, VerificationFailed where the new one is not what it should be, and what a clone
     does. The present one is not written to in any case.
@@ -84,16 +81,16 @@ def reseed(
         return _result(Serverdir(swap.present, storage, password=password), kept, None)
     source = _standby(present)
     _check_storage(present, storage)
-    sources = replace(sources, primary_url=sources.primary_url or source.primary_url)
-    sources.check(seed, options)
+    seeding = _of_its_primary(seeding, source)
+    seeding.check()
     swap.check()
     warn_of_readers(present, context.log)
-    _check_primary(sources, source, settings, context)
+    _check_primary(seeding.sources, source, settings, context)
     new = Serverdir(swap.claim(source.uuid).root, storage, password=password)
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
     cloned = None
     if new.role() is None:
-        cloned = clone(new, sources, seed, options, settings, context)
+        cloned = clone(new, seeding, settings, context)
     run_catchup(new, settings, context)
     _prove(new, context)
     kept = _take_place(swap, present, new, source, settings, context)
@@ -104,9 +101,7 @@ def forecast_reseed(
     serverdir: Path,
     storage: Storage | None,
     password: str | None,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
+    seeding: Seeding,
     settings: Settings,
     context: Context,
 ) -> Forecast:
@@ -118,16 +113,22 @@ def forecast_reseed(
     present = Serverdir(swap.present, password=password)
     source = _standby(present)
     _check_storage(present, storage)
-    sources = replace(sources, primary_url=sources.primary_url or source.primary_url)
-    sources.check(seed, options)
-    _check_primary(sources, source, settings, context)
+    seeding = _of_its_primary(seeding, source)
+    seeding.check()
+    _check_primary(seeding.sources, source, settings, context)
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
     new = Serverdir(swap.new, storage, password=password)
     if new.is_ours() and new.role() is not None:
         # It is complete, and waits for its place.
-        assert sources.primary_url is not None  # noqa: S101 - the present standby has one
-        return forecast_rest(new, sources.primary_url, settings, context)
-    return forecast(new, sources, seed, options, settings, context)
+        url = seeding.sources.primary_url
+        assert url is not None  # noqa: S101 - the present standby has one
+        return forecast_rest(new, url, settings, context)
+    return forecast(new, seeding, settings, context)
+
+
+def _of_its_primary(seeding: Seeding, source: Source) -> Seeding:
+    url = seeding.sources.primary_url or source.primary_url
+    return replace(seeding, sources=replace(seeding.sources, primary_url=url))
 
 
 def _standby(present: Serverdir) -> Source:

@@ -19,6 +19,7 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import print_json
 from replisync.cli.progress import Lines
+from replisync.operations.promote import Choices
 from replisync.operations.promote import promote as run_promote
 from replisync.replication.context import Context
 from replisync.system.advice import quoted
@@ -47,7 +48,8 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     """Make the standby startable as primary, after checking that it is complete."""
     # Its stages take a moment each: no display, and a signal ends it as it always did.
     context = Context(Stop(), log, Lines(log))
-    done = run_promote(target(serverdir, storage), context, tls=tls(choices), **choices)
+    trusted = tls(choices)
+    done = run_promote(target(serverdir, storage), context, Choices(**choices), trusted)
     done = replace(done, warnings=tuple(addressed(warning, serverdir) for warning in done.warnings))
     if json:
         print_json(asdict(done))

@@ -53,6 +53,11 @@ class DumpSource(Protocol):
         ...
 
     @property
+    def reason(self) -> str:
+        """Why the target is made in this way."""
+        ...
+
+    @property
     def own(self) -> bool:
         """Whether it is made anew where what was made can be followed no further."""
         ...
@@ -95,6 +100,7 @@ class NamedDump:
     serial: int | None
     followed: bool
     option: str = "--from-export"
+    reason: str = "--from-export was given"
     uuid: str = ""
     own: bool = False
 
@@ -164,10 +170,12 @@ class NamedDump:
 class OwnDump:
     """A dump that is made of a serverdir on this machine; see dumping.
 
+    reason: why one is made.
     mirrored: whether it gets the files of mirrors.
     """
 
     origin: Origin
+    reason: str
     mirrored: bool = False
     option: str = "--from-serverdir"
     own: bool = True
@@ -208,16 +216,8 @@ class OwnDump:
         with local_errors(f"cannot create {work}"):
             work.mkdir()
         tool = find_tool(EXPORT_TOOL, f"cannot export {self.origin.root}")
-        dumper = Dumper(
-            self.origin.root,
-            work,
-            settings,
-            context,
-            primary=primary,
-            mirrored=self.mirrored,
-            checked=checked,
-        )
-        serial, tip = dumper.make(tool, dump)
+        dumper = Dumper(self.origin.root, work, settings, context, primary, mirrored=self.mirrored)
+        serial, tip = dumper.make(tool, dump, checked=checked)
         # The dump has links to its files. Nobody else needs them.
         return Made(dump, serial, tip, scrap=work)
 

@@ -67,12 +67,10 @@ def copy_dump(
     options: ToolOptions,
     settings: Settings,
     context: Context,
-    reason: str,
 ) -> Cloned:
     """Make a new serverdir of a dump, or go on with one that was interrupted.
 
     primary_url: where the exported server is, to be followed; None for a server of its own.
-    reason: why it is made in this way.
     Raises UsageError where something is not given that is needed, TargetUnusable where devpi-import refuses
     the dump, and what `changelog.clone` does.
     """
@@ -105,7 +103,7 @@ def copy_dump(
             storage=str(serverdir.storage()),
             seed_kind=EXPORT,
             seed_started=clock.now(),
-            seed_reason=reason,
+            seed_reason=dump.reason,
         )
         source = begin(serverdir, store, source)
         session = Session(serverdir, store, source, settings, context, seeding=True)
