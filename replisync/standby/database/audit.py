@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from replisync.changelog.records import Pending, Retained
 from replisync.standby.database import filestates as states
 from replisync.standby.database import tables as t
+from replisync.standby.database import witnesses as proofs
 from replisync.standby.database.engine import askable, chunks
 from replisync.standby.database.store import Store
 
@@ -119,6 +120,23 @@ def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, 
                 break
         query = select(column, data).where(column >= first, column <= end).order_by(column)
         return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
+
+    return store.read(read)
+
+
+def witnesses(store: Store, first: int, last: int) -> dict[int, bytes]:
+    """Return the witnesses of the entries from `first` to `last`; those without one are left out."""
+    return store.read(lambda connection: proofs.of_entries(connection, first, last))
+
+
+def entry_now(store: Store, serial: int) -> tuple[bytes | None, bytes | None]:
+    """Return an entry and its witness; None for what is not there."""
+
+    def read(connection: Connection) -> tuple[bytes | None, bytes | None]:
+        query = select(t.changelog.c.data).where(t.changelog.c.serial == serial)
+        data = connection.execute(query).scalar()
+        witness = proofs.of_entries(connection, serial, serial).get(serial)
+        return None if data is None else bytes(data), witness
 
     return store.read(read)
 

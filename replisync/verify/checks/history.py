@@ -1,19 +1,21 @@
 """The whole history: every entry decodes, leads to the one before, and keys and ledger say what it says.
 
 The history is read in its order, page by page; what it says of each key goes into a temporary database and
-is compared there. An entry that cannot be read hides what it says: what leads to it is not judged.
+is compared there. An entry that cannot be read, or is not the one that was committed, hides what it says:
+what leads to it is not judged.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from replisync.changelog.witness import witness
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry
 from replisync.errors import CorruptEntry
 from replisync.standby.database import audit
 from replisync.verify.checks.chain import wrong_back_serial
 from replisync.verify.checks.entries import Read, changes_of, read_all, read_entry
 from replisync.verify.checks.quick import missing_entry
-from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
+from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, OTHER_ENTRY, Finding
 from replisync.verify.scratch import FileDifference, KeyDifference, Latest, Scratch
 from replisync.verify.subject import Subject
 
@@ -30,15 +32,17 @@ class History:
     """What was read of a history.
 
     upto: its last serial.
-    unread: the serials whose entries are missing or cannot be read.
-    odd: the serials whose entries name other back serials than they should.
-    named: what these name instead, and what they should.
+    unread: the serials whose entries are missing, cannot be read, or are altered.
+    altered: those of them that can be read, and are not what their witnesses say; with these.
+    odd: the serials of entries without a witness that name other back serials than they should.
+    unproved: how many entries can be read and have no witness.
     """
 
     upto: int
     unread: set[int] = field(default_factory=set)
+    altered: dict[int, bytes] = field(default_factory=dict)
     odd: set[int] = field(default_factory=set)
-    named: set[int] = field(default_factory=set)
+    unproved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,21 @@ def _pages(subject: Subject, history: History) -> Iterator[_Page]:
 def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, found: list[Read]) -> None:
     """Look whether entries follow each other, and note what they say."""
     due = page.due
-    for serial, why, _ in found:
+    proofs = audit.witnesses(subject.store, page.due, page.end - 1)
+    for (serial, data), (_, why, changes) in zip(page.entries, found, strict=True):
         _miss(subject, history, due, serial)
         due = serial + 1
         subject.checked["entries"] += 1
         if why is not None:
             history.unread.add(serial)
             subject.findings.suspect(damaged_entry(serial, why), _damaged_again(subject, serial))
+        elif serial not in proofs:
+            history.unproved += 1
+        elif witness(data) != proofs[serial]:
+            history.unread.add(serial)
+            history.altered[serial] = proofs[serial]
+            changes.clear()
+            subject.findings.suspect(altered_entry(serial), _altered_again(subject, serial))
     _miss(subject, history, due, page.end)
     known = scratch.serials_of({change[0] for _, _, changes in found for change in changes})
     for serial, _, changes in found:
@@ -110,8 +122,8 @@ def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, fou
         for key, _, named, _ in changes:
             before = known.get(key, -1)
             if named != before and not _explained(subject, history, named, before):
-                history.odd.add(serial)
-                history.named |= {named, before}
+                # Where it is what was committed, it is the primary's history that is odd.
+                history.odd |= {serial} - proofs.keys()
                 finding = wrong_back_serial(key, serial, before, named)
                 subject.findings.suspect(finding, _back_serial_again(subject, key, serial, before))
             known[key] = serial
@@ -129,6 +141,11 @@ def _miss(subject: Subject, history: History, first: int, end: int) -> None:
 def damaged_entry(serial: int, why: str) -> Finding:
     """Return the finding of an entry that cannot be used."""
     return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", why)
+
+
+def altered_entry(serial: int) -> Finding:
+    """Return the finding of an entry that is not the one that was committed."""
+    return Finding(OTHER_ENTRY, f"serial {serial}", serial, "the entry that was committed", "another one")
 
 
 def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
@@ -152,6 +169,15 @@ def _damaged_again(subject: Subject, serial: int) -> Callable[[], Finding | None
         except CorruptEntry as err:
             return damaged_entry(serial, err.why)
         return None
+
+    return look
+
+
+def _altered_again(subject: Subject, serial: int) -> Callable[[], Finding | None]:
+    def look() -> Finding | None:
+        data, proof = audit.entry_now(subject.store, serial)
+        altered = data is not None and proof is not None and witness(data) != proof
+        return altered_entry(serial) if altered else None
 
     return look
 
