@@ -1,6 +1,6 @@
 """Setting rows right that are not what the history says, in one transaction."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
@@ -41,7 +41,7 @@ class Mending:
     adopt: bool = False
     end: int | None = None
     seed: int = -1
-    witnesses: Mapping[int, bytes] = field(default_factory=dict)
+    witnesses: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
