@@ -204,10 +204,12 @@ def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
     return store.read(read)
 
 
-def keys_beyond(store: Store, serial: int, limit: int) -> list[Key]:
-    """Return up to `limit` keys that are said to come from a serial behind `serial`."""
-    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.serial > serial).limit(limit)
-    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+def keys_beyond(store: Store, limit: int) -> list[tuple[str, int, int]]:
+    """Return up to `limit` keys that are said to come from a serial behind the last one: with both."""
+    # In one statement: the end moves on.
+    last = func.coalesce(select(func.max(t.changelog.c.serial)).scalar_subquery(), -1)
+    query = select(t.kv.c.key, t.kv.c.serial, last).where(t.kv.c.serial > last).limit(limit)
+    return store.read(lambda connection: [tuple(row) for row in connection.execute(query)])
 
 
 def key_below(store: Store, serial: int) -> int:

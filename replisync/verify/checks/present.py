@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from replisync.changelog.records import PRESENT, Pending
 from replisync.devpi.keys import Digest
@@ -145,11 +145,9 @@ def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:
 
 def false_drops(subject: Subject) -> None:
     """Look for notes that would have files moved away which must be here."""
-    for move in audit.false_drops(subject.store, _PAGE):
-        finding = Finding(PENDING_MOVE, move.relpath, move.serial, "a file that stays", "one to be dropped")
 
-        def look(finding: Finding = finding) -> Finding | None:
-            now = {one.relpath for one in audit.false_drops(subject.store, _PAGE)}
-            return finding if finding.subject in now else None
+    def check() -> Iterator[Finding]:
+        for move in audit.false_drops(subject.store, _PAGE):
+            yield Finding(PENDING_MOVE, move.relpath, move.serial, "a file that stays", "one to be dropped")
 
-        subject.findings.suspect(finding, look)
+    subject.findings.consider(check)
