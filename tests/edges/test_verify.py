@@ -339,6 +339,9 @@ DAMAGES = {
     "a commit whose time is none": _damage(Level.QUICK, kinds.ROW)(
         lambda s: s.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
     ),
+    "witnesses that are text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+        lambda s: s.database.write("UPDATE replisync_timeline SET witnesses = 'text' WHERE serial = 4")
+    ),
     "lived time that ends at no time": _damage(Level.QUICK, kinds.ROW)(
         lambda s: s.database.write("INSERT INTO replisync_lived VALUES (1, 5.0, 'soon', NULL, 0.0)")
     ),

@@ -219,19 +219,6 @@ def key_below(store: Store, serial: int) -> int:
     return -1 if found is None else int(found)
 
 
-def rows_at(store: Store, serial: int) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Return what the rows say that a serial changed: keynames by key, and digests of files by relpath."""
-
-    def read(connection: Connection) -> tuple[dict[str, str | None], dict[str, str]]:
-        keys = connection.execute(select(t.kv.c.key, t.kv.c.keyname).where(t.kv.c.serial == serial))
-        files = connection.execute(
-            select(t.files.c.relpath, t.files.c.digest).where(t.files.c.serial == serial)
-        )
-        return {row[0]: row[1] for row in keys}, {row[0]: row[1] for row in files}
-
-    return store.read(read)
-
-
 # Where it comes from.
 
 

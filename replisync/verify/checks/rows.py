@@ -1,6 +1,6 @@
 """Rows that hold what cannot be in them: they are found first, and hidden from all other looks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from replisync.standby.database.oddrows import OddRow, hide, odd_rows
@@ -15,8 +15,8 @@ def look_at_rows(subject: Subject, *, texts: bool) -> None:
     texts: whether texts are read too.
     """
     rows = odd_rows(subject.store, texts=texts)
-    for row in rows:
-        subject.findings.suspect(_named(row), _again(subject, row, texts=texts))
+    if rows:
+        subject.findings.consider(lambda: map(_named, odd_rows(subject.store, texts=texts)))
     hide(subject.store, rows)
 
 
@@ -24,13 +24,6 @@ def _named(row: OddRow) -> Finding:
     name = f"{row.table} {row.name}"
     found = "nothing" if row.found is None else repr(row.found)
     return Finding(ROW, name, None, f"{row.expected} as its {row.column}", found)
-
-
-def _again(subject: Subject, row: OddRow, *, texts: bool) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        return next(map(_named, odd_rows(subject.store, texts=texts, only=row)), None)
-
-    return look
 
 
 def look_at_structure(subject: Subject, *, pages: bool) -> None:
