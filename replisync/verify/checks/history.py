@@ -5,8 +5,9 @@ is compared there. An entry that cannot be read, or is not the one that was comm
 what leads to it is not judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from replisync.changelog.witness import witness
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry
@@ -105,16 +106,15 @@ def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, fou
         _miss(subject, history, due, serial)
         due = serial + 1
         subject.checked["entries"] += 1
-        if why is not None:
+        problem = _problem(serial, data, why, proofs.get(serial))
+        if problem is not None:
             history.unread.add(serial)
-            subject.findings.suspect(damaged_entry(serial, why), _damaged_again(subject, serial))
-        elif serial not in proofs:
+            subject.findings.suspect(problem, partial(_entry_again, subject, serial))
+        if why is None and serial not in proofs:
             history.unproved += 1
-        elif witness(data) != proofs[serial]:
-            history.unread.add(serial)
+        elif why is None and problem is not None:
             history.altered[serial] = proofs[serial]
             changes.clear()
-            subject.findings.suspect(altered_entry(serial), _altered_again(subject, serial))
     _miss(subject, history, due, page.end)
     known = scratch.serials_of({change[0] for _, _, changes in found for change in changes})
     for serial, _, changes in found:
@@ -125,7 +125,7 @@ def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, fou
                 # Where it is what was committed, it is the primary's history that is odd.
                 history.odd |= {serial} - proofs.keys()
                 finding = wrong_back_serial(key, serial, before, named)
-                subject.findings.suspect(finding, _back_serial_again(subject, key, serial, before))
+                subject.findings.suspect(finding, partial(_back_serial_again, subject, key, serial, before))
             known[key] = serial
     scratch.note(
         (key, keyname, serial, file) for serial, _, changes in found for key, keyname, _, file in changes
@@ -138,14 +138,25 @@ def _miss(subject: Subject, history: History, first: int, end: int) -> None:
         subject.findings.suspect(*missing_entry(subject, serial))
 
 
-def damaged_entry(serial: int, why: str) -> Finding:
-    """Return the finding of an entry that cannot be used."""
-    return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", why)
+def _problem(serial: int, data: bytes, why: str | None, proof: bytes | None) -> Finding | None:
+    """Return what is wrong with an entry: it cannot be used, or it is not the one that was committed.
+
+    why: why it cannot be used.
+    """
+    name = f"serial {serial}"
+    if why is not None:
+        return Finding(DAMAGED_ENTRY, name, serial, "an entry", why)
+    if proof not in (None, witness(data)):
+        return Finding(OTHER_ENTRY, name, serial, "the entry that was committed", "another one")
+    return None
 
 
-def altered_entry(serial: int) -> Finding:
-    """Return the finding of an entry that is not the one that was committed."""
-    return Finding(OTHER_ENTRY, f"serial {serial}", serial, "the entry that was committed", "another one")
+def _entry_again(subject: Subject, serial: int) -> Finding | None:
+    data, proof = audit.entry_now(subject.store, serial)
+    if data is None:
+        return None
+    [(_, why, _)] = read_all([(serial, data)])
+    return _problem(serial, data, why, proof)
 
 
 def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
@@ -159,38 +170,12 @@ def _explained(subject: Subject, history: History, named: int, before: int) -> b
     return [data for _, data in rows] == [EMPTY_ENTRY]
 
 
-def _damaged_again(subject: Subject, serial: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data = audit.key_now(subject.store, "", (serial,)).data.get(serial)
-        if data is None:
-            return None
-        try:
-            read_entry(serial, data)
-        except CorruptEntry as err:
-            return damaged_entry(serial, err.why)
+def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> Finding | None:
+    data = audit.key_now(subject.store, "", (serial, before)).data
+    change = _change(serial, data, key)
+    if change is None or change == before or (before >= 0 and _change(before, data, key) is None):
         return None
-
-    return look
-
-
-def _altered_again(subject: Subject, serial: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data, proof = audit.entry_now(subject.store, serial)
-        altered = data is not None and proof is not None and witness(data) != proof
-        return altered_entry(serial) if altered else None
-
-    return look
-
-
-def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data = audit.key_now(subject.store, "", (serial, before)).data
-        change = _change(serial, data, key)
-        if change is None or change == before or (before >= 0 and _change(before, data, key) is None):
-            return None
-        return wrong_back_serial(key, serial, before, change)
-
-    return look
+    return wrong_back_serial(key, serial, before, change)
 
 
 def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
@@ -230,8 +215,7 @@ def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
     for one in scratch.key_differences(history.upto):
         if one.found_serial in history.unread:
             continue
-        look = _key_again(subject, history, one)
-        subject.findings.suspect(_wrong_key(one), look)
+        subject.findings.suspect(_wrong_key(one), partial(_key_again, subject, history, one))
 
 
 def _wrong_key(one: KeyDifference) -> Finding:
@@ -241,18 +225,15 @@ def _wrong_key(one: KeyDifference) -> Finding:
     return Finding(KEY, one.key, one.serial, expected, found)
 
 
-def _key_again(subject: Subject, history: History, one: KeyDifference) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        now = audit.key_now(subject.store, one.key)
-        serial = None if now.row is None else now.row.serial
-        keyname = None if now.row is None else now.row.keyname
-        if serial is not None and serial > history.upto and _change(serial, now.data, one.key) is not None:
-            return None  # it changed since the history was read
-        if (serial, keyname) == (one.serial, one.keyname):
-            return None
-        return _wrong_key(one._replace(found_keyname=keyname, found_serial=serial))
-
-    return look
+def _key_again(subject: Subject, history: History, one: KeyDifference) -> Finding | None:
+    now = audit.key_now(subject.store, one.key)
+    serial = None if now.row is None else now.row.serial
+    keyname = None if now.row is None else now.row.keyname
+    if serial is not None and serial > history.upto and _change(serial, now.data, one.key) is not None:
+        return None  # it changed since the history was read
+    if (serial, keyname) == (one.serial, one.keyname):
+        return None
+    return _wrong_key(one._replace(found_keyname=keyname, found_serial=serial))
 
 
 def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None:
@@ -261,7 +242,7 @@ def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None
     for one in scratch.file_differences(history.upto):
         if one.found_serial in history.unread:
             continue
-        subject.findings.suspect(_wrong_file(one), _file_again(subject, history, one))
+        subject.findings.suspect(_wrong_file(one), partial(_file_again, subject, history, one))
 
 
 def _wrong_file(one: FileDifference) -> Finding:
@@ -272,21 +253,18 @@ def _wrong_file(one: FileDifference) -> Finding:
     return Finding(LEDGER, one.relpath, one.serial, expected, found)
 
 
-def _file_again(subject: Subject, history: History, one: FileDifference) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        row, _ = audit.file_now(subject.store, one.relpath)
-        now = audit.key_now(subject.store, one.relpath).row
-        if row != audit.file_now(subject.store, one.relpath)[0]:
-            return None  # it is changing
-        if now is not None and now.serial is not None and now.serial > history.upto:
-            return None  # it changed since the history was read
-        found = (None, None) if row is None else (row.serial, row.digest)
-        expected = (None, None) if one.digest is None else (one.serial, one.digest)
-        if found == expected:
-            return None
-        return _wrong_file(one._replace(found_serial=found[0], found_digest=found[1]))
-
-    return look
+def _file_again(subject: Subject, history: History, one: FileDifference) -> Finding | None:
+    row, _ = audit.file_now(subject.store, one.relpath)
+    now = audit.key_now(subject.store, one.relpath).row
+    if row != audit.file_now(subject.store, one.relpath)[0]:
+        return None  # it is changing
+    if now is not None and now.serial is not None and now.serial > history.upto:
+        return None  # it changed since the history was read
+    found = (None, None) if row is None else (row.serial, row.digest)
+    expected = (None, None) if one.digest is None else (one.serial, one.digest)
+    if found == expected:
+        return None
+    return _wrong_file(one._replace(found_serial=found[0], found_digest=found[1]))
 
 
 def history(subject: Subject, scratch: Scratch) -> History:

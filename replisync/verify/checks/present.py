@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 from replisync.changelog.records import PRESENT, Pending
 from replisync.devpi.keys import Digest
@@ -51,9 +52,8 @@ def files(subject: Subject, *, digests: bool) -> None:
                     hint=f"run replisync as {who(owner.uid)}, the owner of the serverdir",
                 )
             if problem_of(file, seen, owner) is not None:
-                subject.findings.suspect(
-                    _named(subject, file, seen), _looks_again(subject, file, digests=digests)
-                )
+                look = partial(fileproblem_of, subject, file.relpath, digests=digests)
+                subject.findings.suspect(_named(subject, file, seen), look)
         if owner is not None and not owner.suits(looked.folders):
             _look_at_folders(subject, owner, folders, [file.relpath for file in chunk])
 
@@ -114,13 +114,6 @@ def _named(subject: Subject, file: LedgerFile, seen: Seen) -> Finding:
     }[kind]
     remedy = access.remedy(subject.owner, seen.uid) if kind == PERMISSIONS else ""
     return Finding(kind, file.relpath, file.serial, expected, found, remedy)
-
-
-def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        return fileproblem_of(subject, file.relpath, digests=digests)
-
-    return look
 
 
 def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:

@@ -1,6 +1,7 @@
 """The primary's changelog beside ours: streamed, entry by entry, and nothing of it is kept."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from replisync.changelog.divergence import Comparison
@@ -209,7 +210,7 @@ def _compare_group(
         else:
             differing, last = differing + 1, last + 1
             finding = _other(subject, serial, data, entry)
-            subject.findings.suspect(finding, _again(subject, ask, serial))
+            subject.findings.suspect(finding, partial(_again, subject, ask, serial))
     if compared:
         subject.keep(compared)
     return differing, last
@@ -234,14 +235,11 @@ def _other(subject: Subject, serial: int, ours: bytes, theirs: ChangelogEntry) -
     )
 
 
-def _again(subject: Subject, ask: Ask, serial: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data = subject.store.entry_data(serial)
-        entry = ask(serial)
-        if data is None or entry is None:
-            return None
-        if subject.source.based_on < 0 and Agreement(subject.store, subject.source).same(serial, data, entry):
-            return None
-        return _other(subject, serial, data, entry)
-
-    return look
+def _again(subject: Subject, ask: Ask, serial: int) -> Finding | None:
+    data = subject.store.entry_data(serial)
+    entry = ask(serial)
+    if data is None or entry is None:
+        return None
+    if subject.source.based_on < 0 and Agreement(subject.store, subject.source).same(serial, data, entry):
+        return None
+    return _other(subject, serial, data, entry)

@@ -7,7 +7,7 @@ which gives them witnesses. Where that cannot be, nothing is guessed: entries an
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 
 from replisync.changelog.witness import witness
 from replisync.devpi.entries import EMPTY_ENTRY
@@ -36,17 +36,8 @@ _OTHERS_AROUND = "the entries around it are not the primary's: see `replisync ca
 _TOO_MANY = "too many entries are wrong: clone anew into an empty serverdir"
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How the primary is asked.
-
-    one: asks it for an entry; None where it cannot be asked.
-    all: compares the history up to a serial with the primary's, and finds the entries that are others; None
-        where it cannot be asked, or that was done already.
-    """
-
-    one: Ask | None
-    all: Callable[[Subject, int], None] | None = None
+# Compares the history up to a serial with the primary's, and finds the entries that are others.
+Compare = Callable[[Subject, int], None]
 
 
 @dataclass(slots=True)
@@ -74,18 +65,22 @@ class Healing:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch) -> Healing:
+def find_entries(
+    subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, kept: Scratch
+) -> Healing:
     """Find what the places of entries that are not right are to have, and keep it.
 
     report: what was found.
+    ask: None where the primary cannot be asked.
+    compare: None where it cannot be asked, or that was done already.
     """
     last, committed = audit.position(subject.store)
     with Scratch(subject.store.holds_key) as scratch:
         history = read_history(replace(subject, findings=Findings(lambda: None)), scratch)
     first = Agreement(subject.store, subject.source).first
     # Those that nobody compared are judged by their witnesses alone.
-    healing = Healing(history, proved=first if asking.one is not None and asking.all is None else last + 1)
-    healing.end = _true_end(subject, asking.one, last, committed)
+    healing = Healing(history, proved=last + 1 if ask is None or compare is not None else first)
+    healing.end = _true_end(subject, ask, last, committed)
     healing.adopted = healing.end is not None
     if healing.end is not None:
         committed = healing.end
@@ -95,8 +90,8 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
         return healing
     history.unread |= set(range(history.upto + 1, committed + 1))
     others = _others(report.findings)
-    if asking.all is not None and history.unproved and not _CONTRADICTIONS.isdisjoint(report.counts):
-        found = _compared(subject, asking.all, min(history.upto, committed))
+    if compare is not None and history.unproved and not _CONTRADICTIONS.isdisjoint(report.counts):
+        found = _compared(subject, compare, min(history.upto, committed))
         if len(found) <= _MOST:
             healing.proved = first
         others |= found
@@ -104,9 +99,9 @@ def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch
     if len(bad) > _MOST:
         healing.reasons = dict.fromkeys(bad, _TOO_MANY)
     else:
-        _Finder(subject, asking.one, kept, bad).find(healing)
+        _Finder(subject, ask, kept, bad).find(healing)
     if last > committed:
-        _adopt(subject, asking.one, healing, committed, last)
+        _adopt(subject, ask, healing, committed, last)
     return healing
 
 
@@ -114,7 +109,7 @@ def _others(findings: Iterable[Finding]) -> set[int]:
     return {one.serial for one in findings if one.kind == OTHER_ENTRY and one.serial is not None}
 
 
-def _compared(subject: Subject, compare: Callable[[Subject, int], None], upto: int) -> set[int]:
+def _compared(subject: Subject, compare: Compare, upto: int) -> set[int]:
     """Return which entries are others than the primary's; those that are the same get witnesses."""
     quiet = replace(subject, findings=Findings(lambda: None))
     compare(quiet, upto)
@@ -277,15 +272,9 @@ class _Finder:
 
 def _runs(serials: set[int]) -> Iterator[range]:
     """Yield serials as ranges that follow each other without a gap."""
-    begin = end = None
-    for serial in sorted(serials):
-        if end is not None and begin is not None and serial != end:
-            yield range(begin, end)
-            begin = None
-        begin = serial if begin is None else begin
-        end = serial + 1
-    if begin is not None and end is not None:
-        yield range(begin, end)
+    for _, run in groupby(enumerate(sorted(serials)), lambda one: one[1] - one[0]):
+        found = [serial for _, serial in run]
+        yield range(found[0], found[-1] + 1)
 
 
 # What somebody else wrote.

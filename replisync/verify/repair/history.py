@@ -22,8 +22,9 @@ from replisync.standby.database.mending import Mending
 from replisync.system import clock
 from replisync.verify.checks.entries import read_entry
 from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger
+from replisync.verify.checks.primary import Ask
 from replisync.verify.findings import LISTED, Report
-from replisync.verify.repair.entries import Asking, Healing, contradicted, find_entries
+from replisync.verify.repair.entries import Compare, Healing, contradicted, find_entries
 from replisync.verify.repair.files import Bringer, clear_way
 from replisync.verify.scratch import EVER, FileDifference, KeyDifference, Scratch
 from replisync.verify.subject import Subject
@@ -32,13 +33,15 @@ from replisync.verify.subject import Subject
 _FILES = 500
 
 
-def mend_history(subject: Subject, report: Report, asking: Asking, bringer: Bringer) -> dict[object, str]:
+def mend_history(
+    subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, bringer: Bringer
+) -> dict[object, str]:
     """Set the history, its keys and the ledger right; return why something stays wrong, by serial or subject.
 
-    report: what was found.
+    report, ask, compare: see `find_entries`.
     """
     with Scratch(subject.store.holds_key) as kept:
-        healing = find_entries(subject, report, asking, kept)
+        healing = find_entries(subject, report, ask, compare, kept)
         reasons: dict[object, str] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
         if healing.hopeless or (position.last > position.committed and not healing.adopted):
