@@ -33,8 +33,7 @@ from typing import ClassVar
 class ReplisyncError(Exception):
     """Say what was attempted, on what, at which serial, why it failed, and what the operator can do.
 
-    attempted: what could not be done, to what, as in "cannot fetch root/dev/+f/…/pkg-1.0.whl"; or, as older
-        messages have it, the operation and its subject, as in "fetch of root/dev/+f/…/pkg-1.0.whl".
+    attempted: what could not be done, to what, as in "cannot fetch root/dev/+f/…/pkg-1.0.whl".
     why: the cause in one clause; never a secret, never a URL with credentials.
     serial: the serial that the operation was about, where there is one.
     hint: what the operator can do now.
@@ -56,8 +55,7 @@ class ReplisyncError(Exception):
     def __str__(self) -> str:
         at = "" if self.serial is None else f" at serial {self.serial}"
         why = self.why.rstrip(".")  # others' words may end with one
-        failed = "" if self.attempted.startswith("cannot ") else " failed"
-        return f"{self.attempted}{failed}{at}: {why}. {self.hint[:1].upper()}{self.hint[1:]}."
+        return f"{self.attempted}{at}: {why}. {self.hint[:1].upper()}{self.hint[1:]}."
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the keyword arguments in place."""
@@ -100,7 +98,7 @@ class NotThePrimary(PrimaryUnreachable):
 class BrokenStream(PrimaryUnreachable):
     """An answer ended, or broke, before its end; nothing of its last entry was used."""
 
-    default_hint = "run the command again: it goes on where it was"
+    default_hint = "run the command again: it resumes"
 
 
 class WrongContent(BrokenStream):
@@ -140,7 +138,7 @@ class WrongHistory(ReplisyncError):
     """The primary's history is not the one that this target follows."""
 
     exit_code = 5
-    default_hint = "nothing was written; check the primary, then clone anew into an empty serverdir"
+    default_hint = "nothing was written; check the primary, then clone into an empty serverdir"
 
 
 class TargetUnusable(ReplisyncError):
@@ -159,7 +157,7 @@ class TargetLocked(TargetUnusable):
 class UnreadableText(TargetUnusable):
     """The target's database has text that is none, which nobody can read."""
 
-    default_hint = "`replisync verify --repair` finds and mends it"
+    default_hint = "`replisync verify --repair` finds and repairs it"
 
 
 class ForeignWriter(TargetUnusable):
@@ -173,7 +171,7 @@ class LocalFailure(ReplisyncError):
 
     exit_code = 7
     transient = True
-    default_hint = "mend it and run the command again: it goes on where it was"
+    default_hint = "repair it and run the command again: it resumes"
 
 
 class NotPermitted(LocalFailure):
@@ -210,4 +208,4 @@ class Stopped(ConditionFailed):
     """
 
     exit_code = 143
-    default_hint = "run the command again: it goes on where it was"
+    default_hint = "run the command again: it resumes"

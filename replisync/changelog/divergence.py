@@ -16,16 +16,13 @@ from replisync.errors import CorruptEntry, PrimaryUnreachable, TargetUnusable, W
 _WITNESSES = 4
 _LOOK_BACK = 64
 
-_ATTEMPTED = "comparison of the primary's history with ours"
+_ATTEMPTED = "cannot follow the primary"
 _REWIND = (
     "where the primary's history is the one to keep, go back with `replisync rewind --to-serial {fork}`, "
     "then go on"
 )
 
-_ANEW = (
-    "nothing was written; check the primary, then clone anew: `replisync clone --reseed` makes the new "
-    "standby beside this one, and puts it in its place"
-)
+_REBUILD = "nothing was written; check the primary, then rebuild the standby with `replisync clone --reseed`"
 
 
 class Comparison:
@@ -70,7 +67,7 @@ class Comparison:
             raise TargetUnusable(
                 _ATTEMPTED,
                 f"our own entry at serial {serial} is missing or damaged",
-                hint="mend it with `replisync verify --repair`",
+                hint="repair it with `replisync verify --repair`",
             )
         if not same:
             why = "the primary has another entry at our last serial, so its history was rewritten before it"
@@ -126,7 +123,7 @@ class Comparison:
                 _ATTEMPTED,
                 f"{why}; no serial is known up to which they agree",
                 serial=serial,
-                hint=_ANEW if self._complete else "",
+                hint=_REBUILD if self._complete else "",
             )
         error = WrongHistory(
             _ATTEMPTED,

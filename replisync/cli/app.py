@@ -40,7 +40,7 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
     """Keep an always-current, promotable standby of a devpi-server."""
     if sys.getfilesystemencoding() != "utf-8":
         raise UsageError(
-            "starting",
+            "cannot start",
             f"names of files would be written as {sys.getfilesystemencoding()}, and not as UTF-8",
             hint="set LC_ALL=C.UTF-8, or PYTHONUTF8=1, in the environment",
         )
@@ -57,7 +57,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
     Raises UsageError where it cannot be read, or names what does not exist.
     """
-    attempted = f"reading of the configuration {path}"
+    attempted = f"cannot read the configuration {path}"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as err:
@@ -75,7 +75,9 @@ def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within
         if command is None or not isinstance(table, dict):
             takers = {known: _option(group.commands[known], name) for known in group.commands if within}
             if not any(takers.values()):
-                what = f"`{within.strip()}` has no command or option" if within else "there is no command"
+                what = (
+                    f"`{within.strip()}` has no command or option" if within else "replisync has no command"
+                )
                 raise UsageError(attempted, f"{what} {name!r}")
             for known, found in takers.items():
                 if found is not None:

@@ -14,9 +14,11 @@ from replisync.cli.progress import shown
 from replisync.devpi.storage import Storage
 from replisync.devpi.tokens import KeyCost
 from replisync.errors import UsageError
+from replisync.primary.access import Access
 from replisync.primary.tls import Tls
+from replisync.replication.context import Context
 from replisync.seed.export.tools import ToolOptions
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.serverdir import Serverdir
 from replisync.system.advice import quoted
 from replisync.system.stop import Stop
@@ -95,7 +97,7 @@ def target(serverdir: Path, storage: str | None) -> Serverdir:
     try:
         str(serverdir).encode()
     except UnicodeEncodeError as err:
-        raise UsageError("use of --serverdir", "its name is not UTF-8", hint="rename the folder") from err
+        raise UsageError("cannot use --serverdir", "its name is not UTF-8", hint="rename the folder") from err
     given = Storage.parse(storage) if storage else None
     # PGPASSWORD is what PostgreSQL's own programs take too.
     return Serverdir(serverdir, given, password=os.environ.get("PGPASSWORD"))
@@ -166,14 +168,14 @@ patience_option = click.option(
     default=Settings().patience,
     show_default=True,
     metavar="SECONDS",
-    help="Bear failures that may pass for so many seconds without any progress.",
+    help="Retry transient failures for up to SECONDS without progress.",
 )
 
 _download_options = _compose(
     click.option(
         "--file-replication-threads",
         type=click.IntRange(1, 64),
-        default=Settings().threads,
+        default=Access().threads,
         show_default=True,
         metavar="N",
         help="Downloads at a time.",
@@ -198,15 +200,15 @@ _limit_options = _compose(
     click.option(
         "--request-timeout",
         type=click.FloatRange(0, min_open=True),
-        default=Settings().silence,
+        default=Access().silence,
         show_default=True,
         metavar="SECONDS",
-        help="Give a request up after so many seconds without a byte.",
+        help="Give a request up after SECONDS without a byte.",
     ),
     click.option(
         "--max-entry-size",
         type=click.IntRange(1, 900),
-        default=Settings().entry_bytes // _MIB,
+        default=Access().entry_bytes // _MIB,
         show_default=True,
         metavar="MIB",
         help="Take no changelog entry that is longer.",
@@ -280,24 +282,27 @@ def tools(values: dict[str, Any]) -> ToolOptions:
         try:
             secret.encode()
         except UnicodeEncodeError:
-            raise UsageError(f"use of --{name}", "it is not UTF-8") from None
+            raise UsageError(f"cannot use --{name}", "it is not UTF-8") from None
     return options
 
 
 def settings(values: dict[str, Any]) -> Settings:
     """Take the values of the options above out of a command's values, as settings."""
     names = values.pop("file_replication_skip_indexes", "")
-    return Settings(
+    access = Access(
         secretfile=values.pop("secretfile", None),
         keyfile=values.pop("replica_keyfile", None),
         cost=key_cost(values),
-        threads=values.pop("file_replication_threads", Settings().threads),
+        tls=tls(values),
+        threads=values.pop("file_replication_threads", Access().threads),
+        silence=values.pop("request_timeout", Access().silence),
+        entry_bytes=values.pop("max_entry_size", Access().entry_bytes // _MIB) * _MIB,
+    )
+    return Settings(
+        access,
         skip_indexes=frozenset(name.strip() for name in names.split(",") if name.strip()),
         retention_days=values.pop("retention", Settings().retention_days),
         patience=values.pop("patience", Settings().patience),
-        silence=values.pop("request_timeout", Settings().silence),
-        tls=tls(values),
-        entry_bytes=values.pop("max_entry_size", Settings().entry_bytes // _MIB) * _MIB,
         search=values.pop("replica_file_search_path", ()),
         hard_links=values.pop("hard_links", False),
     )

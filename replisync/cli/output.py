@@ -22,7 +22,7 @@ def naming_reseed() -> Iterator[None]:
         yield
     except PrimaryDamaged as err:
         err.hint += (
-            "; where it cannot be mended, `replisync clone --reseed` makes a new "
-            "standby beside this one, of the changelog, or with --from-serverdir or --from-export"
+            "; if it cannot be repaired, rebuild the standby with `replisync clone --reseed`, from the "
+            "changelog, or with --from-serverdir or --from-export"
         )
         raise

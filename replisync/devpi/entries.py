@@ -181,7 +181,7 @@ class StreamParser:
             raise _corrupt(self._due, err.why) from err
         if self._announced or self._decoder.pending:
             raise BrokenStream(
-                "reading of the primary's changelog",
+                "cannot read the primary's changelog",
                 "the answer ended in the middle of an entry",
                 serial=self._due,
             )
@@ -214,4 +214,4 @@ def _changes(serial: int, changes: Any) -> Mapping[str, KeyChange]:
 
 
 def _corrupt(serial: int, why: str) -> CorruptEntry:
-    return CorruptEntry("reading of the primary's changelog", why, serial=serial)
+    return CorruptEntry("cannot read the primary's changelog", why, serial=serial)

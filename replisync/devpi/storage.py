@@ -51,7 +51,7 @@ class Storage:
 
         Raises UsageError where it is none that we know; the text of it is in no message.
         """
-        attempted = "reading of --storage"
+        attempted = "cannot read --storage"
         name, _, rest = spec.partition(":")
         if name not in (SQLITE, POSTGRES):
             raise UsageError(attempted, f"{name!r} is not supported; {SQLITE} and {POSTGRES} are")
@@ -78,7 +78,7 @@ class Storage:
         """
         if other is not None and other.name != self.name:
             raise UsageError(
-                "reading of --storage", f"the standby's storage is {self.name}, and {other.name} was given"
+                "cannot read --storage", f"the standby's storage is {self.name}, and {other.name} was given"
             )
         settings = {**self.settings, **(other.settings if other else {})}
         given = other.password if other else None
@@ -87,4 +87,4 @@ class Storage:
 
 def _check_port(port: str) -> None:
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError("reading of --storage", "the port is no number from 1 to 65535")
+        raise UsageError("cannot read --storage", "the port is not a number from 1 to 65535")

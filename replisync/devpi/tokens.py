@@ -80,7 +80,7 @@ def derive_key(secret: bytes, cost: KeyCost | None = None) -> bytes:
             version=ARGON2_VERSION,
         )
     except HashingError as err:
-        raise UsageError("derivation of the key", str(err), hint="see the --argon2 options") from err
+        raise UsageError("cannot derive the key", str(err), hint="see the --argon2 options") from err
 
 
 # The most that is spent on a hash, which comes from outside and says itself what it costs. devpi-server takes

@@ -87,7 +87,7 @@ UNREAD = Unread.UNREAD
 
 
 def _corrupt(why: str) -> CorruptEntry:
-    return CorruptEntry("decoding of the primary's data", why)
+    return CorruptEntry("cannot decode the primary's data", why)
 
 
 class Decoder:

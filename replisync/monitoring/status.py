@@ -8,8 +8,9 @@ from replisync import __version__
 from replisync.changelog.records import Contact, Divergence, Source
 from replisync.errors import ConditionFailed, PrimaryRefused, TargetUnusable, WrongHistory
 from replisync.monitoring.position import Position, ask_position, known_position
+from replisync.primary.access import Access
 from replisync.primary.tls import Tls
-from replisync.session.settings import ASK_SECONDS, Settings
+from replisync.session.settings import ASK_SECONDS
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database
 from replisync.standby.serverdir import Serverdir
@@ -45,7 +46,9 @@ def status(
     """
     if not serverdir.is_ours() or serverdir.remembered_storage() is None:
         raise TargetUnusable(
-            f"status of {serverdir}", "it is no standby of replisync", hint="make one with `replisync clone`"
+            f"cannot report the status of {serverdir}",
+            "not a replisync standby",
+            hint="create one with `replisync clone`",
         )
     with open_database(serverdir) as store:
         begun = store.version() is not None or serverdir.role() is not None
@@ -54,26 +57,26 @@ def status(
         source = store.source() if begun else None
         if source is None:
             raise TargetUnusable(
-                f"status of {serverdir}",
+                f"cannot report the status of {serverdir}",
                 "its clone has not begun",
                 hint="run the same `replisync clone` again",
             )
-        settings = Settings(tls=tls or Tls(), silence=silence)
-        return _fields(serverdir, store, source, None if offline else settings)
+        access = None if offline else Access(tls=tls or Tls(), silence=silence)
+        return _fields(serverdir, store, source, access)
 
 
-def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settings | None) -> dict[str, Any]:
+def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access | None) -> dict[str, Any]:
     """Return the fields.
 
-    settings: how the primary is asked; None where it is not.
+    access: how the primary is asked; None where it is not.
     """
     role = serverdir.role()
     promoted = role not in (None, "replica") or source.promoted is not None
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
     position = known_position(contact)
-    if settings is not None and not promoted and source.primary_url:
-        position = ask_position(contact, source, settings)
+    if access is not None and not promoted and source.primary_url:
+        position = ask_position(contact, source, access)
     behind_us = position.own is not None and position.own < serial
     primary_serial = position.own if behind_us else position.serial
     # Why there is an answer that says nothing of the serial is what an operator has to know first.
@@ -90,7 +93,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         lag,
         diverged=divergence is not None or isinstance(position.error, WrongHistory) or behind_us,
         silent=position.error is not None,
-        offline=settings is None,
+        offline=access is None,
     )
     reason, following = _explain(state, serial, position, divergence, running=running)
     if not promoted and role is not None:
@@ -208,7 +211,7 @@ def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: floa
         if lag is None or lag > bound or fields["state"] in ("stale", "diverged", "cloning"):
             shown = "unknown" if lag is None else lag
             raise ConditionFailed(
-                f"status of {fields['serverdir']}",
+                f"cannot accept the lag of {fields['serverdir']}",
                 f"it is {fields['state']}, {name} is {shown}, and {bound} was allowed",
-                hint="run `replisync catchup`, or look at why `replisync follow` does not get on",
+                hint="run `replisync catchup`, or find out why `replisync follow` makes no progress",
             )

@@ -58,7 +58,7 @@ def skip_fault(serverdir: Serverdir, relpath: str) -> None:
         known = store.faults_of([relpath])
         if relpath not in known:
             raise UsageError(
-                f"skipping of {relpath}", "it is not among the faults", hint="see `replisync faults list`"
+                f"cannot skip {relpath}", "it is not among the faults", hint="see `replisync faults list`"
             )
         store.put_faults((replace(known[relpath], kind="skipped", tries=0, next_try=None),))
 

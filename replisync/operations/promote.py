@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from replisync.changelog.records import UNFETCHABLE, Source
 from replisync.errors import ConditionFailed, LocalFailure, NewerPrimary, TargetUnusable
 from replisync.monitoring.position import Position, ask_position
+from replisync.primary.access import Access
 from replisync.primary.tls import Tls
+from replisync.replication.context import Context
 from replisync.replication.settle import settle
-from replisync.session.settings import ASK_SECONDS, Context, Settings
+from replisync.session.settings import ASK_SECONDS
 from replisync.standby.database.store import Store
 from replisync.standby.opening import existing_standby, target_files
 from replisync.standby.serverdir import Serverdir
@@ -85,10 +87,10 @@ def promote(
     Raises TargetUnusable where it is no complete standby or replisync writes to it, ConditionFailed where
     something would be lost.
     """
+    access = Access(tls=tls or Tls(), silence=ASK_SECONDS)
     with existing_standby(serverdir, promoting=True) as (store, source):
         serverdir.check_path()
-        settings = Settings(tls=tls or Tls(), silence=ASK_SECONDS)
-        position = ask_position(store.contact(), source, settings)
+        position = ask_position(store.contact(), source, access)
         now, found = _verified(serverdir, store, source, context)
         uuid = source.primary_uuid if keep_identity else source.uuid
         promotion = _assess(serverdir, store, position, found, now, uuid=uuid, dry_run=dry_run)

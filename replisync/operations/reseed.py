@@ -14,6 +14,7 @@ from replisync.devpi.storage import SQLITE, Storage
 from replisync.errors import TargetLocked, TargetUnusable, UsageError, VerificationFailed, WrongHistory
 from replisync.operations.follow import run_catchup
 from replisync.operations.swap import Swap
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.replication.wanted import Tally
 from replisync.seed.export.tools import ToolOptions
@@ -21,8 +22,8 @@ from replisync.seed.forecast.forecast import forecast, forecast_rest
 from replisync.seed.forecast.survey import Forecast
 from replisync.seed.target import Cloned
 from replisync.seed.ways import Seed, Sources, clone
-from replisync.session.session import connection, recorded
-from replisync.session.settings import Context, Settings
+from replisync.session.runs import recorded
+from replisync.session.settings import Settings
 from replisync.standby.opening import (
     existing_standby,
     open_database,
@@ -54,11 +55,6 @@ class Reseeded:
     kept: Path
     left: list[str]
     cloned: Cloned | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Tallied:
-    tally: Tally
 
 
 def reseed(
@@ -146,7 +142,7 @@ def _standby(present: Serverdir) -> Source:
         source = store.source()
     if source is None or source.seed_finished is None or source.promoted is not None:
         raise TargetUnusable(
-            f"reseed of {present}",
+            f"cannot reseed {present}",
             "it was promoted, or its seeding is not complete",
             hint="a promoted server is never touched; clone into another --serverdir",
         )
@@ -159,7 +155,7 @@ def _check_storage(present: Serverdir, storage: Storage | None) -> None:
         return
     if storage is None or storage.settings == known.settings:
         raise UsageError(
-            f"reseed of {present}",
+            f"cannot reseed {present}",
             "its database is in use until the new standby takes its place",
             hint="name another, empty database with --storage; PGPASSWORD has the password of both",
         )
@@ -171,7 +167,8 @@ def _check_primary(sources: Sources, source: Source, settings: Settings, context
     Raises WrongHistory.
     """
     assert sources.primary_url is not None  # noqa: S101 - the present standby has one
-    with connection(settings, sources.primary_url, source.uuid, source.primary_uuid, secret=False) as primary:
+    access, url = settings.access, sources.primary_url
+    with access.primary(url, source.uuid, source.primary_uuid, secret=False) as primary:
         Patience(context.stop, context.log, seconds=settings.patience).call(primary.hello)
 
 
@@ -190,12 +187,12 @@ def _prove(new: Serverdir, context: Context) -> None:
             f", such as {report.findings[0].kind}: {report.findings[0].subject}" if report.findings else ""
         )
         raise VerificationFailed(
-            f"verification of the new standby {new}",
+            f"cannot verify the new standby {new}",
             f"{report.total} findings remain{first}",
             serial=report.serial,
             hint="the present standby stays in its place; "
-            f"`replisync verify --serverdir {quoted(new.root)}` lists them, "
-            "and without that folder the same command begins anew",
+            f"`replisync verify --serverdir {quoted(new.root)}` lists them; "
+            "without that folder the same command starts over",
         )
 
 
@@ -207,19 +204,19 @@ def _take_place(
             stack.enter_context(present.lock())
         except TargetLocked as err:
             raise TargetLocked(
-                f"reseed of {present}",
+                f"cannot reseed {present}",
                 err.why,
                 hint="the new standby is complete: stop `replisync follow`, then run the same command again, "
                 "which only brings the new one up to date and puts it in its place",
             ) from err
         # It may have been promoted, or made anew, since we looked.
         if _standby(present).uuid != source.uuid:
-            raise TargetUnusable(f"reseed of {present}", "somebody put another standby in its place")
+            raise TargetUnusable(f"cannot reseed {present}", "another standby was put in its place meanwhile")
         run_catchup(new, settings, context)
         store, its = stack.enter_context(existing_standby(new))
         if its.primary_uuid != source.primary_uuid:
-            raise WrongHistory(f"reseed of {present}", "the new standby is one of another primary")
-        with closing(store), recorded(store, "reseed", _Tallied(Tally())):
+            raise WrongHistory(f"cannot reseed {present}", "the new standby is one of another primary")
+        with closing(store), recorded(store, "reseed", Tally()):
             serial = store.last_serial()
             why = f"; {its.seed_reason}" if its.seed_reason else ""
             reason = f"put by --reseed in the place of the standby {source.uuid}{why}"

@@ -105,7 +105,7 @@ class Swap:
         Raises TargetUnusable where the standby has a place of its own, LocalFailure where the folder that it
         is in does not let us.
         """
-        attempted = f"reseed of {self.present}"
+        attempted = f"cannot reseed {self.present}"
         if os.path.ismount(self.present):
             raise TargetUnusable(
                 attempted,
@@ -152,18 +152,18 @@ class Swap:
 
     def _read_mark(self, folder: Path) -> dict[str, str] | None:
         path = self._mark_of(folder)
-        with local_errors(f"reading of {path}"):
+        with local_errors(f"cannot read {path}"):
             try:
                 mark = json.loads(path.read_bytes())
                 return {"of": str(mark["of"]), "kept": str(mark["kept"])}
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except (ValueError, TypeError, KeyError) as err:
-                raise TargetUnusable(f"reading of {path}", "it is not what replisync wrote") from err
+                raise TargetUnusable(f"cannot read {path}", "it is not what replisync wrote") from err
 
     def _write_mark(self, uuid: str, kept: str) -> None:
         path = self._mark_of(self.new)
-        with local_errors(f"writing of {path}"):
+        with local_errors(f"cannot write {path}"):
             self._names.write(path, json.dumps({"of": uuid, "kept": kept}).encode())
 
     def claim(self, uuid: str) -> Serverdir:
@@ -176,19 +176,19 @@ class Swap:
         mark = self._read_mark(self.new)
         if mark is None and (new.foreign_content() or new.remembered_storage() is not None):
             raise TargetUnusable(
-                f"reseed of {self.present}",
+                f"cannot reseed {self.present}",
                 f"{self.new} is in the way, and was not begun for it",
                 hint="give it another name",
             )
         if mark is not None and mark["of"] != uuid:
             raise TargetUnusable(
-                f"reseed of {self.present}",
+                f"cannot reseed {self.present}",
                 f"{self.new} was begun for another standby, whose UUID is {mark['of']}",
                 hint="give it another name",
             )
         if mark is None:
             # It belongs to whom the present one belongs, and so does all that is made in it.
-            with local_errors(f"making of {self.new}"), suppress(FileExistsError):
+            with local_errors(f"cannot create {self.new}"), suppress(FileExistsError):
                 new_folder(self.new, heir_of(Serverdir(self.present).tmp), 0o700)
             new.prepare()
             self._write_mark(uuid, "")
@@ -205,9 +205,9 @@ class Swap:
         Raises LocalFailure; then the present standby is in its place.
         """
         self._write_mark(uuid, f"{self.present.name}.replaced-{moment}")
-        with local_errors(f"setting of the mode of {self.new}"):
+        with local_errors(f"cannot set the mode of {self.new}"):
             self._names.give(self.new, self.present.stat())
-        with local_errors(f"exchange of {self.present} and {self.new}"):
+        with local_errors(f"cannot exchange {self.present} and {self.new}"):
             self._names.exchange(self.new, self.present)
             self._names.sync(self.parent)
         kept = self.finish()
@@ -227,7 +227,7 @@ class Swap:
             self._names.remove(self._mark_of(self.present))
             return None
         kept = self.present.with_name(mark["kept"])
-        with local_errors(f"renaming of {self.new}"):
+        with local_errors(f"cannot rename {self.new}"):
             if (Serverdir(self.new).nodeinfo() or {}).get("uuid") == mark["of"]:
                 self._names.rename(self.new, kept)
                 self._names.sync(self.parent)

@@ -6,7 +6,6 @@ how entries are stored.
 """
 
 import re
-import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,9 +18,9 @@ from replisync.changelog.ports import Changes, Download, Hello
 from replisync.devpi.entries import ChangelogEntry, StreamParser, parse_batch, parse_stored
 from replisync.devpi.keys import READ_KEYNAMES
 from replisync.devpi.tokens import TokenSigner
-from replisync.devpi.wire import Limits, is_cut
+from replisync.devpi.wire import is_cut
 from replisync.errors import BrokenStream, CorruptEntry, PrimaryUnreachable, WrongHistory
-from replisync.primary.connection import POLL_SECONDS, Origin
+from replisync.primary.connection import Link, Origin
 
 STREAM_TYPE = "application/x-devpi-replica-changes"
 # A server prefers its stream only where the older type is wanted less.
@@ -50,11 +49,7 @@ class Primary:
     signer: makes the tokens; None where no changelog is to be read.
     uuid: the replica's.
     expected: the UUID that the primary must have; "" where it is not known yet.
-    connections: how many downloads go on at a time.
-    silence: seconds without a byte after which the primary is given up; a poll is always given as long as
-        the protocol allows.
-    context: whom TLS trusts, and who we are; None for the usual trust.
-    transport: httpx's own by default; tests hand in others.
+    link: how it is talked to.
     """
 
     def __init__(
@@ -64,23 +59,11 @@ class Primary:
         *,
         uuid: str,
         expected: str = "",
-        limits: Limits | None = None,
-        connections: int = 8,
-        silence: float = POLL_SECONDS,
-        context: ssl.SSLContext | None = None,
-        transport: httpx.BaseTransport | None = None,
+        link: Link | None = None,
     ) -> None:
-        self._origin = Origin(
-            url,
-            signer,
-            uuid=uuid,
-            expected=expected,
-            connections=connections,
-            silence=silence,
-            context=context,
-            transport=transport,
-        )
-        self._limits = limits or Limits()
+        link = link or Link()
+        self._origin = Origin(url, signer, uuid=uuid, expected=expected, link=link)
+        self._limits = link.limits
         self._batches = True
         self._stumbled = (-1, 0)  # where answers broke off, and how often in a row
         self._cut = (-1, 0)  # the same, of those that HTTP said were complete
@@ -120,7 +103,7 @@ class Primary:
 
         Raises PrimaryUnreachable, WrongHistory or PrimaryRefused.
         """
-        attempted = f"asking of {self.url} for its serial"
+        attempted = f"cannot ask {self.url} for its serial"
         with self._origin.get("+api", attempted, {"Accept": "application/json"}) as response:
             return self._origin.hello(response, attempted)
 
@@ -129,7 +112,7 @@ class Primary:
 
         Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry.
         """
-        attempted = f"reading of the changelog of {self.url}"
+        attempted = f"cannot read the changelog of {self.url}"
         params = "?initial_fetch"
         with self._origin.signed(f"+changelog/{serial}{params}", attempted) as response:
             hello = self._origin.hello(response, attempted, serial)
@@ -181,7 +164,7 @@ class Primary:
 
     @contextmanager
     def _many(self, first: int, *, poll: bool) -> Iterator[Changes]:
-        attempted = f"reading of the changelog of {self.url}"
+        attempted = f"cannot read the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
         with self._origin.signed(f"+changelog/{first}-{wait}", attempted, _ACCEPT, poll=poll) as response:
             if self._lacks_batches(response, attempted, first):
@@ -259,7 +242,7 @@ class Primary:
 
         most: how many are worth that; None for all that there are.
         """
-        attempted = f"reading of the changelog of {self.url}"
+        attempted = f"cannot read the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
 
         def groups(response: httpx.Response, last: int) -> Iterator[list[ChangelogEntry]]:
@@ -298,7 +281,7 @@ class Primary:
         Raises PrimaryUnreachable or PrimaryRefused where there is no answer; so do the chunks, while they are
         read. Every status is returned, not raised: it may be this one file's.
         """
-        attempted = f"fetch of {relpath}"
+        attempted = f"cannot fetch {relpath}"
         with self._origin.file(relpath, attempted) as response:
             own, reason = True, ""
             if response.status_code != 200:
@@ -325,7 +308,7 @@ class Primary:
         Nothing is written on the primary, also where it has to ask the upstream of a mirror.
         Raises PrimaryUnreachable or PrimaryRefused.
         """
-        attempted = f"asking for the size of {relpath}"
+        attempted = f"cannot ask for the size of {relpath}"
         with self._origin.file(relpath, attempted, method="HEAD") as response:
             if response.status_code in (401, 403):
                 self._origin.refuse(response, attempted, None)

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import quote
@@ -18,6 +19,7 @@ import httpx
 from replisync import __version__
 from replisync.changelog.ports import Hello
 from replisync.devpi.tokens import TokenSigner
+from replisync.devpi.wire import Limits
 from replisync.errors import (
     BrokenStream,
     LocalFailure,
@@ -69,6 +71,25 @@ _USER_AGENT = f"devpi-replisync/{__version__}"
 _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How a server is talked to.
+
+    limits: of what is taken of a changelog.
+    connections: how many downloads go on at a time.
+    silence: seconds without a byte after which the server is given up; a poll is always given as long as
+        the protocol allows.
+    context: whom TLS trusts, and who we are; None for the usual trust.
+    transport: httpx's own where it is None.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    connections: int = 8
+    silence: float = POLL_SECONDS
+    context: ssl.SSLContext | None = None
+    transport: httpx.BaseTransport | None = None
+
+
 class Origin:
     """One server, as one replica sees it.
 
@@ -76,11 +97,6 @@ class Origin:
     signer: makes the tokens; None where no changelog is to be read.
     uuid: the replica's.
     expected: the UUID that the server must have; "" where it is not known yet.
-    connections: how many downloads go on at a time.
-    silence: seconds without a byte after which the server is given up; a poll is always given as long as
-        the protocol allows.
-    context: whom TLS trusts, and who we are; None for the usual trust.
-    transport: httpx's own where it is None.
     """
 
     def __init__(
@@ -90,11 +106,9 @@ class Origin:
         *,
         uuid: str,
         expected: str,
-        connections: int,
-        silence: float,
-        context: ssl.SSLContext | None,
-        transport: httpx.BaseTransport | None,
+        link: Link,
     ) -> None:
+        context, transport = link.context, link.transport
         self.url = normalized_url(url)
         self._root = httpx.URL(self.url)
         if context is None and self._root.scheme == "http":
@@ -110,10 +124,10 @@ class Origin:
         self._signer = signer
         self._searching = threading.Lock()  # held by the one thread that tries offsets of the clocks
         self._connections: deque[object] = deque(maxlen=8)  # those that answered since the last error
-        self._timeout = httpx.Timeout(silence, connect=min(silence, _CONNECT_SECONDS))
+        self._timeout = httpx.Timeout(link.silence, connect=min(link.silence, _CONNECT_SECONDS))
         # A transport of our own leaves httpx's environment (proxies, .netrc) out: it must not decide to
         # whom the token goes.
-        self._transport = transport or HeadBoundTransport(context, connections + 2)
+        self._transport = transport or HeadBoundTransport(context, link.connections + 2)
         self._client = httpx.Client(
             headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
             timeout=self._timeout,
@@ -403,7 +417,7 @@ class Origin:
         except httpx.StreamError as err:
             raise BrokenStream(attempted, str(err)) from err
         except httpx.InvalidURL as err:
-            raise UsageError(attempted, f"it is no URL: {err}") from err
+            raise UsageError(attempted, f"not a URL: {err}") from err
 
     @contextmanager
     def file(self, relpath: str, attempted: str, method: str = "GET") -> Iterator[httpx.Response]:
@@ -533,7 +547,7 @@ def normalized_url(url: str) -> str:
 
     Raises UsageError for what is no URL of a server, and for one that carries a password.
     """
-    attempted = "reading of --primary-url"
+    attempted = "cannot read --primary-url"
     if "@" in url:
         raise UsageError(
             attempted, "it carries a user or password, which would end up in logs and process lists"
@@ -544,7 +558,7 @@ def normalized_url(url: str) -> str:
     except (httpx.InvalidURL, ValueError) as err:
         raise UsageError(attempted, str(err)) from err
     if parsed.scheme not in ("http", "https") or not host:
-        raise UsageError(attempted, "it is no http:// or https:// URL")
+        raise UsageError(attempted, "not an http:// or https:// URL")
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise UsageError(attempted, f"{parsed.port} is no port")
     if parsed.query or parsed.fragment:

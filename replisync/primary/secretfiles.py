@@ -36,7 +36,7 @@ def read_secret(path: Path) -> bytes:
     secret = _read_private(path, "--secretfile")
     if len(secret) < _MIN_SECRET_BYTES or len(set(secret)) < _MIN_DIFFERENT_BYTES:
         raise UsageError(
-            f"reading of the secret file {path}", "it is too short or too simple for devpi-server"
+            f"cannot read the secret file {path}", "it is too short or too simple for devpi-server"
         )
     return secret
 
@@ -49,7 +49,7 @@ def replication_key(secretfile: Path | None, keyfile: Path | None, cost: KeyCost
     if keyfile is not None:
         return read_key(keyfile)
     if secretfile is None:
-        raise UsageError("reading of the secret", "neither --secretfile nor --replica-keyfile is given")
+        raise UsageError("cannot read the secret", "neither --secretfile nor --replica-keyfile is given")
     return derive_key(read_secret(secretfile), cost)
 
 
@@ -68,20 +68,20 @@ def read_key(path: Path) -> bytes:
         return key
     except ValueError:
         raise UsageError(
-            f"reading of the key file {path}", "`replisync derive-key` did not write it"
+            f"cannot read the key file {path}", "`replisync derive-key` did not write it"
         ) from None
 
 
 def write_key(path: Path, key: bytes) -> None:
     """Write a key file, mode 0600, in one step."""
-    with local_errors(f"writing of the key file {path}"):
+    with local_errors(f"cannot write the key file {path}"):
         write_file(path.absolute(), f"{_KEY_PREFIX}{key.hex()}\n".encode(), ours=True)
 
 
 def _read_private(path: Path, option: str) -> bytes:
     path = path.expanduser()
     check_private(path, option)
-    attempted = f"reading of {path} ({option})"
+    attempted = f"cannot read {path} ({option})"
     try:
         # Without O_NONBLOCK a named pipe that nobody writes to would hold us for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -99,7 +99,7 @@ def check_private(path: Path, option: str) -> None:
 
     Raises UsageError.
     """
-    attempted = f"reading of {path} ({option})"
+    attempted = f"cannot read {path} ({option})"
     try:
         mode = path.stat().st_mode
         mounted = _is_mounted(path)
@@ -119,7 +119,7 @@ def check_place(path: Path) -> None:
 
     Raises UsageError.
     """
-    folder, attempted = path.absolute().parent, f"writing of the key file {path}"
+    folder, attempted = path.absolute().parent, f"cannot write the key file {path}"
     try:
         shared = _is_shared(folder)
     except OSError as err:

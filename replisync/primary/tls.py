@@ -33,7 +33,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
     if tls.ca_bundle is None:
         context = usual_trust()
     else:
-        attempted = f"reading of {tls.ca_bundle} (--ca-bundle)"
+        attempted = f"cannot read {tls.ca_bundle} (--ca-bundle)"
         try:
             context = ssl.create_default_context(cafile=tls.ca_bundle.expanduser())
         except ssl.SSLError as err:
@@ -55,7 +55,7 @@ def usual_trust() -> ssl.SSLContext:
     except OSError as err:  # ssl.SSLError is one
         named = os.environ.get("SSL_CERT_FILE")
         raise UsageError(
-            f"reading of {named or 'the CAs of this machine'} (SSL_CERT_FILE)",
+            f"cannot read {named or 'the CAs of this machine'} (SSL_CERT_FILE)",
             "it holds no certificates in PEM form"
             if isinstance(err, ssl.SSLError)
             else err.strerror or str(err),
@@ -71,6 +71,6 @@ def _show(context: ssl.SSLContext, path: Path) -> None:
         context.load_cert_chain(path, password=b"")
     except (ssl.SSLError, OSError, ValueError) as err:
         raise UsageError(
-            f"reading of {path} (--replica-cert)",
+            f"cannot read {path} (--replica-cert)",
             "it holds no certificate in PEM form with its own key, without a passphrase",
         ) from err

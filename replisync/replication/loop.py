@@ -64,7 +64,7 @@ class Patience:
                 return self._retrying(lambda: _got_on(progress, before))(work)  # noqa: B023
             except ReplisyncError as err:
                 if err.transient and self._stop.is_asked():
-                    raise Stopped("the run", "a signal asked to end it") from err
+                    raise Stopped("cannot finish the run", "a signal asked to end it") from err
                 limited = isinstance(err, ConditionFailed) and not self._stop.is_asked()
                 if limited and self._failure is not None and not _got_on(progress, before):
                     raise self._failure from None  # it failed until the limit of time
@@ -162,16 +162,18 @@ def catch_up(
         )
         if seen < serial:
             raise WrongHistory(
-                f"catchup to serial {serial}", f"the primary went back to serial {seen} meanwhile"
+                f"cannot catch up to serial {serial}", f"the primary went back to serial {seen} meanwhile"
             )
     return serial
 
 
 def _check_reachable(ours: int, primary: int, wanted: int) -> None:
     if wanted < ours:
-        raise ConditionFailed(f"catchup to serial {wanted}", f"the standby is at serial {ours} already")
+        raise ConditionFailed(
+            f"cannot catch up to serial {wanted}", f"the standby is at serial {ours} already"
+        )
     if wanted > primary:
-        raise ConditionFailed(f"catchup to serial {wanted}", f"the primary is at serial {primary}")
+        raise ConditionFailed(f"cannot catch up to serial {wanted}", f"the primary is at serial {primary}")
 
 
 def follow(

@@ -89,4 +89,4 @@ def missing(held: list[Fault]) -> FilesMissing:
     """Return the error that names files which hold a serial back."""
     first = min(held, key=lambda fault: fault.serial)
     others = f", and {len(held) - 1} more" if len(held) > 1 else ""
-    return FilesMissing(f"fetch of {first.relpath}{others}", first.reason, serial=first.serial)
+    return FilesMissing(f"cannot fetch {first.relpath}{others}", first.reason, serial=first.serial)

@@ -71,6 +71,13 @@ class Settler:
         self._told |= new
 
 
+def recover(settle: Settler, store: Store, files: FileStore) -> None:
+    """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
+    settle()
+    set_apart(store, files)
+    files.clean_staging(())
+
+
 def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
     if retain and move.action != "discard":
@@ -123,7 +130,7 @@ def _check(path: str, *, alone: bool = False) -> None:
     problem = path_problem(path) or ("a path where a name belongs" if alone and "/" in path else "")
     if problem:
         raise TargetUnusable(
-            "moving of files",
+            "cannot move files",
             f"a row of the target's database that says which is damaged: {problem}, {path!r}",
-            hint="mend it with `replisync verify --repair`",
+            hint="repair it with `replisync verify --repair`",
         )

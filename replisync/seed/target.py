@@ -13,10 +13,10 @@ from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.devpi.storage import SQLITE
 from replisync.errors import CorruptEntry, FilesMissing, PrimaryDamaged, TargetUnusable, WrongHistory
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
-from replisync.session.session import connection
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_replica
 from replisync.standby.serverdir import Serverdir
@@ -47,7 +47,7 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
 
     Raises TargetUnusable where the serverdir cannot be cloned into. Writes nothing.
     """
-    attempted = f"clone into {serverdir}"
+    attempted = f"cannot clone into {serverdir}"
     foreign = serverdir.foreign_content()
     if not serverdir.is_ours():
         if foreign:
@@ -59,7 +59,7 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
         raise TargetUnusable(
             attempted,
             "it is a finished standby",
-            hint="`replisync catchup` and `replisync follow` bring it up to date; --reseed makes it anew",
+            hint="`replisync catchup` and `replisync follow` bring it up to date; --reseed rebuilds it",
         )
     if serverdir.remembered_storage() is None:
         return None
@@ -79,7 +79,7 @@ def check_begun(serverdir: Serverdir, known: Identity | Source | None, kind: str
     """
     if known is None:
         return
-    attempted = f"clone into {serverdir}"
+    attempted = f"cannot clone into {serverdir}"
     if EXPORT in (known.seed_kind, kind) and known.seed_kind != kind:
         raise TargetUnusable(
             attempted,
@@ -129,8 +129,8 @@ def _check_ours(serverdir: Serverdir, store: Store) -> None:
 
 def connect(url: str, known: Identity | None, settings: Settings) -> Primary:
     """Return the primary behind a URL, as an interrupted clone knew it or as a new replica sees it."""
-    return connection(
-        settings, url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
+    return settings.access.primary(
+        url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
     )
 
 
@@ -167,7 +167,7 @@ def new_target(serverdir: Serverdir) -> Iterator[Store]:
 
         def guard() -> None:
             if serverdir.role() is not None:
-                raise TargetUnusable(f"clone into {serverdir}", "somebody made a server of it meanwhile")
+                raise TargetUnusable(f"cannot clone into {serverdir}", "it was made a server meanwhile")
 
         store = stack.enter_context(
             open_database(serverdir, write=True, create=True, alone=True, guard=guard)
@@ -189,7 +189,7 @@ def start_over(serverdir: Serverdir, store: Store) -> None:
 
     Raises LocalFailure; then, and after a crash, the next clone ends this first.
     """
-    with local_errors(f"writing of {serverdir.starting_over}"):
+    with local_errors(f"cannot write {serverdir.starting_over}"):
         write_file(serverdir.starting_over, b"")
     _start_over(serverdir, store)
 
@@ -197,7 +197,7 @@ def start_over(serverdir: Serverdir, store: Store) -> None:
 def _start_over(serverdir: Serverdir, store: Store) -> None:
     _check_ours(serverdir, store)
     store.clear()
-    with local_errors(f"clearing of {serverdir}"):
+    with local_errors(f"cannot clear {serverdir}"):
         for folder in (serverdir.files, serverdir.tmp, serverdir.retained):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -217,7 +217,7 @@ def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
     check_begun(serverdir, known, source.seed_kind, followed=bool(source.primary_url))
     if known.primary_uuid != source.primary_uuid:
         raise WrongHistory(
-            f"clone into {serverdir}", "another clone, of another server, was begun there meanwhile"
+            f"cannot clone into {serverdir}", "another clone, of another server, was begun there meanwhile"
         )
     store.check_own()
     serverdir.remember_storage(known.uuid)
@@ -259,7 +259,7 @@ def current_source(store: Store) -> Source:
     """
     source = store.source()
     if source is None:
-        raise TargetUnusable("clone", "somebody removed the record of where the data comes from")
+        raise TargetUnusable("cannot clone", "the record of where the data comes from was removed meanwhile")
     return source
 
 

@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from replisync.errors import PrimaryDamaged, UsageError
+from replisync.replication.context import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
@@ -25,16 +26,16 @@ from replisync.seed.export.dumps import NamedDump, OwnDump
 from replisync.seed.export.export import copy_dump
 from replisync.seed.export.tools import ToolOptions
 from replisync.seed.target import Cloned, begun_export
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.opening import warn_of_readers
 from replisync.standby.serverdir import Serverdir
 
 _OTHER_SOURCES = (
-    "such a history cannot be had over the changelog: run the same command with --from-serverdir where the "
+    "such a history is not available over the changelog: run the same command with --from-serverdir if the "
     "primary's serverdir is on this machine, or with --from-export and --at-serial for a dump of devpi-export"
 )
 _DUMP_INSTEAD = "without `--seed changelog` the same command imports the dump"
-_EXPORT_INSTEAD = "with `--seed export`, or without --seed, the same command goes by way of an export"
+_EXPORT_INSTEAD = "with `--seed export`, or without --seed, the same command seeds from an export"
 
 
 class Seed(StrEnum):
@@ -66,26 +67,29 @@ class Sources:
         Raises UsageError.
         """
         if self.serverdir is not None and self.dump is not None:
-            raise UsageError("clone", "--from-export and --from-serverdir exclude each other")
+            raise UsageError("cannot clone", "--from-export and --from-serverdir exclude each other")
         if self.dump is None and self.at_serial is not None:
-            raise UsageError("clone", "--at-serial goes with --from-export")
+            raise UsageError("cannot clone", "--at-serial goes with --from-export")
         self._check_options(seed, options)
         if self.primary_url is None and self.serverdir is None:
             if self.dump is None:
                 raise UsageError(
-                    "clone", "there is no source: give --primary-url, --from-serverdir or --from-export"
+                    "cannot clone",
+                    "no source is given: give --primary-url, --from-serverdir or --from-export",
                 )
             if seed is Seed.CHANGELOG:
-                raise UsageError("clone --seed changelog", "a dump has no history: give --primary-url too")
+                raise UsageError(
+                    "cannot clone with --seed changelog", "a dump has no history: give --primary-url too"
+                )
         if seed is Seed.EXPORT and self.serverdir is None and self.dump is None:
-            raise UsageError("clone --seed export", "it needs --from-serverdir or --from-export")
+            raise UsageError("cannot clone with --seed export", "it needs --from-serverdir or --from-export")
 
     def _check_options(self, seed: Seed, options: ToolOptions) -> None:
         """Make sure that what is to be passed on to devpi's tools gets there, and does no harm."""
         imported = seed is Seed.EXPORT or (self.dump is not None and seed is Seed.AUTO)
         if options != ToolOptions() and not imported:
             raise UsageError(
-                "clone",
+                "cannot clone",
                 "the options of devpi-export and devpi-import go with --from-export or --seed export",
                 hint="files of mirrors are left out by --file-replication-skip-indexes mirror"
                 if options.include_mirrored_files is False
@@ -95,7 +99,7 @@ class Sources:
             options.check_followed()
         if options.include_mirrored_files is not None and self.dump is not None:
             raise UsageError(
-                "use of --include-mirrored-files", "it is for devpi-export, which made the dump already"
+                "cannot use --include-mirrored-files", "it is for devpi-export, which made the dump already"
             )
 
 
@@ -157,7 +161,7 @@ def _from_serverdir(
     except PrimaryDamaged as err:
         at = "" if err.serial is None else f" at serial {err.serial}"
         reason = f"the history cannot be used{at}: {err.why}"
-        context.log.warning("seeding by way of an export", reason=reason)
+        context.log.warning("seeding from an export", reason=reason)
         return export(reason)
 
 

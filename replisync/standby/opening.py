@@ -39,12 +39,12 @@ def open_database(
 
         return PostgresStore(storage, write=write, alone=alone, guard=guard)
     if not create and not serverdir.has_database():
-        raise TargetUnusable(f"opening of {serverdir}", "its database is missing")
+        raise TargetUnusable(f"cannot open {serverdir}", "its database is missing")
     path = serverdir.root / SQLITE_FILE
     heir = heir_of(path) if create else None
     if heir is not None:
         # The files that SQLite makes beside it, it gives to the same owner.
-        with local_errors(f"making of {path}"), suppress(FileExistsError):
+        with local_errors(f"cannot create {path}"), suppress(FileExistsError):
             os.close(new_file(path, heir, 0o644))
     # SQLite makes its log to read, too; where nobody can write, nothing changes while we read without.
     at_rest = not (write or create or os.access(serverdir.root, os.W_OK) or os.path.lexists(f"{path}-wal"))
@@ -58,9 +58,9 @@ def require_ours(serverdir: Serverdir) -> None:
     """
     if not serverdir.is_ours():
         raise TargetUnusable(
-            f"opening of {serverdir}",
-            "it is no standby of replisync",
-            hint="make one with `replisync clone`",
+            f"cannot open {serverdir}",
+            "not a replisync standby",
+            hint="create one with `replisync clone`",
         )
 
 
@@ -73,7 +73,7 @@ def require_standby(serverdir: Serverdir) -> None:
     role = serverdir.role()
     if role is None:
         raise TargetUnusable(
-            f"opening of {serverdir}",
+            f"cannot open {serverdir}",
             "its clone is not complete",
             hint="run the same `replisync clone` again: it resumes",
         )
@@ -87,7 +87,7 @@ def require_replica(serverdir: Serverdir, role: str | None) -> None:
     """
     if role != "replica":
         raise TargetUnusable(
-            f"opening of {serverdir}",
+            f"cannot open {serverdir}",
             f"it was promoted, or copied, to be a server of its own: its role is {role}",
             hint="such a server is never written again; clone into another --serverdir",
         )
@@ -117,11 +117,11 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
         store.check_own()
         source = store.source()
         if source is None or source.seed_finished is None:
-            raise TargetUnusable(f"opening of {serverdir}", "its seeding is not complete")
+            raise TargetUnusable(f"cannot open {serverdir}", "its seeding is not complete")
         if source.promoted is not None and not promoting:
             # The database may be shared by a copy of the serverdir, whose role nobody changed.
             raise TargetUnusable(
-                f"opening of {serverdir}",
+                f"cannot open {serverdir}",
                 f"its database was promoted at {source.promoted}",
                 hint="a promoted server is never written again; where the promotion was interrupted, "
                 "run `replisync promote` again",
@@ -137,7 +137,7 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
     found = store.identity()
     if found is None or found.uuid != (serverdir.nodeinfo() or {}).get("uuid"):
         raise TargetUnusable(
-            f"opening of {serverdir}",
+            f"cannot open {serverdir}",
             "its database is not the one that it was made with",
             hint="give the right one with --storage",
         )

@@ -74,14 +74,14 @@ class Serverdir:
 
         Raises LocalFailure.
         """
-        with local_errors(f"making of the serverdir {self.root}"):
+        with local_errors(f"cannot create the serverdir {self.root}"):
             # Never that of a standby above it, which anyone can make in a folder such as /tmp.
             make_folder(self.root.absolute(), 0o700, ours=True)
             self.make_own_folders()
             problem = names_problem(self.tmp)
         if problem:
             raise TargetUnusable(
-                f"making of the serverdir {self.root}",
+                f"cannot create the serverdir {self.root}",
                 f"its file system takes {problem} for one",
                 hint="choose one that keeps all names apart, such as ext4 or xfs",
             )
@@ -93,7 +93,7 @@ class Serverdir:
         """
         if self.storage().name == SQLITE and _URI_SIGNS.search(str(self.root.absolute())):
             raise TargetUnusable(
-                f"use of the serverdir {self.root}",
+                f"cannot use the serverdir {self.root}",
                 "devpi-server takes its path for a URI, and a '?', a '#' or a '%' with two digits behind it "
                 "leads to another, empty database",
                 hint="move or make it where the path has none of them",
@@ -104,7 +104,7 @@ class Serverdir:
 
         Raises LocalFailure.
         """
-        with local_errors(f"making of the serverdir {self.root}"):
+        with local_errors(f"cannot create the serverdir {self.root}"):
             for folder in (self.own, self.tmp, self.retained):
                 make_folder(folder.absolute())
 
@@ -117,7 +117,7 @@ class Serverdir:
 
         Raises LocalFailure.
         """
-        with local_errors(f"moving of {path} to {self.aside}"):
+        with local_errors(f"cannot move {path} to {self.aside}"):
             make_folder(self.aside.absolute())
             moment = time.strftime("%Y%m%dT%H%M%SZ-", time.gmtime())
             folder = Path(tempfile.mkdtemp(prefix=moment, dir=self.aside))
@@ -145,7 +145,7 @@ class Serverdir:
 
     def _is(self, kind: Callable[[int], bool], path: Path) -> bool | None:
         """Tell whether what is at a path is of a kind; None where nothing is."""
-        with local_errors(f"looking into {self.root}"):
+        with local_errors(f"cannot look into {self.root}"):
             try:
                 return kind(os.stat(path).st_mode)
             except (FileNotFoundError, NotADirectoryError):
@@ -156,7 +156,7 @@ class Serverdir:
         is_folder = self._is(stat.S_ISDIR, self.root)
         if not is_folder:
             return [] if is_folder is None else [self.root.name]
-        with local_errors(f"reading of {self.root}"):
+        with local_errors(f"cannot read {self.root}"):
             return sorted(name for name in os.listdir(self.root) if name not in (OURS, "lost+found"))
 
     # Which database.
@@ -166,7 +166,7 @@ class Serverdir:
 
         Raises TargetUnusable where nobody can tell.
         """
-        with local_errors(f"reading of {self._storage}"):
+        with local_errors(f"cannot read {self._storage}"):
             try:
                 spec = self._storage.read_text(errors="replace").partition("\n")[0]
             except (FileNotFoundError, NotADirectoryError):
@@ -174,7 +174,7 @@ class Serverdir:
         try:
             return Storage.parse(spec)
         except UsageError as err:
-            raise TargetUnusable(f"reading of {self._storage}", "it is not what replisync wrote") from err
+            raise TargetUnusable(f"cannot read {self._storage}", "it is not what replisync wrote") from err
 
     def storage(self) -> Storage:
         """Return the storage, with the password that this run was given.
@@ -191,12 +191,12 @@ class Serverdir:
         """
         storage = self.storage()
         if storage.name != SQLITE:
-            with local_errors(f"writing of {self._storage}"):
+            with local_errors(f"cannot write {self._storage}"):
                 write_file(self._storage, f"{storage}\n{uuid}\n".encode())
 
     def remembered_uuid(self) -> str | None:
         """Return the UUID that was written down with the storage, or None where there was none."""
-        with local_errors(f"reading of {self._storage}"):
+        with local_errors(f"cannot read {self._storage}"):
             try:
                 return self._storage.read_text(errors="replace").partition("\n")[2].strip() or None
             except (FileNotFoundError, NotADirectoryError):
@@ -209,9 +209,9 @@ class Serverdir:
 
         Raises TargetUnusable where it cannot be read as what devpi writes.
         """
-        with local_errors(f"reading of {self._nodeinfo}"):
+        with local_errors(f"cannot read {self._nodeinfo}"):
             if self._nodeinfo.exists() and not self._nodeinfo.is_file():  # such as a pipe
-                raise TargetUnusable(f"reading of {self._nodeinfo}", "it is no file")
+                raise TargetUnusable(f"cannot read {self._nodeinfo}", "not a file")
             try:
                 text = self._nodeinfo.read_bytes()
             except FileNotFoundError:
@@ -221,27 +221,27 @@ class Serverdir:
         except (ValueError, RecursionError):
             info = None
         if not isinstance(info, dict) or not isinstance(info.get("role"), str):
-            raise TargetUnusable(f"reading of {self._nodeinfo}", "it is not what devpi-server writes")
+            raise TargetUnusable(f"cannot read {self._nodeinfo}", "it is not what devpi-server writes")
         return info
 
     def write_nodeinfo(self, info: dict[str, Any]) -> None:
         """Write `.nodeinfo` as devpi-server does, durably and in one step."""
-        with local_errors(f"writing of {self._nodeinfo}"):
+        with local_errors(f"cannot write {self._nodeinfo}"):
             write_file(self._nodeinfo, json.dumps(info, indent=2).encode())
 
     def write_serverversion(self) -> None:
         """Write the version of devpi's state."""
-        with local_errors(f"writing of {self._serverversion}"):
+        with local_errors(f"cannot write {self._serverversion}"):
             write_file(self._serverversion, _SERVERVERSION, 0o644)
 
     def write_event_serial(self, serial: int) -> None:
         """Say that devpi's events up to `serial` are handled; devpi keeps the number one higher."""
-        with local_errors(f"writing of {self._event_serial}"):
+        with local_errors(f"cannot write {self._event_serial}"):
             write_file(self._event_serial, str(serial + 1).encode(), 0o644)
 
     def lower_event_serial(self, serial: int) -> None:
         """See to it that no events beyond `serial` are said to be handled."""
-        with local_errors(f"reading of {self._event_serial}"):
+        with local_errors(f"cannot read {self._event_serial}"):
             try:
                 text = self._event_serial.read_text(errors="replace")
             except FileNotFoundError:
@@ -263,10 +263,10 @@ class Serverdir:
         Raises TargetLocked where another one is.
         """
         path = self.own / "lock"
-        with local_errors(f"locking of {self.root}"):
+        with local_errors(f"cannot lock {self.root}"):
             fd = self._open_lock(path)
         try:
-            with local_errors(f"locking of {self.root}"):
+            with local_errors(f"cannot lock {self.root}"):
                 self._take(fd)
                 os.truncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -294,7 +294,7 @@ class Serverdir:
                     continue
                 holder = os.read(fd, 100).decode(errors="replace").strip() or "unknown"
                 raise TargetLocked(
-                    f"locking of {self.root}", f"another replisync (process {holder}) writes to it"
+                    f"cannot lock {self.root}", f"another replisync (process {holder}) writes to it"
                 ) from None
             return
 

@@ -79,7 +79,7 @@ def make_folder(folder: Path | str, mode: int | None = None, *, ours: bool = Fal
 @contextmanager
 def emptied(folder: Path) -> Iterator[None]:
     """Hold a folder for what nobody needs later: empty at the beginning, gone at the end."""
-    with local_errors(f"clearing of {folder}"):
+    with local_errors(f"cannot clear {folder}"):
         if folder.exists():
             shutil.rmtree(folder)
         new_folder(folder, heir_of(folder), 0o700)

@@ -103,7 +103,7 @@ def held(name: str | Path, at: int | None = None) -> Iterator[tuple[int, os.stat
     """
     found = os.stat(name, dir_fd=at, follow_symlinks=False)
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
-        raise OSError(errno.ELOOP, "it is no file or folder", os.fspath(name))
+        raise OSError(errno.ELOOP, "not a file or folder", os.fspath(name))
     # By its name, which root must not change a mode by, and which root need not do.
     if 0 != os.geteuid() == found.st_uid and not found.st_mode & stat.S_IRUSR:
         os.chmod(name, stat.S_IMODE(found.st_mode) | stat.S_IRUSR, dir_fd=at)

@@ -60,10 +60,10 @@ class Stop:
     def check(self) -> None:
         """Raise Stopped where a signal asked us to stop, ConditionFailed where the limit has passed."""
         if self._event.is_set():
-            raise Stopped("the run", "a signal asked to end it")
+            raise Stopped("cannot finish the run", "a signal asked to end it")
         if self.left() == 0:
             raise ConditionFailed(
-                "the run", "its --timeout passed", hint="run it again: it goes on where it was"
+                "cannot finish the run", "its --timeout passed", hint="run it again: it resumes"
             )
 
     @contextmanager

@@ -38,7 +38,7 @@ def translated() -> Iterator[None]:
         yield
     except sqlite3.Error as err:
         raise LocalFailure(
-            "use of a temporary database",
+            "cannot use a temporary database",
             str(err),
             hint="make room where temporary files go, or name another folder in TMPDIR",
         ) from err

@@ -137,7 +137,7 @@ def give(owner: Owner | None, files: Path, relpath: str) -> None:
     """
     with (
         suppress(NotPermitted),
-        local_errors(f"setting of the mode of {files / relpath}"),
+        local_errors(f"cannot set the mode of {files / relpath}"),
         suppress(FileNotFoundError),
     ):
         at = _open_files(files, owner)

@@ -12,9 +12,9 @@ from replisync.changelog.ports import History
 from replisync.changelog.records import Source
 from replisync.devpi.entries import same_entry
 from replisync.errors import ReplisyncError, TargetUnusable, UnreadableText, UsageError
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
-from replisync.session.session import connection
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database import audit
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_ours, require_replica, survey_of
@@ -38,7 +38,7 @@ from replisync.verify.subject import Subject
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
 _MOMENT_SECONDS = 1.0
 
-_ANEW = "clone anew: `replisync clone --reseed` makes the new standby beside this one"
+_ANEW = "rebuild it with `replisync clone --reseed`"
 
 _SOURCE = "replisync_source"
 
@@ -51,7 +51,7 @@ _NAME_PAGES = 100
 
 
 class Level(IntEnum):
-    """How much is looked at; each includes those before."""
+    """How much to check; each level includes those before it."""
 
     QUICK = 1
     FILES = 2
@@ -86,13 +86,14 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
         if level == Level.PRIMARY:
             if not source.primary_url:
                 raise UsageError(
-                    f"verification of {serverdir} beside its primary",
+                    f"cannot verify {serverdir} against its primary",
                     "it has none: it was made as a server of its own",
                     hint="use --level full",
                 )
             settings = settings or Settings()
-            primary = connection(settings, source.primary_url, source.uuid, source.primary_uuid)
-            stack.enter_context(primary)
+            primary = stack.enter_context(
+                settings.access.primary(source.primary_url, source.uuid, source.primary_uuid)
+            )
             patience = Patience(context.stop, context.log, seconds=settings.patience)
             compare = partial(compare_with, primary, patience)
             users = PrimaryUsers(primary, patience)
@@ -264,7 +265,7 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
 
     Raises TargetUnusable where it is none of ours, or one that we do not know.
     """
-    attempted = f"verification of {serverdir}"
+    attempted = f"cannot verify {serverdir}"
     require_ours(serverdir)
     if serverdir.remembered_storage() is None:
         raise TargetUnusable(attempted, "its clone has not begun")
@@ -278,7 +279,7 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
 
     Raises TargetUnusable where it is not complete, or is no standby any more.
     """
-    attempted = f"verification of {serverdir}"
+    attempted = f"cannot verify {serverdir}"
     source = None if _SOURCE in store.missing_objects() else store.source()
     if source is None and sources.is_replica(serverdir):
         raise TargetUnusable(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from replisync.changelog.records import Source
 from replisync.devpi.storage import POSTGRES
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.standby.database.store import Store
 from replisync.standby.files.survey import Survey
 from replisync.standby.serverdir import Serverdir

@@ -265,7 +265,7 @@ def test_what_is_no_standby(tmp_path: Path, still: Server, kind: str) -> None:
         assert json.loads(said.stdout) == {
             "error": said.message.removeprefix("replisync: "),
             "code": 6,
-            "hint": "make one with `replisync clone`",
+            "hint": "create one with `replisync clone`",
         }
         text = run_here(command, "--serverdir", serverdir, code=6)
         assert (text.stdout, text.message) == ("", said.message)

@@ -10,9 +10,13 @@ from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Source
 from replisync.changelog.witness import witnesses
 from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.primary.access import Access
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
-from replisync.session.settings import Context, Settings
+from replisync.session.session import Session
+from replisync.session.settings import Settings
 from replisync.standby.database.postgres import PostgresStore
 from replisync.standby.database.store import Store
 from replisync.standby.files.rows import DatabaseFiles
@@ -116,7 +120,7 @@ class Standby:
         with (
             readable(serverdir) as store,
             Primary(
-                "http://p/", None, uuid="ours", expected=uuid, transport=self.server.transport()
+                "http://p/", None, uuid="ours", expected=uuid, link=Link(transport=self.server.transport())
             ) as primary,
         ):
             patience = Patience(RecordingStop(), RecordingLog(), seconds=0.0)
@@ -146,17 +150,15 @@ class Standby:
             serverdir, store = self.serverdir, target.store
             granted = [one for one in list(wrong_modes(serverdir)) if grant(serverdir, one)]
             files = FailingFiles(target.make_files(), trap)
-            mender = Mender(
+            session = Session(
                 serverdir,
                 store,
                 judged_source(serverdir, store),
-                Settings(threads=1, patience=0.0, skip_indexes=skip),
+                Settings(Access(threads=1), patience=0.0, skip_indexes=skip),
                 context(),
-                target.primary,
-                asks=asks,
-                files=files,  # type: ignore[arg-type]
+                given_files=files,  # type: ignore[arg-type]
             )
-            report = mender.run(level)
+            report = Mender(session, target.primary, asks=asks).run(level)
             report.mended += granted
             return report
 

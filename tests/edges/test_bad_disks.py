@@ -51,7 +51,7 @@ class TestFullDisk:
         serverdir.write_nodeinfo(standby_nodeinfo("u", "p", "http://p/", before_6_13=False))
         before = serverdir.nodeinfo()
         small.fill(0)
-        with pytest.raises(LocalFailure, match=r"writing of .*nodeinfo failed: No space left"):
+        with pytest.raises(LocalFailure, match=r"cannot write .*nodeinfo: No space left"):
             serverdir.write_nodeinfo({"role": "primary"})
         assert serverdir.nodeinfo() == before
         assert serverdir.foreign_content() == [".nodeinfo"]
@@ -60,13 +60,15 @@ class TestFullDisk:
         serverdir = Serverdir(small.root / "target")
         serverdir.prepare()
         small.fill(0)
-        with pytest.raises(LocalFailure, match=r"locking of .* failed: No space left"), serverdir.lock():
+        with pytest.raises(LocalFailure, match=r"cannot lock .*: No space left"), serverdir.lock():
             pass
 
     def test_whatever_call_it_hits_is_no_bug_of_ours(self) -> None:
         found = trouble(OSError(errno.ENOSPC, "No space left on device", "/d/x"), "the run")
         assert found is not None
-        assert str(found).startswith("the run failed: No space left on device (/d/x). The disk is full")
+        assert str(found).startswith(
+            "cannot finish the run: No space left on device (/d/x). The disk is full"
+        )
         assert trouble(OSError(errno.EINVAL, "Invalid argument"), "the run") is None
         assert trouble(ValueError(), "the run") is None
 
@@ -162,7 +164,7 @@ class TestProtectedDisk:
     def test_a_serverdir_cannot_be_made(self, small: SmallDisk) -> None:
         small.protect()
         try:
-            with pytest.raises(LocalFailure, match="making of the serverdir") as caught:
+            with pytest.raises(LocalFailure, match="cannot create the serverdir") as caught:
                 Serverdir(small.root / "target").prepare()
         finally:
             small.unprotect()

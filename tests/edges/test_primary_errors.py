@@ -16,6 +16,7 @@ from replisync.errors import (
     UsageError,
 )
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 
 # What an operator is told for each of httpx's exceptions.
 MEANING: dict[str, type[ReplisyncError]] = {
@@ -101,7 +102,7 @@ def test_each_exception_has_its_meaning(name: str, act: Callable[[Primary], obje
     signer = TokenSigner(b"k" * 16, lambda: 1.8e9)
     error = made(name)
     with (
-        Primary("http://p/", signer, uuid="r", transport=Failing(error)) as one,
+        Primary("http://p/", signer, uuid="r", link=Link(transport=Failing(error))) as one,
         pytest.raises(ReplisyncError) as caught,
     ):
         act(one)
@@ -113,7 +114,7 @@ def test_each_exception_has_its_meaning(name: str, act: Callable[[Primary], obje
 
 def test_an_exception_without_words_is_named() -> None:
     with (
-        Primary("http://p/", None, uuid="r", transport=Failing(httpx.ConnectError(""))) as one,
+        Primary("http://p/", None, uuid="r", link=Link(transport=Failing(httpx.ConnectError("")))) as one,
         pytest.raises(PrimaryUnreachable, match="ConnectError"),
     ):
         one.hello()
@@ -141,7 +142,7 @@ def test_what_a_failed_connection_says_decides_what_to_do(
     text: str, error: type[ReplisyncError], hint: str
 ) -> None:
     with (
-        Primary("https://p/", None, uuid="r", transport=Failing(httpx.ConnectError(text))) as one,
+        Primary("https://p/", None, uuid="r", link=Link(transport=Failing(httpx.ConnectError(text)))) as one,
         pytest.raises(error) as caught,
     ):
         one.hello()

@@ -227,7 +227,7 @@ class TestFolders:
         (tmp_path / "target").write_text("x")
         serverdir = Serverdir(tmp_path / "target")
         assert serverdir.foreign_content() == ["target"]
-        with pytest.raises(LocalFailure, match="making of the serverdir"):
+        with pytest.raises(LocalFailure, match="cannot create the serverdir"):
             serverdir.prepare()
 
     @pytest.mark.parametrize("mask", [0o000, 0o077, 0o277], ids=oct)

@@ -129,7 +129,7 @@ class TestTransactions:
 
         def guard() -> None:
             if not allowed:
-                raise TargetUnusable("opening of the target", "it was promoted")
+                raise TargetUnusable("cannot open the target", "it was promoted")
 
         with database.open(guard=guard) as store:
             store.apply(commit(entry(0, {A: ("STAGEFILE", -1, file())}), present={A: 5}), 0, NOW)

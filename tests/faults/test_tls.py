@@ -112,4 +112,4 @@ def test_a_file_in_the_environment_that_is_none(
         path.write_text(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     message = refused(world, "https://127.0.0.1:9", code=2)
-    assert f"reading of {path} (SSL_CERT_FILE)" in message
+    assert f"cannot read {path} (SSL_CERT_FILE)" in message

@@ -34,14 +34,14 @@ class TestPrecedence:
         monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "from-environment")
         file = config(tmp_path, "[status]\nserverdir = 'from-file'\n")
         assert run([*file, "status", "--serverdir", "from-flag"]) == 6
-        assert "status of from-flag failed" in capsys.readouterr().err
+        assert "status of from-flag: " in capsys.readouterr().err
 
     def test_the_environment_comes_before_the_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "from-environment")
         assert run([*config(tmp_path, "[status]\nserverdir = 'from-file'\n"), "status"]) == 6
-        assert "status of from-environment failed" in capsys.readouterr().err
+        assert "status of from-environment: " in capsys.readouterr().err
 
     def test_the_file_comes_before_the_default(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -50,7 +50,7 @@ class TestPrecedence:
         assert run([*config(tmp_path, "[clone]\nstorage = 'from-file'\n"), *clone]) == 2
         assert "'from-file' is not supported" in capsys.readouterr().err
         assert run(clone) == 2
-        assert "reading of --storage" not in capsys.readouterr().err
+        assert "cannot read --storage" not in capsys.readouterr().err
 
     def test_the_file_itself_may_be_named_by_the_environment(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -58,7 +58,7 @@ class TestPrecedence:
         (_, path) = config(tmp_path, "[status]\nserverdir = 'from-file'\n")
         monkeypatch.setenv("REPLISYNC_CONFIGFILE", path)
         assert run(["status"]) == 6
-        assert "status of from-file failed" in capsys.readouterr().err
+        assert "status of from-file: " in capsys.readouterr().err
 
     def test_a_flag_of_the_file_holds_for_errors_too(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -136,7 +136,7 @@ class TestRefusals:
         self, name: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(["-c", name, "status", "--serverdir", "x"]) == 2
-        assert f"reading of the configuration {name} failed" in capsys.readouterr().err
+        assert f"cannot read the configuration {name}: " in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "arguments",
@@ -166,7 +166,7 @@ class TestRefusals:
         assert run(["status", "--serverdir", "x", "--json"]) == 6
         captured = capsys.readouterr()
         error = json.loads(captured.out)
-        assert (error["code"], error["hint"]) == (6, "make one with `replisync clone`")
+        assert (error["code"], error["hint"]) == (6, "create one with `replisync clone`")
         assert captured.err == f"replisync: {error['error']}\n"
 
     @pytest.mark.parametrize("arguments", [["--json", "status"], ["status", "--json", "--nosuch"]])
@@ -213,7 +213,8 @@ class TestFoldersThatCannotBe:
     ) -> None:
         (tmp_path / "file").write_text("x")
         assert run([*command, "--serverdir", str(tmp_path / "file")]) == 6
-        assert "failed: it is n" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert ": not a replisync standby" in said or ": it is not empty" in said
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

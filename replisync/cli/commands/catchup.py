@@ -31,7 +31,7 @@ from replisync.operations.follow import run_catchup
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="End after so many seconds, wherever it is: exit 9, or 3 where the primary failed until then.",
+    help="End after SECONDS, wherever it is: exit 9, or 3 if the primary failed until then.",
 )
 @file_options
 @patience_option

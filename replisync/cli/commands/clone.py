@@ -42,7 +42,7 @@ from replisync.seed.ways import clone as run_clone
     "--from-export",
     type=PATH,
     metavar="DIR",
-    help="Import this dump of devpi-export, by way of devpi-import.",
+    help="Import this dump of devpi-export with devpi-import.",
 )
 @click.option(
     "--at-serial",
@@ -55,12 +55,12 @@ from replisync.seed.ways import clone as run_clone
     type=click.Choice([seed.value for seed in Seed]),
     default=Seed.AUTO.value,
     show_default=True,
-    help="By the history, by way of an export, or as it can be had.",
+    help="Seed from the changelog, from an export, or from the first that works.",
 )
 @click.option(
     "--reseed",
     is_flag=True,
-    help="Make the standby DIR anew beside it, and put the new one in its place when it is proved.",
+    help="Rebuild the standby next to DIR and swap it in once it verifies.",
 )
 @tool_options
 @secret_options

@@ -34,7 +34,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         f"{done.files.total} files"
         + (f", {done.local} of them from this machine" if done.local else "")
         + (
-            addressed(f", {done.faults} could not be had (see `replisync faults list`)", serverdir)
+            addressed(f", {done.faults} are missing (see `replisync faults list`)", serverdir)
             if done.faults
             else ""
         )
@@ -71,7 +71,7 @@ def show_reseeded(serverdir: Path, done: Reseeded, *, as_json: bool) -> None:
 def _tell_export(done: Cloned) -> None:
     if done.export_reason is not None:
         click.echo(
-            f"It was made by way of an export ({done.export_reason}): it has no history before that, and of "
+            f"It was made from an export ({done.export_reason}): it has no history before that, and of "
             "mirrors their settings alone"
         )
     if done.passwordless:

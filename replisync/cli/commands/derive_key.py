@@ -18,7 +18,7 @@ from replisync.primary.secretfiles import check_place, read_secret, write_key
 def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
     """Write the key that only replication needs, derived from the server's secret."""
     if secretfile is None:
-        raise UsageError("reading of the secret", "--secretfile is not given")
+        raise UsageError("cannot read the secret", "--secretfile is not given")
     check_place(output)  # before the work
     write_key(output, derive(read_secret(secretfile), key_cost(values)))
     click.echo(f"{output} opens the changelog of servers with this secret, and nothing else")

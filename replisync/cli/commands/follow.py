@@ -30,7 +30,7 @@ from replisync.operations.follow import run_follow
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Bear failures that may pass for so many seconds; without it, for ever.",
+    help="Retry transient failures for up to SECONDS; without it, for ever.",
 )
 @file_options
 @click.pass_obj

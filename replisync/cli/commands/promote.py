@@ -20,7 +20,7 @@ from replisync.cli.options import (
 from replisync.cli.output import print_json
 from replisync.cli.progress import Lines
 from replisync.operations.promote import promote as run_promote
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.system.advice import quoted
 from replisync.system.stop import Stop
 
@@ -69,7 +69,7 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
         click.echo(f"the old primary does not answer: {printable(done.unreachable)}{heard}")
         click.echo("what it accepted after that is unknown, and would be lost")
     if done.reachable:
-        click.echo("the old primary still answers: see to it that nobody writes to it any more")
+        click.echo("the old primary still answers: make sure no client can write to it")
     if not done.dry_run:
         words = f"devpi-server --serverdir {quoted(done.serverdir)} --role primary --secretfile F"
         if done.storage != "sqlite":

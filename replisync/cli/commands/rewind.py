@@ -66,12 +66,10 @@ def rewind(
     would = "would go" if done.dry_run else "went"
     click.echo(
         f"{done.serverdir} {would} back from serial {done.from_serial} to {done.to_serial}: {done.restored} "
-        f"files come back, {done.fetched} from the primary, {done.put_aside} are put aside"
+        f"files come back, {done.fetched} from the primary, {done.put_aside} are retained"
     )
     if done.missing:
         listed = addressed("`replisync faults list`", serverdir)
-        click.echo(
-            f"{done.missing} files could not be had: the primary deleted them later, or {listed} has them"
-        )
+        click.echo(f"{done.missing} files are missing: the primary deleted them later, or {listed} has them")
     if not done.dry_run:
         click.echo("start a devpi-server again that was running on it: it remembers what it has read")

@@ -26,9 +26,11 @@ from replisync.monitoring.status import status as run_status
 @storage_option
 @json_option
 @click.option("--offline", is_flag=True, help="Do not ask the primary.")
-@click.option("--max-lag-serials", type=click.IntRange(0), metavar="N", help="Exit 9 beyond so many serials.")
 @click.option(
-    "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 beyond so many seconds."
+    "--max-lag-serials", type=click.IntRange(0), metavar="N", help="Exit 9 if more than N serials behind."
+)
+@click.option(
+    "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 if more than S seconds behind."
 )
 @tls_options
 def status(

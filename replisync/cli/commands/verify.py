@@ -36,9 +36,9 @@ from replisync.verify.run import verify as run_verify
     type=click.Choice([str(level) for level in Level]),
     default=str(Level.FULL),
     show_default=True,
-    help="How much is looked at; each includes those before.",
+    help="How much to check; each level includes those before it.",
 )
-@click.option("--repair", is_flag=True, help="Mend what can be mended; `follow` must have ended.")
+@click.option("--repair", is_flag=True, help="Repair what can be repaired; `follow` must have ended.")
 @secret_options
 @tls_options
 @file_options
@@ -55,7 +55,7 @@ def verify(
     json: bool,
     **values: Any,
 ) -> None:
-    """Look whether the standby is what it should be, while `follow` goes on; or mend it."""
+    """Check the standby for damage (safe while `follow` runs), or repair it."""
     with watched(log) as context:
         where, how = target(serverdir, storage), settings(values)
         if repair:
@@ -66,7 +66,7 @@ def verify(
         click.echo("\n".join(addressed(line, serverdir) for line in _lines(serverdir, report)))
     if report.total:
         error = VerificationFailed(
-            f"verification of {serverdir}",
+            f"cannot verify {serverdir}",
             f"{report.total} findings remain",
             serial=report.serial,
             hint=_hint(report, repair=repair),
@@ -83,12 +83,12 @@ def _hint(report: Report, *, repair: bool) -> str:
     if not repair and not for_root:
         # What only the primary tells is not found again without it.
         level = f" --level {Level.PRIMARY}" if report.level == str(Level.PRIMARY) else ""
-        return f"mend it with `replisync verify{level} --repair`"
-    return "; ".join(remedies[:3]) or "clone anew into an empty serverdir"
+        return f"repair it with `replisync verify{level} --repair`"
+    return "; ".join(remedies[:3]) or "clone into an empty serverdir"
 
 
 def _lines(serverdir: Path, report: Report) -> list[str]:
-    lines = [f"mended  {_line(one)}" for one in report.mended]
+    lines = [f"repaired  {_line(one)}" for one in report.mended]
     lines += [_line(one) for one in report.findings]
     lines += [
         printable(f"note    {one.kind}  {one.subject}{_at(one.serial)}: {one.note}") for one in report.notes

@@ -17,10 +17,11 @@ from replisync.changelog.ports import FileSource
 from replisync.devpi.keys import index_of, index_type, user_key
 from replisync.devpi.storage import SQLITE
 from replisync.errors import FilesMissing, PrimaryDamaged
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher, NoSource, Refused
 from replisync.seed.export.tools import EXPORT_TOOL, run_tool
 from replisync.seed.snapshot import Rows, forget_renames, take_snapshot
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.files.disk import DiskFiles
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.files.sync import NoSync
@@ -70,7 +71,7 @@ class Dumper:
         Raises FilesMissing where a file of a private index cannot be had, PrimaryDamaged where devpi-export
         cannot read what is there.
         """
-        with local_errors(f"making of {self._snapshot}"):
+        with local_errors(f"cannot create {self._snapshot}"):
             (self._snapshot / FILES).mkdir(parents=True)
             (self._folder / "tmp").mkdir()
             # Neither role nor UUID go into the dump. As a replica it would look for its primary.
@@ -88,11 +89,11 @@ class Dumper:
         words = run_tool(command, self._folder / "export.log", self._context)
         if words is not None:
             raise PrimaryDamaged(
-                f"export of {self._root}",
+                f"cannot export {self._root}",
                 f"{EXPORT_TOOL} says: {words}",
                 serial=serial,
-                hint="nothing was written; mend the server there (devpi-fsck on a copy tells more), then run "
-                "the command again",
+                hint="nothing was written; repair the server there (devpi-fsck on a copy tells more), then "
+                "run the command again",
             )
         return serial, tip
 
@@ -109,7 +110,7 @@ class Dumper:
                 first = missing[0]
                 more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
                 raise FilesMissing(
-                    f"export of {self._root}, which needs {first.file.relpath}{more}",
+                    f"cannot export {self._root}, which needs {first.file.relpath}{more}",
                     first.reason,
                     serial=first.file.serial,
                     hint="put it back there, or name a folder that has it with --replica-file-search-path",
@@ -123,7 +124,7 @@ class Dumper:
         fetcher = Fetcher(
             self._source,
             files,
-            threads=self._settings.threads,
+            threads=self._settings.access.threads,
             stop=self._context.stop,
             replace=True,
             local=LocalFiles(self._settings.search, own=self._root / FILES, link=True),

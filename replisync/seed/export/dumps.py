@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from replisync.changelog.ports import FileSource
 from replisync.errors import ReplisyncError, UsageError, WrongHistory
+from replisync.replication.context import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.export.dumping import Dumper
 from replisync.seed.export.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.files.local import DUMP_INDEX, read_dump
 from replisync.standby.serverdir import Serverdir
 from replisync.system.durable import local_errors
@@ -101,7 +102,7 @@ class NamedDump:
     def identity(self) -> list[Any]:
         """The dump and its serial."""
         index = self.path / DUMP_INDEX
-        with local_errors(f"reading of {index}"):
+        with local_errors(f"cannot read {index}"):
             found = index.stat()
         return [str(self.path.absolute()), found.st_size, found.st_mtime_ns, self.serial]
 
@@ -112,14 +113,14 @@ class NamedDump:
         """
         if not (self.path / DUMP_INDEX).is_file():
             raise UsageError(
-                f"use of --from-export {self.path}",
-                f"it is no dump of devpi-export: there is no {DUMP_INDEX}",
+                f"cannot use --from-export {self.path}",
+                f"not a dump of devpi-export: it has no {DUMP_INDEX}",
             )
         check_apart(serverdir, self.path, self.option)
         self._check_version()
         if self.followed and self.serial is None:
             raise UsageError(
-                "clone --from-export", "--at-serial is needed to follow the primary from there on"
+                "cannot use --from-export", "--at-serial is needed to follow the primary from there on"
             )
         return Made(self.path, self.serial)
 
@@ -154,7 +155,8 @@ class NamedDump:
     def too_new(self, serial: int) -> ReplisyncError:
         """Return the error that says that --at-serial is wrong."""
         return UsageError(
-            "clone --from-export", f"--at-serial is {self.serial}, and the primary is at serial {serial} only"
+            "cannot use --from-export",
+            f"--at-serial is {self.serial}, and the primary is at serial {serial} only",
         )
 
 
@@ -203,7 +205,7 @@ class OwnDump:
         Raises what `Dumper.make` does.
         """
         work, dump = folder / "export", folder / "dump"
-        with local_errors(f"making of {work}"):
+        with local_errors(f"cannot create {work}"):
             work.mkdir()
         tool = find_tool(EXPORT_TOOL, f"cannot export {self.origin.root}")
         dumper = Dumper(
@@ -222,6 +224,6 @@ class OwnDump:
     def too_new(self, serial: int) -> ReplisyncError:
         """Return the error that says that the primary is not the server of the serverdir."""
         return WrongHistory(
-            f"clone of {self.origin.root}",
+            f"cannot clone {self.origin.root}",
             f"the primary is at serial {serial} only, behind the serverdir, as after a restore from a backup",
         )

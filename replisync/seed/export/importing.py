@@ -16,11 +16,12 @@ from replisync.devpi.keys import PWHASH
 from replisync.devpi.storage import SQLITE
 from replisync.errors import TargetUnusable, UsageError
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.seed.export.dumps import DumpSource, OwnDump
 from replisync.seed.export.tools import IMPORT_TOOL, ToolOptions, endless_bases, find_tool, run_tool
 from replisync.seed.target import found_unusable, start_over
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import DUMP_INDEX, FILES, read_dump
 from replisync.standby.files.sync import Syncer
@@ -50,7 +51,9 @@ def import_command(
     if followed or dump.own:
         dumped = "root/pypi" in _indexes(path)
         if no_root_pypi and dumped and followed:
-            raise UsageError("use of --no-root-pypi", "the primary has root/pypi, and a standby must have it")
+            raise UsageError(
+                "cannot use --no-root-pypi", "the primary has root/pypi, and a standby must have it"
+            )
         no_root_pypi = no_root_pypi or not dumped
     words = [tool]
     # A standby's events are those of its primary: they are counted as handled when it is complete.
@@ -66,7 +69,7 @@ def _is_copied(serverdir: Serverdir, dump: DumpSource, settings: Settings) -> bo
     if not isinstance(dump, OwnDump) or settings.search:
         return False
     files = dump.origin.root / FILES
-    with local_errors(f"reading of {files}"):
+    with local_errors(f"cannot read {files}"):
         return files.is_dir() and files.stat().st_dev != serverdir.own.stat().st_dev
 
 
@@ -137,7 +140,7 @@ class Importer:
 
         A process does it, since a thread would need our interpreter for each of them.
         """
-        with local_errors(f"removing of {folder}"):
+        with local_errors(f"cannot remove {folder}"):
             # If it outlives us, it must find nothing under this name that a next run made.
             doomed = folder.with_name(f"removed-{folder.name}-{os.getpid()}")
             folder.rename(doomed)
@@ -170,7 +173,7 @@ class Importer:
         primary: where files may come from; None for a server of its own.
         Raises TargetUnusable where devpi-import refuses the dump; then nothing of it is left.
         """
-        with local_errors(f"making of {self._seed}"):
+        with local_errors(f"cannot create {self._seed}"):
             found = self._found(store)
             if found is not None:
                 return found
@@ -191,7 +194,7 @@ class Importer:
         if not self._done.exists():
             if begun and not found_unusable(store):
                 raise TargetUnusable(
-                    f"clone into {self._serverdir}",
+                    f"cannot clone into {self._serverdir}",
                     "another kind of clone was begun there",
                     hint="go on with it in the way that it was begun, or choose another --serverdir",
                 )
@@ -203,7 +206,7 @@ class Importer:
             # One of an older replisync ends with the name: it did not keep who has a password. Import again.
             if known is not None and isinstance(with_password, list):
                 raise TargetUnusable(
-                    f"clone into {self._serverdir}",
+                    f"cannot clone into {self._serverdir}",
                     "another dump, another --at-serial or other options were begun with there",
                     hint="run the same command as before, or choose another --serverdir",
                 )
@@ -217,7 +220,7 @@ class Importer:
             imported = self._make_once(primary, patience, checked=checked)
             if imported is not None:
                 return imported
-            with local_errors(f"clearing of {self._seed}"):
+            with local_errors(f"cannot clear {self._seed}"):
                 self.clear()
                 new_folder(self._seed, heir_of(self._seed), 0o700)
         raise AssertionError("what has checked files is imported or refused")
@@ -245,7 +248,7 @@ class Importer:
         # Both are said, since devpi-server's own configuration on this machine may name others.
         where = ["--serverdir", str(staging.absolute()), "--storage", SQLITE]
         syncer = Syncer(os.fspath(self._seed.absolute()))
-        with local_errors(f"syncing of {staging}"):
+        with local_errors(f"cannot sync {staging}"):
             syncer.begin()
         words = self._import([command[0], *where, *command[1:]], made.path)
         if words is not None and self._dump.own and not checked:
@@ -254,16 +257,16 @@ class Importer:
             return None
         if words is not None:
             raise TargetUnusable(
-                f"import of {made.path}",
+                f"cannot import {made.path}",
                 f"{IMPORT_TOOL} says: {words}",
-                hint="nothing was written; mend the dump, or make a new one, and run the command again",
+                hint="nothing was written; repair the dump, or make a new one, and run the command again",
             )
-        with local_errors(f"syncing of {staging}"):
+        with local_errors(f"cannot sync {staging}"):
             give_all(staging, heir_of(staging))
             # Its files are taken over as they are, and devpi-import leaves it to the system when they are
             # on disk. Once it counts as done they have to be.
             syncer.tree(os.fspath(staging.absolute()))
-        with local_errors(f"writing of {self._done}"):
+        with local_errors(f"cannot write {self._done}"):
             if made.tip is not None:
                 write_file(self._tip, made.tip)
             with_password = users_with_password(made.path, self._options)
@@ -277,7 +280,7 @@ class Importer:
         endless = endless_bases(_indexes(path))
         if endless:
             raise TargetUnusable(
-                f"import of {path}",
+                f"cannot import {path}",
                 f"bases of {', '.join(endless)} are in a circle, over which {IMPORT_TOOL} would never end",
                 hint=f"nothing was written; break the circle, in {DUMP_INDEX} or on the server",
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replisync.errors import UsageError
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.system.durable import local_errors, write_file
 
 EXPORT_TOOL = "devpi-export"
@@ -88,12 +88,12 @@ class ToolOptions:
             "--root-passwd-hash": (self.root_passwd_hash, f"{has} the users of its primary"),
             "--include-mirrored-files": (
                 self.include_mirrored_files,
-                "with --primary-url nothing of mirrors is carried by way of an export but their settings",
+                "with --primary-url an export carries only the settings of mirrors",
             ),
         }
         for option, (given, why) in reasons.items():
             if given:
-                raise UsageError(f"use of {option}", why, hint="leave the option out, or --primary-url")
+                raise UsageError(f"cannot use {option}", why, hint="leave the option out, or --primary-url")
 
 
 def find_tool(name: str, attempted: str) -> str:
@@ -137,7 +137,7 @@ def run_tool(
     """
     config = said.with_suffix(".yml")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
-    with local_errors(f"running of {command[0]}"), said.open("wb") as log:
+    with local_errors(f"cannot run {command[0]}"), said.open("wb") as log:
         write_file(config, _yaml(secrets or {}))
         process = subprocess.Popen(  # noqa: S603
             [

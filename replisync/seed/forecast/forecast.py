@@ -14,6 +14,7 @@ from replisync.changelog.rewrite import EXPORT
 from replisync.devpi.storage import SQLITE
 from replisync.errors import PrimaryDamaged
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.seed import basecopy, changelog
 from replisync.seed.export.dumping import demanded
@@ -33,7 +34,7 @@ from replisync.seed.target import (
 )
 from replisync.seed.ways import Seed, Sources
 from replisync.session.session import local_files
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.opening import open_database, require_same, require_standby

@@ -164,10 +164,10 @@ class Database:
         """
         found = self.version()
         if found is None:
-            raise TargetUnusable("opening of the target", "it was not made by replisync")
+            raise TargetUnusable("cannot open the target", "it was not made by replisync")
         if found != schema.HEAD:
             raise TargetUnusable(
-                "opening of the target's database",
+                "cannot open the target's database",
                 f"its tables have version {found}, and this replisync reads version {schema.HEAD}",
                 hint="use the replisync that wrote it; a command that writes brings older ones up to date",
             )

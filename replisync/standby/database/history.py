@@ -39,7 +39,7 @@ class History(Database):
         own = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
         if last != (-1 if own is None else own):
             raise ForeignWriter(
-                "writing to the target",
+                "cannot write to the target",
                 f"its changelog ends at serial {last}, and our last commit was {own}",
             )
 

@@ -42,7 +42,7 @@ _HINTS = {
     "53100": "the database's disk is full: make room, then run the command again",
     "53300": "raise max_connections of the server, or use fewer threads",
     "25006": "the server is read-only: give the address of the one that takes writes",
-    "57P": "start the database's server, then run the command again: it goes on where it was",
+    "57P": "start the database's server, then run the command again: it resumes",
     "08": "check that the database's server runs, then run the command again",
 }
 _GONE = ("57P01", "57P02", "57P03", "08")
@@ -142,7 +142,7 @@ def _ssl_context(settings: Any) -> ssl.SSLContext | None:
             context.load_cert_chain(settings["ssl_certfile"], keyfile=settings.get("ssl_keyfile"))
     except OSError as err:
         raise UsageError(
-            "reading of --storage", f"the files of ssl_ settings: {err.strerror or err}"
+            "cannot read --storage", f"the files of ssl_ settings: {err.strerror or err}"
         ) from err
     if settings.get("ssl_check_hostname", "yes").lower() in ("no", "false", "off", "0"):
         context.check_hostname = False
@@ -161,7 +161,7 @@ def translated(storage: Storage) -> Iterator[None]:
 
 
 def _local(storage: Storage, err: BaseException | None) -> Exception:
-    attempted = f"use of the target's database {storage}"
+    attempted = f"cannot use the target's database {storage}"
     state = sqlstate(err)
     if not state:
         cause = (err.__cause__ if err is not None else None) or err
@@ -170,7 +170,7 @@ def _local(storage: Storage, err: BaseException | None) -> Exception:
         return LocalFailure(attempted, why, hint=hint)
     why = str(err.args[0].get("M", state)) if err is not None else state
     if state.startswith("23"):
-        return ForeignWriter("commit to the target's database", why)
+        return ForeignWriter("cannot commit to the target's database", why)
     if state.startswith(("22", "54")):
         return TargetUnusable(attempted, why, hint="PostgreSQL cannot hold this; use the storage sqlite")
     hint = next((text for start, text in _HINTS.items() if state.startswith(start)), "")

@@ -130,12 +130,12 @@ class PostgresStore(Store):
         if locked:
             self._was_alone = True
             return
-        attempted = f"locking of the database {self.storage}"
+        attempted = f"cannot lock the database {self.storage}"
         if self._was_alone:
             raise LocalFailure(
                 attempted,
-                "the connection was lost, and its lock, or somebody else's, is still held",
-                hint="run the command again: it goes on where it was",
+                "the connection was lost, and its lock, or another process's, is still held",
+                hint="run the command again: it resumes",
             )
         raise TargetLocked(attempted, "another replisync writes to it")
 
@@ -164,7 +164,7 @@ class PostgresStore(Store):
                 table = "replisync_source" if name == VERSION_TABLE else name
                 if connection.exec_driver_sql(f"SELECT 1 FROM {table} LIMIT 1").first():  # noqa: S608
                     raise TargetUnusable(
-                        f"clone into the database {self.storage}",
+                        f"cannot clone into the database {self.storage}",
                         f"it is not empty: {whose} is in it",
                         hint="create an empty database for this standby",
                     )

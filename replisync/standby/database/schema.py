@@ -38,9 +38,9 @@ def current_version(connection: Connection) -> str | None:
     version = _noted_version(connection)
     if version is None and inspect(connection).has_table(source.name):
         raise TargetUnusable(
-            "opening of the target's database",
+            "cannot open the target's database",
             f"its table {VERSION_TABLE}, which says how the others are made, is gone or empty",
-            hint="mend it with `replisync verify --repair`",
+            hint="repair it with `replisync verify --repair`",
         )
     return version
 
@@ -80,7 +80,7 @@ def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise TargetUnusable(
-            "opening of the target's database",
+            "cannot open the target's database",
             f"its tables have version {current}, which is newer than this replisync knows",
             hint="use the replisync that wrote it, or a newer one",
         )

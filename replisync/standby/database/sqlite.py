@@ -128,15 +128,15 @@ class SqliteStore(Store):
         try:
             yield
         except exc.IntegrityError as err:
-            raise ForeignWriter("commit to the target's database", str(err.orig)) from err
+            raise ForeignWriter("cannot commit to the target's database", str(err.orig)) from err
         except exc.DBAPIError as err:
             raise self._local(err) from err
         except UnicodeDecodeError as err:
             # The driver cannot even say what is wrong with a name in the database's schema.
             raise TargetUnusable(
-                f"use of the target's database {self._path}",
+                f"cannot use the target's database {self._path}",
                 "its schema holds what is no text",
-                hint="restore it, or clone anew into an empty serverdir",
+                hint="restore it, or clone into an empty serverdir",
             ) from err
 
     @contextmanager
@@ -148,14 +148,14 @@ class SqliteStore(Store):
             raise self._local(exc.DBAPIError("VACUUM", None, err)) from err
 
     def _local(self, err: exc.DBAPIError) -> Exception:
-        attempted = f"use of the target's database {self._path}"
+        attempted = f"cannot use the target's database {self._path}"
         why = str(err.orig)
         name = getattr(err.orig, "sqlite_errorname", "")
         if why.startswith("Could not decode to UTF-8"):
             # Not the text itself: a terminal may take it for more than text.
             return UnreadableText(attempted, why.partition(" with text")[0])
         if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            return TargetUnusable(attempted, why, hint="restore it, or clone anew into an empty serverdir")
+            return TargetUnusable(attempted, why, hint="restore it, or clone into an empty serverdir")
         hints = {
             "SQLITE_FULL": "the disk is full: make room, then run the command again",
             "SQLITE_BUSY": "another process holds the database: end it, then run the command again",

@@ -39,7 +39,7 @@ class Store(Moves, FileLedger, Provenance):
             last = self._last_serial(connection)
             if last != batch.first - 1:
                 raise ForeignWriter(
-                    "commit of a batch",
+                    "cannot commit a batch",
                     f"the target is at serial {last}, where we left it at {batch.first - 1}",
                     serial=batch.first,
                 )
@@ -68,7 +68,7 @@ class Store(Moves, FileLedger, Provenance):
         with self._writing() as connection:
             last = self._last_serial(connection)
             if last != commit.batch.last - 1:
-                raise ForeignWriter("rewinding", f"the target is at serial {last} meanwhile")
+                raise ForeignWriter("cannot rewind the standby", f"the target is at serial {last} meanwhile")
             self._check_own(connection, last)
             undo.undo_keys(connection, last, serial, self._write_keys)
             undo.cut(connection, serial)

@@ -18,14 +18,14 @@ _ENTRIES = 100
 # Nothing of any kind has to be built of values that nobody looks at.
 _NO_KINDS: frozenset[str] = frozenset()
 
-_DAMAGED_HINT = "the standby's own history is damaged: clone anew into an empty serverdir"
+_DAMAGED_HINT = "the standby's own history is damaged: clone into an empty serverdir"
 
 WriteKeys = Callable[[Connection, Iterable[tuple[str, str, int]]], None]
 
 
 def damaged(serial: int, why: str) -> TargetUnusable:
     """Return the error for an entry of ours that cannot be used."""
-    return TargetUnusable("rewinding", why, serial=serial, hint=_DAMAGED_HINT)
+    return TargetUnusable("cannot rewind the standby", why, serial=serial, hint=_DAMAGED_HINT)
 
 
 def entries_behind(connection: Connection, serial: int, before: int) -> list[tuple[int, bytes]]:

@@ -88,7 +88,7 @@ class DiskFiles:
         sha256 = hashlib.sha256()
         other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else None
         size = 0
-        with local_errors(f"writing of {relpath}"):
+        with local_errors(f"cannot write {relpath}"):
             self._syncer.begin()
             fd = self._create(path)
         try:
@@ -105,7 +105,7 @@ class DiskFiles:
             with suppress(FileNotFoundError):
                 os.unlink(path)
             raise
-        with local_errors(f"writing of {relpath}"):
+        with local_errors(f"cannot write {relpath}"):
             os.close(fd)
         return Received(name, size, sha256.hexdigest())
 
@@ -123,7 +123,7 @@ class DiskFiles:
         name = hashlib.sha256(relpath.encode()).hexdigest()
         staged = f"{self._staging}/{name}"
         try:
-            with local_errors(f"taking of {relpath} from {path}"):
+            with local_errors(f"cannot take {relpath} from {path}"):
                 self._syncer.begin()
                 with suppress(FileNotFoundError):
                     os.unlink(staged)
@@ -167,7 +167,7 @@ class DiskFiles:
 
     def hold(self, names: Sequence[str]) -> None:
         """Make staged files survive a power failure under their names in the staging folder."""
-        with local_errors(f"syncing of {self._staging}"):
+        with local_errors(f"cannot sync {self._staging}"):
             self._syncer.contents([f"{self._staging}/{name}" for name in names])
             fsync_folder(self._staging)
 
@@ -178,20 +178,20 @@ class DiskFiles:
             first name is given, and then each folder once: a file system writes its journal for many
             files as fast as for one.
         """
-        with local_errors(f"writing of {moves[0][0]}" if len(moves) == 1 else "writing of files"):
+        with local_errors(f"cannot write {moves[0][0]}" if len(moves) == 1 else "cannot write files"):
             self._syncer.contents([f"{self._staging}/{name}" for _, name in moves])
         folders: set[str] = set()
         for relpath, name in moves:
             target = f"{self._files}/{relpath}"
             folder = target[: target.rindex("/")]
-            with local_errors(f"placing of {relpath}"):
+            with local_errors(f"cannot place {relpath}"):
                 try:
                     os.rename(f"{self._staging}/{name}", target)
                 except FileNotFoundError:
                     self._make(folder)
                     os.rename(f"{self._staging}/{name}", target)
             folders.add(folder)
-        with local_errors("syncing of the folders of files"):
+        with local_errors("cannot sync the folders of files"):
             self._sync_folders(folders)
 
     def _make(self, folder: str) -> None:
@@ -225,7 +225,7 @@ class DiskFiles:
 
     def sync(self, relpath: str) -> None:
         """Make a file that somebody else put in place durable."""
-        with local_errors(f"syncing of {relpath}"):
+        with local_errors(f"cannot sync {relpath}"):
             sync_file(f"{self._files}/{relpath}")
             self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
 
@@ -235,7 +235,7 @@ class DiskFiles:
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove staged files that can have no place."""
-        with local_errors(f"cleaning of {self._staging}"):
+        with local_errors(f"cannot clean {self._staging}"):
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._staging}/{name}")
@@ -243,7 +243,7 @@ class DiskFiles:
     def clean_staging(self, keep: Iterable[str]) -> None:
         """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
         kept = set(keep)
-        with local_errors(f"cleaning of {self._staging}"), os.scandir(self._staging) as found:
+        with local_errors(f"cannot clean {self._staging}"), os.scandir(self._staging) as found:
             for entry in found:
                 # A folder is nothing that we began; whose it is, `verify` lets somebody look at.
                 if entry.name not in kept and not entry.is_dir(follow_symlinks=False):
@@ -251,7 +251,7 @@ class DiskFiles:
 
     def size_of(self, relpath: str) -> int | None:
         """Return the size in bytes of a file in place, or None where there is none."""
-        with local_errors(f"looking for {relpath}"):
+        with local_errors(f"cannot look for {relpath}"):
             try:
                 found = os.stat(f"{self._files}/{relpath}")
             except OSError as err:
@@ -271,7 +271,7 @@ class DiskFiles:
 
     def obstacle(self, relpath: str) -> str:
         """Return why a file can have no place by its name or what is there already, or "" where it can."""
-        with local_errors(f"looking for {relpath}"):
+        with local_errors(f"cannot look for {relpath}"):
             if self._longest is None:
                 # Fewer than usual where names are encrypted, as with eCryptfs.
                 self._longest = os.pathconf(self._staging, "PC_NAME_MAX")
@@ -289,7 +289,7 @@ class DiskFiles:
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
         """Return the digest of a file in place, or None where there is none."""
-        with local_errors(f"reading of {relpath}"):
+        with local_errors(f"cannot read {relpath}"):
             try:
                 with open(f"{self._files}/{relpath}", "rb") as file:
                     return hashlib.file_digest(file, algorithm).hexdigest()
@@ -306,7 +306,7 @@ class DiskFiles:
         name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
         target = f"{self._files}/{relpath}"
         aside = f"{self._retained}/{name}"
-        with local_errors(f"putting aside of {relpath}"):
+        with local_errors(f"cannot retain {relpath}"):
             self._syncer.begin()
             try:
                 if os.path.isdir(target) and not os.path.islink(target):
@@ -348,7 +348,7 @@ class DiskFiles:
     def remove(self, relpath: str) -> None:
         """Remove a file from its place; durable after `sync_moves`."""
         target = f"{self._files}/{relpath}"
-        with local_errors(f"removing of {relpath}"):
+        with local_errors(f"cannot remove {relpath}"):
             self._syncer.begin()
             try:
                 os.unlink(target)
@@ -359,7 +359,7 @@ class DiskFiles:
     def sync_moves(self) -> None:
         """Make what was put aside or removed durable, at the price of one sync for many folders."""
         if self._moved_from:
-            with local_errors("syncing of the folders of files"):
+            with local_errors("cannot sync the folders of files"):
                 # The new names first: no file may be without one.
                 fsync_folder(self._retained)
                 self._syncer.names(self._moved_from)
@@ -367,7 +367,7 @@ class DiskFiles:
 
     def size_aside(self, name: str) -> int | None:
         """Return the size in bytes of a file in the retained folder, or None where there is none."""
-        with local_errors(f"looking for {self._retained}/{name}"):
+        with local_errors(f"cannot look for {self._retained}/{name}"):
             try:
                 return os.stat(f"{self._retained}/{name}").st_size
             except FileNotFoundError:
@@ -379,13 +379,13 @@ class DiskFiles:
         Raises LocalFailure.
         """
         path = f"{self._retained}/{name}"
-        with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
+        with local_errors(f"cannot read {path}"), open(path, "rb", buffering=0) as file:
             while block := file.read(_PIECE_BYTES):
                 yield block
 
     def rename_aside(self, names: Mapping[str, str]) -> None:
         """Give files in the retained folder other names, durably; one that has it already is passed over."""
-        with local_errors(f"renaming in {self._retained}"):
+        with local_errors(f"cannot rename files in {self._retained}"):
             for name, new in names.items():
                 with suppress(FileNotFoundError):
                     os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
@@ -393,7 +393,7 @@ class DiskFiles:
 
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files from the retained folder."""
-        with local_errors(f"cleaning of {self._retained}"):
+        with local_errors(f"cannot clean {self._retained}"):
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._retained}/{name}")
@@ -443,7 +443,7 @@ def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:
 
 def _write_all(fd: int, chunk: bytes, relpath: str) -> None:
     view = memoryview(chunk)
-    with local_errors(f"writing of {relpath}"):
+    with local_errors(f"cannot write {relpath}"):
         while view:
             view = view[os.write(fd, view) :]
 
@@ -462,8 +462,8 @@ def check_content(relpath: str, data: bytes, length: int | None, digest: Digest 
 
 def _check(relpath: str, size: int, length: int | None, found: str, digest: Digest | None) -> None:
     if length is not None and size != length:
-        raise WrongContent(f"fetch of {relpath}", f"{size} bytes came of {length}")
+        raise WrongContent(f"cannot fetch {relpath}", f"{size} bytes came of {length}")
     if digest is not None and found != digest.hexdigest:
         raise WrongContent(
-            f"fetch of {relpath}", f"its {digest.algorithm} is {found}, and should be {digest.hexdigest}"
+            f"cannot fetch {relpath}", f"its {digest.algorithm} is {found}, and should be {digest.hexdigest}"
         )

@@ -131,7 +131,7 @@ class DatabaseFiles:
             data = self._small.pop(name, None)
             if data is not None:
                 path = Path(self._staging, name)
-                with local_errors(f"writing of {path}"):
+                with local_errors(f"cannot write {path}"):
                     write_file(path, data)
         self._disk.hold(names)
 
@@ -171,7 +171,7 @@ class DatabaseFiles:
 
     def _place_big(self, relpath: str, name: str) -> None:
         path = f"{self._staging}/{name}"
-        with local_errors(f"reading of {path}"):
+        with local_errors(f"cannot read {path}"):
             size = os.stat(path).st_size
         with self._reading() as connection:
             connection.exec_driver_sql(f"{self._begin()}; {_DELETE.format(path=literal(relpath))}")
@@ -255,7 +255,7 @@ class DatabaseFiles:
 
     def _write_out(self, relpath: str, size: int, aside: str) -> None:
         temporary = f"{self._staging}/{os.path.basename(aside)}"
-        with local_errors(f"putting aside of {relpath}"):
+        with local_errors(f"cannot retain {relpath}"):
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             with os.fdopen(new_file(temporary, heir_of(temporary), 0o666), "wb") as file:
@@ -307,7 +307,7 @@ def row_blocks(connection: Connection, relpath: str, size: int) -> Iterator[byte
 
 def _blocks(path: str, size: int) -> Iterator[bytes]:
     """Yield a file's content, exactly as many bytes as were announced."""
-    with local_errors(f"reading of {path}"), open(path, "rb", buffering=0) as file:
+    with local_errors(f"cannot read {path}"), open(path, "rb", buffering=0) as file:
         left = size
         while left:
             block = file.read(min(left, COPY_BYTES))

@@ -51,7 +51,7 @@ class DiskSurvey:
 
         Raises LocalFailure.
         """
-        with local_errors(f"reading of {self._root}"):
+        with local_errors(f"cannot read {self._root}"):
             yield from names(os.fsencode(self._root))
 
     def changed_at(self, relpath: str) -> float | None:

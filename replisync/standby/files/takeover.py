@@ -14,7 +14,7 @@ def take_over(made: Path, files: Path, index: str) -> bool:
     one; where something else is there, nothing is done. Raises LocalFailure.
     """
     source, target = made.absolute() / index, files.absolute() / index
-    with local_errors(f"taking over of {source}"):
+    with local_errors(f"cannot take over {source}"):
         if source.is_dir():
             if os.path.lexists(target):
                 return False

@@ -21,7 +21,7 @@ def read_entry(serial: int, data: bytes) -> ChangelogEntry:
     """
     entry = parse_stored(serial, data)
     if entry.data != data:
-        raise CorruptEntry("reading of an entry", "it has a list of renames, which are the primary's own")
+        raise CorruptEntry("cannot read an entry", "it has a list of renames, which are the primary's own")
     return entry
 
 

@@ -113,7 +113,7 @@ class PrimaryUsers:
                             latest.update(_passwords_in(entry.changes, wanted))
                             due = entry.serial + 1
                 if due == begun:
-                    raise BrokenStream("reading of the primary's changelog", "the answer had no entries")
+                    raise BrokenStream("cannot read the primary's changelog", "the answer had no entries")
 
         try:
             self._patience.call(read, progress=lambda: due)

@@ -158,7 +158,7 @@ def compare(subject: Subject, primary: History, patience: Patience, upto: int) -
                         check_same_history(subject, primary, _readable(subject.store, upto))
                         differing = 0
                 if due == begun:
-                    raise BrokenStream("reading of the primary's changelog", "the answer had no entries")
+                    raise BrokenStream("cannot read the primary's changelog", "the answer had no entries")
 
     patience.call(read, progress=lambda: due)
     if last >= _LAST:

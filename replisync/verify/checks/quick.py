@@ -82,8 +82,10 @@ def _position(subject: Subject) -> Iterator[Finding]:
     if last < committed:
         found, remedy = f"it ends at serial {last}", ""
     else:
-        found = f"it ends at serial {last}: somebody else wrote to it"
-        remedy = "find out which devpi-server wrote to the standby; clone anew into an empty serverdir"
+        found = f"it ends at serial {last}: another program wrote to it"
+        remedy = (
+            "find out which devpi-server wrote to the standby; rebuild it with `replisync clone --reseed`"
+        )
     expected = f"its end at our last commit, serial {committed}"
     yield Finding(POSITION, "changelog", committed, expected, found, remedy)
 
@@ -220,7 +222,7 @@ def _temporary(subject: Subject) -> Iterator[Finding]:
     """Look for what interrupted writes left, and no run is going to clear."""
     for path in temporary(subject):
         name = str(path.relative_to(subject.serverdir.root))
-        yield Finding(TEMPORARY, name, None, "no such file", "a file that nobody uses")
+        yield Finding(TEMPORARY, name, None, "no such file", "a file that no program uses")
 
 
 # Our own names in the staging folder.

@@ -57,7 +57,7 @@ def _lost(subject: Subject) -> Iterator[Retained]:
 
 def _is_there(subject: Subject, name: str) -> bool:
     path = subject.serverdir.retained / name
-    with local_errors(f"looking for {path}"):
+    with local_errors(f"cannot look for {path}"):
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):

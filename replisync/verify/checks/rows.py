@@ -48,4 +48,4 @@ def _damages(store: Store) -> Iterator[Finding]:
         yield Finding(DATABASE, "database", None, "a database that is whole", some, _DAMAGED)
 
 
-_DAMAGED = "what new indexes do not mend is lost: clone anew into an empty serverdir"
+_DAMAGED = "what new indexes do not repair is lost: clone into an empty serverdir"

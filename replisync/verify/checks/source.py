@@ -22,10 +22,10 @@ _KINDS = ("changelog", "base-copy", _EXPORT)
 _TABLE = "replisync_source"
 _TIP = "replisync_tip"
 
-_ANEW = (
-    "nobody knows it any more: clone anew, `replisync clone --reseed` makes the new standby beside this one"
+_ANEW = "its record is lost: rebuild it with `replisync clone --reseed`"
+_PROMOTED = (
+    "if its promotion was interrupted, run `replisync promote` again; otherwise clone into an empty serverdir"
 )
-_PROMOTED = "where its promotion was interrupted, run `replisync promote` again; otherwise clone anew"
 _ASK = "let the primary be asked: --secretfile or --replica-keyfile"
 
 
@@ -174,6 +174,6 @@ def _mend_tip(subject: Subject, ask: Ask | None) -> str | None:
     theirs = ask(last)
     agreement = Agreement(store, subject.source)
     if theirs is None or ours is None or last < agreement.first or not agreement.same(last, ours, theirs):
-        return "our last entry is not the primary's: clone anew"
+        return "our last entry is not the primary's: rebuild it with `replisync clone --reseed`"
     store.put_tip((last, theirs.data) if exported else None)
     return None

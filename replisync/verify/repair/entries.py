@@ -31,9 +31,9 @@ _NEIGHBOURS = 2
 _CONTRADICTIONS = frozenset({KEY, LEDGER, BACK_SERIAL, ROW})
 
 NOBODY_ASKED = "let the primary be asked: --secretfile or --replica-keyfile"
-_EXPORTED = "it is older than the export that the standby began with: clone anew into an empty serverdir"
+_EXPORTED = "it is older than the export that the standby began with: clone into an empty serverdir"
 _OTHERS_AROUND = "the entries around it are not the primary's: see `replisync catchup`, which names the fork"
-_TOO_MANY = "too many entries are wrong: clone anew into an empty serverdir"
+_TOO_MANY = "too many entries are wrong: clone into an empty serverdir"
 
 
 # Compares the history up to a serial with the primary's, and finds the entries that are others.
@@ -286,7 +286,7 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
     tip, _, _ = audit.tip_now(subject.store)
     if agreement.first > 0 and (tip is None or tip[0] != last):
         # What a devpi-server stored has the primary's back serials; beside our own are the primary's bytes.
-        healing.reasons[committed] = "a devpi-server wrote to it: clone anew into an empty serverdir"
+        healing.reasons[committed] = "a devpi-server wrote to it: clone into an empty serverdir"
         return
     first = max(committed + 1, agreement.first)
     if last - first >= _MOST:
@@ -300,7 +300,7 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
                 "let the primary be asked whether it is its entry: --secretfile or --replica-keyfile"
                 if ask is None
                 else "the primary has another entry there: find out which devpi-server wrote to the standby, "
-                "and clone anew into an empty serverdir"
+                "and clone into an empty serverdir"
             )
             return
         if ours == theirs.data:

@@ -29,9 +29,9 @@ def refuse_server(serverdir: Serverdir) -> None:
         found = store.identity()
     if found is None or info.get("uuid") in (found.uuid, found.primary_uuid):
         raise TargetUnusable(
-            f"repair of {serverdir}",
+            f"cannot repair {serverdir}",
             f"it was promoted, or made a server of its own: its role is {info.get('role')}",
-            hint="such a server is never written again; where that was a mistake, clone anew",
+            hint="such a server is never written again; if that was a mistake, clone into an empty serverdir",
         )
 
 
@@ -58,13 +58,13 @@ def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store,
         remembered = serverdir.remembered_uuid()
         if source.promoted is not None:
             raise TargetUnusable(
-                f"repair of {serverdir}",
+                f"cannot repair {serverdir}",
                 f"its database was promoted at {source.promoted}",
                 hint="a promoted server is never written again",
             )
         if remembered not in (None, source.uuid):
             raise TargetUnusable(
-                f"repair of {serverdir}",
+                f"cannot repair {serverdir}",
                 "its database is not the one that it was made with",
                 hint="give the right one with --storage",
             )
