@@ -308,7 +308,7 @@ def remember(serverdir: Serverdir, source: Source, report: Report, context: Cont
 
 
 def _write(serverdir: Serverdir, source: Source, context: Context, work: Callable[[Store], object]) -> None:
-    """Write to a standby that is only read otherwise; not where nobody can or may write."""
+    """Write to a standby that is only read otherwise, unless we cannot or must not write to it."""
     if source.is_server or not os.access(serverdir.root, os.W_OK):
         return
 

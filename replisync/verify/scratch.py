@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from replisync.system.tempdb import open_temporary, translated
 
-# Behind all serials: where nobody writes meanwhile, no row is too new.
+# Behind all serials: no row of a standby that does not change meanwhile is too new.
 EVER = 2**63 - 1
 
 _CHUNK = 500

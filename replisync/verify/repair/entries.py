@@ -30,7 +30,7 @@ _NEIGHBOURS = 2
 # Kinds of findings that rows and entries contradict each other by.
 _CONTRADICTIONS = frozenset({KEY, LEDGER, BACK_SERIAL, ROW})
 
-NOBODY_ASKED = "let the primary be asked: --secretfile or --replica-keyfile"
+NOT_ASKED = "let the primary be asked: --secretfile or --replica-keyfile"
 _EXPORTED = "it is older than the export that the standby began with: clone into an empty serverdir"
 _OTHERS_AROUND = "the entries around it are not the primary's: see `replisync catchup`, which names the fork"
 _TOO_MANY = "too many entries are wrong: clone into an empty serverdir"
@@ -45,8 +45,8 @@ class Healing:
     """What becomes of the entries that are not right.
 
     history: what was read of them.
-    proved: the first serial from which all entries that stay are known to be what they should, as they were
-        compared with the primary's; else those alone that have witnesses are.
+    proved: the serial from which on all entries were compared with the primary's; before it, witnesses alone
+        tell which entries are right.
     replaced: those whose places the primary's take; these are kept in a temporary database.
     witnesses: what is to be noted of entries that come from the primary, or were compared with its own.
     hopeless: whether so much is missing that nothing is to be touched.
@@ -78,7 +78,7 @@ def find_entries(
     with Scratch(subject.store.holds_key) as scratch:
         history = read_history(replace(subject, findings=Findings(lambda: None)), scratch)
     first = Agreement(subject.store, subject.source).first
-    # Those that nobody compared are judged by their witnesses alone.
+    # Entries that were not compared are judged by their witnesses alone.
     healing = Healing(history, proved=last + 1 if ask is None or compare is not None else first)
     healing.end = _true_end(subject, ask, last, committed)
     healing.adopted = healing.end is not None
@@ -114,7 +114,7 @@ def _compared(subject: Subject, compare: Compare, upto: int) -> set[int]:
     quiet = replace(subject, findings=Findings(lambda: None))
     compare(quiet, upto)
     quiet.findings.settle()
-    # Of more than are listed nobody knows which they are.
+    # Which they are is known of those that are listed.
     listed = quiet.findings.listed
     return _others(listed) if quiet.findings.total == len(listed) else set(range(upto + 1))
 
@@ -138,7 +138,7 @@ def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> i
 
 
 def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[int, str]:
-    """Return the entries that nothing proves and that rows contradict, and why nobody can tell who is right.
+    """Return the entries that rows contradict and nothing proves, and why it is not known which is right.
 
     scratch: what the history says, with all keys and the ledger.
     """
@@ -158,7 +158,7 @@ def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[i
             continue
         data, proof = audit.entry_now(subject.store, serial)
         if proof is None and not _fits(one, serial, data or b""):
-            found[serial] = _EXPORTED if serial < first else healing.reasons.get(serial, NOBODY_ASKED)
+            found[serial] = _EXPORTED if serial < first else healing.reasons.get(serial, NOT_ASKED)
     return found
 
 
@@ -215,7 +215,7 @@ class _Finder:
         if serial < self._agreement.first:
             return _EXPORTED
         if self._ask is None or neighbours is None:
-            return NOBODY_ASKED
+            return NOT_ASKED
         below, above = neighbours
         try:
             theirs = self._ask(serial)

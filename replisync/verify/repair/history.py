@@ -160,7 +160,7 @@ class _Rewrite:
 class Wrong:
     """The rows that are to be set right: all that are not as they must be, as far as anybody can tell.
 
-    disputed: the entries of which nobody can tell whether they or the rows are right, and why.
+    disputed: the entries that rows contradict and nothing proves, and why; see `contradicted`.
     left: why others stay as they are, by key or relpath; a bounded number of them.
     """
 
