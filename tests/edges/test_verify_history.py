@@ -209,9 +209,11 @@ def test_entries_from_before_get_witnesses_where_they_are_the_primarys(one: Stan
     right = proofs(one)
     without_witnesses(one)
     alter(one, 4)
-    assert one.look(Level.FULL).findings == []
+    report = one.look(Level.FULL)
+    assert (report.findings, report.checked["witnesses"]) == ([], 0)
     assert [finding.serial for finding in one.look(Level.PRIMARY).findings] == [4]
     assert proofs(one) == {**right, 4: None}
+    assert one.look(Level.FULL).checked["witnesses"] == LAST
     assert one.repair(Level.PRIMARY).findings == []
     assert proofs(one) == right
 

@@ -106,6 +106,7 @@ def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, fou
         _miss(subject, history, due, serial)
         due = serial + 1
         subject.checked["entries"] += 1
+        subject.checked["witnesses"] += serial in proofs
         problem = _problem(serial, data, why, proofs.get(serial))
         if problem is not None:
             history.unread.add(serial)
