@@ -218,6 +218,14 @@ def test_entries_from_before_get_witnesses_where_they_are_the_primarys(one: Stan
     assert proofs(one) == right
 
 
+def test_a_commit_whose_row_is_odd_is_no_obstacle_to_the_witnesses_of_the_others(one: Standby) -> None:
+    right = proofs(one)
+    without_witnesses(one)
+    one.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
+    assert one.repair(Level.PRIMARY).findings == []
+    assert proofs(one) == right
+
+
 def test_a_witness_that_is_damaged_is_right_again_after_a_look_at_the_primarys_entry(one: Standby) -> None:
     right = proofs(one)
     one.database.write("UPDATE replisync_timeline SET witnesses = ? WHERE serial = 4", b"x" * SIZE)
