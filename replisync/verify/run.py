@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from functools import partial
@@ -194,7 +194,13 @@ def subject_of(
     cores = len(os.sched_getaffinity(0))
     survey = survey_of(serverdir, store, cores)
     findings = Findings(lambda: _pause(context, alone=alone))
-    return Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
+
+    def keep(compared: Mapping[int, bytes]) -> None:
+        # Past the views that hide rows from `store`.
+        _write(serverdir, source, context, lambda own: own.put_witnesses(compared))
+
+    owner = owner_of(serverdir)
+    return Subject(serverdir, store, source, survey, findings, context, alone, cores, keep, owner)
 
 
 def _pages(names: Iterator[bytes]) -> Iterator[list[bytes]]:
@@ -296,6 +302,11 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
     """Write down what was found, for `status` and `promote`; not where nobody can or may write."""
+    _write(serverdir, source, context, partial(record, report=report))
+
+
+def _write(serverdir: Serverdir, source: Source, context: Context, work: Callable[[Store], object]) -> None:
+    """Write to a standby that is only read otherwise, unless we cannot or must not write to it."""
     if source.is_server or not os.access(serverdir.root, os.W_OK):
         return
 
@@ -309,6 +320,6 @@ def remember(serverdir: Serverdir, source: Source, report: Report, context: Cont
 
     try:
         with open_database(serverdir, write=True, guard=guard) as store:
-            record(store, report)
+            work(store)
     except ReplisyncError as err:
         context.log.warning("the verification is not remembered", error=str(err))

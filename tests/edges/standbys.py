@@ -8,6 +8,7 @@ from pathlib import Path
 
 from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Source
+from replisync.changelog.witness import witnesses
 from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.primary.access import Access
 from replisync.primary.client import Primary
@@ -101,6 +102,16 @@ class Standby:
         serverdir.write_serverversion()
         serverdir.write_event_serial(self.server.serial)
         serverdir.write_nodeinfo(standby_nodeinfo("ours", "primary", "http://p/", before_6_13=False))
+
+    def prove(self) -> None:
+        """Let the witnesses of all entries be those of entries that were committed as they are now."""
+        before = -1
+        for [serial] in self.database.read("SELECT serial FROM replisync_timeline ORDER BY serial"):
+            query = "SELECT data FROM changelog WHERE serial > ? AND serial <= ? ORDER BY serial"
+            rows = self.database.read(query, before, serial)
+            statement = "UPDATE replisync_timeline SET witnesses = ? WHERE serial = ?"
+            self.database.write(statement, witnesses(bytes(data) for [data] in rows), serial)
+            before = serial
 
     def look(self, level: Level = Level.FULL) -> Report:
         """Verify it, also against its scripted primary where the level says so."""

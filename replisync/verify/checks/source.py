@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from replisync.changelog.records import Source
@@ -74,21 +75,14 @@ def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
 
 def look_at_source(subject: Subject) -> None:
     """Look whether what is remembered can be, and fits to the history."""
-    for one in _problems(subject):
+    subject.findings.consider(lambda: map(_finding, _problems(subject)))
+    subject.findings.consider(partial(_look_at_tip, subject))
 
-        def look(column: str = one.column) -> Finding | None:
-            again = (other for other in _problems(subject) if other.column == column)
-            return next(map(_finding, again), None)
 
-        subject.findings.suspect(_finding(one), look)
-
-    def look_at_tip() -> Finding | None:
-        why = wrong_tip(subject)
-        return None if why is None else Finding(SOURCE, _TIP, None, *why)
-
-    found = look_at_tip()
-    if found is not None:
-        subject.findings.suspect(found, look_at_tip)
+def _look_at_tip(subject: Subject) -> Iterator[Finding]:
+    why = wrong_tip(subject)
+    if why is not None:
+        yield Finding(SOURCE, _TIP, None, *why)
 
 
 def _finding(one: _Problem) -> Finding:

@@ -29,7 +29,6 @@ from replisync.verify.checks.retained import forget_lost
 from replisync.verify.checks.source import mend_source
 from replisync.verify.findings import Report
 from replisync.verify.owner import give, give_folders, owner_of
-from replisync.verify.repair.entries import Asking
 from replisync.verify.repair.files import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.repair.history import mend_history
 from replisync.verify.repair.opening import opened, refuse_server
@@ -115,6 +114,7 @@ class Mender:
         self._primary = primary
         self._asks = asks
         self._patience = session.patience()
+        self._compare = partial(compare_with, primary, self._patience)
         self._users = PrimaryUsers(primary, self._patience) if asks else None
 
     def run(self, level: Level) -> Report:
@@ -154,9 +154,6 @@ class Mender:
         return both(before, after, reasons)
 
     def _look(self, level: Level) -> Report:
-        compare = None
-        if level == Level.PRIMARY:
-            compare = partial(compare_with, self._primary, self._patience)
         return look(
             self._serverdir,
             self._store,
@@ -164,7 +161,7 @@ class Mender:
             level,
             self._context,
             alone=True,
-            compare=compare,
+            compare=self._compare if level == Level.PRIMARY else None,
             users=self._users,
         )
 
@@ -177,14 +174,16 @@ class Mender:
             self._store.forget_false_drops()
         subject = subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
         bringer = self._bringer()
+        ask = self._entry if self._asks else None
         if found & _ROWS:
-            reasons.update(mend_history(subject, report, self._asking(level), bringer))
+            compare = self._compare if self._asks and level < Level.PRIMARY else None
+            reasons.update(mend_history(subject, report, ask, compare, bringer))
             reasons.update(bringer.lost)
         if kinds.PASSWORD in found and self._users is not None:
             mend_passwords(subject, report, self._users)
         if found & (_ROWS | {kinds.SOURCE}):
             # After the history: what is remembered of its end must be of the end that it has then.
-            reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
+            reasons.update(mend_source(subject, ask, clock.now()))
         if found & _LEFTOVERS and level >= Level.FULL:
             put_aside_leftovers(subject, self._files)
         if found & _STATES:
@@ -215,14 +214,8 @@ class Mender:
             give=partial(give, owner_of(self._serverdir), self._serverdir.files),
         )
 
-    def _asking(self, level: Level) -> Asking:
-        def ask(serial: int) -> ChangelogEntry | None:
-            return self._patience.call(lambda: self._primary.entry(serial)[1])
-
-        if not self._asks:
-            return Asking(None)
-        compared = level == Level.PRIMARY
-        return Asking(ask, None if compared else partial(compare_with, self._primary, self._patience))
+    def _entry(self, serial: int) -> ChangelogEntry | None:
+        return self._patience.call(lambda: self._primary.entry(serial)[1])
 
     def _mend_small_files(self, found: set[str]) -> dict[object, str]:
         serverdir, source = self._serverdir, self._source
