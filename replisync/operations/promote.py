@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from replisync.changelog.records import UNFETCHABLE, Source
 from replisync.errors import ConditionFailed, LocalFailure, NewerPrimary, TargetUnusable
@@ -18,7 +19,7 @@ from replisync.system import clock
 from replisync.system.advice import chmod, quoted
 from replisync.system.denied import read_only
 from replisync.verify.findings import DATABASE, PERMISSIONS, Finding, Report
-from replisync.verify.run import Level, look, readable
+from replisync.verify.run import Level, look, readable, subject_of
 from replisync.verify.standing import Standing, distinct, found_now, standing
 
 # An event serial of nothing handled: devpi-server hands all of the history to its plugins again.
@@ -134,7 +135,7 @@ def _verified(
             return None, found
         # A reader of its own: what is damaged is hidden from it, and must not be from who writes.
         with readable(serverdir) as reader:
-            now = look(serverdir, reader, source, Level.QUICK, context)
+            now = look(partial(subject_of, serverdir, reader, source, context), Level.QUICK)
     except (TargetUnusable, LocalFailure) as err:
         # A database that cannot be read through may be all that is left: it is a loss to be accepted.
         damage = Finding(DATABASE, err.why, None, "a database that can be read", err.why)

@@ -97,7 +97,8 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
             patience = Patience(context.stop, context.log, seconds=settings.patience)
             compare = partial(compare_with, primary, patience)
             users = PrimaryUsers(primary, patience)
-        report = look(serverdir, store, source, level, context, compare=compare, users=users)
+        subject = partial(subject_of, serverdir, store, source, context)
+        report = look(subject, level, compare=compare, users=users)
     remember(serverdir, source, report, context)
     return report
 
@@ -136,28 +137,25 @@ def _compare_tip(subject: Subject, primary: History, patience: Patience, upto: i
 
 
 def look(
-    serverdir: Serverdir,
-    store: Store,
-    source: Source,
+    subject_now: Callable[[], Subject],
     level: Level,
-    context: Context,
     *,
-    alone: bool = False,
     compare: Compare | None = None,
     users: PrimaryUsers | None = None,
 ) -> Report:
     """Look at a target whose database is open.
 
-    alone: whether we hold its lock.
+    subject_now: returns it as nothing was looked at yet; called again if all that was read is worthless.
     compare: compares its history with the primary's.
     users: the primary's; None where it is not to be asked for them.
     """
     started, began = clock.now(), time.monotonic()
     # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
-    texts = alone
-    for _ in range(_TRIES):
+    subject = subject_now()
+    texts = subject.alone
+    for attempt in range(_TRIES):
         begun = clock.now()
-        subject = subject_of(serverdir, store, source, context, alone=alone)
+        subject = subject_now() if attempt else subject
         findings = subject.findings
         try:
             serial = _look(subject, level, compare, users, texts=texts)
@@ -167,9 +165,10 @@ def look(
                 raise
             texts = True
             continue
-        if alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
+        store = subject.store
+        if subject.alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
             break
-        context.log.info("it was rewound meanwhile, looking again")
+        subject.context.log.info("it was rewound meanwhile, looking again")
     return Report(
         level=str(level),
         serial=serial,
@@ -188,9 +187,12 @@ def look(
 
 
 def subject_of(
-    serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool
+    serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool = False
 ) -> Subject:
-    """Return what is to be looked at."""
+    """Return what is to be looked at.
+
+    alone: whether we hold its lock.
+    """
     cores = len(os.sched_getaffinity(0))
     survey = survey_of(serverdir, store, cores)
     findings = Findings(lambda: _pause(context, alone=alone))

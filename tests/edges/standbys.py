@@ -26,7 +26,7 @@ from replisync.verify.checks.modes import grant, wrong_modes
 from replisync.verify.checks.passwords import PrimaryUsers
 from replisync.verify.findings import Report
 from replisync.verify.repair.repair import Mender
-from replisync.verify.run import Level, compare_with, judged_source, look, readable
+from replisync.verify.run import Level, compare_with, judged_source, look, readable, subject_of
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target
 from tests.fakes import FailingFiles, FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
@@ -126,11 +126,8 @@ class Standby:
             patience = Patience(RecordingStop(), RecordingLog(), seconds=0.0)
             compare = partial(compare_with, primary, patience)
             return look(
-                serverdir,
-                store,
-                judged_source(serverdir, store),
+                partial(subject_of, serverdir, store, judged_source(serverdir, store), context()),
                 level,
-                context(),
                 compare=compare if level == Level.PRIMARY else None,
                 users=PrimaryUsers(primary, patience) if level == Level.PRIMARY else None,
             )

@@ -231,9 +231,7 @@ class TestMissingFiles:
         self, target: tuple[Standby, list[dict[str, object]]], folder: Path
     ) -> None:
         standby, states = target
-        with pytest.raises(
-            ConditionFailed, match=r"it needs .*toxresult-1.json, which cannot be had"
-        ) as caught:
+        with pytest.raises(ConditionFailed, match=r"it needs .*toxresult-1.json, which is missing") as caught:
             standby.take_back(8)
         assert "no secret was given" in str(caught.value)
         assert "--replica-keyfile" in caught.value.hint

@@ -34,7 +34,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         f"{done.files.total} files"
         + (f", {done.local} of them from this machine" if done.local else "")
         + (
-            addressed(f", {done.faults} are missing (see `replisync faults list`)", serverdir)
+            addressed(f", {done.faults} missing (see `replisync faults list`)", serverdir)
             if done.faults
             else ""
         )

@@ -35,6 +35,7 @@ from replisync.verify.repair.opening import opened, refuse_server
 from replisync.verify.reports import both, joined
 from replisync.verify.run import Level, compare_with, judged_source, look, subject_of
 from replisync.verify.standing import record
+from replisync.verify.subject import Subject
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(
@@ -155,15 +156,14 @@ class Mender:
 
     def _look(self, level: Level) -> Report:
         return look(
-            self._serverdir,
-            self._store,
-            self._source,
+            self._subject,
             level,
-            self._context,
-            alone=True,
             compare=self._compare if level == Level.PRIMARY else None,
             users=self._users,
         )
+
+    def _subject(self) -> Subject:
+        return subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
 
     def _mend(self, report: Report, level: Level) -> dict[object, str]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
@@ -172,7 +172,7 @@ class Mender:
         self._session.recover()
         if kinds.PENDING_MOVE in found:
             self._store.forget_false_drops()
-        subject = subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
+        subject = self._subject()
         bringer = self._bringer()
         ask = self._entry if self._asks else None
         if found & _ROWS:
