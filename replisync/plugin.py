@@ -282,9 +282,7 @@ class WebMessages:
         if not number:
             return []
         more = " or more" if number == _MOST_FAULTS else ""
-        return [
-            {"status": "warn", "msg": f"Files that could not be fetched from the primary: {number}{more}"}
-        ]
+        return [{"status": "warn", "msg": f"Files that the primary did not deliver: {number}{more}"}]
 
 
 def _holds(message: Message) -> bool:

@@ -16,10 +16,9 @@ from replisync.errors import Advice, CorruptEntry, Hint, PrimaryUnreachable, Tar
 _WITNESSES = 4
 _LOOK_BACK = 64
 
-_ATTEMPTED = "cannot compare the primary's history with ours"
-_ANEW = Hint(
-    "nothing was written; check the primary, then rebuild the standby next to this one with {}",
-    Advice("clone", reseed=True),
+_ATTEMPTED = "cannot follow the primary"
+_REBUILD = Hint(
+    "nothing was written; check the primary, then rebuild the standby with {}", Advice("clone", reseed=True)
 )
 
 
@@ -120,7 +119,7 @@ class Comparison:
                 _ATTEMPTED,
                 f"{why}; no serial is known up to which they agree",
                 serial=serial,
-                hint=_ANEW if self._complete else "",
+                hint=_REBUILD if self._complete else "",
             )
         error = WrongHistory(
             _ATTEMPTED,

@@ -15,9 +15,11 @@ from replisync.cli.progress import shown
 from replisync.devpi.storage import Storage
 from replisync.devpi.tokens import KeyCost
 from replisync.errors import UsageError
+from replisync.primary.access import Access
 from replisync.primary.tls import Tls
+from replisync.replication.context import Context
 from replisync.seed.export.tools import ToolOptions
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.serverdir import Serverdir
 from replisync.system.stop import Stop
 
@@ -162,7 +164,7 @@ _download_options = _compose(
     click.option(
         "--file-replication-threads",
         type=click.IntRange(1, 64),
-        default=Settings().threads,
+        default=Access().threads,
         show_default=True,
         metavar="N",
         help="Number of parallel downloads.",
@@ -187,7 +189,7 @@ _limit_options = _compose(
     click.option(
         "--request-timeout",
         type=click.FloatRange(0, min_open=True),
-        default=Settings().silence,
+        default=Access().silence,
         show_default=True,
         metavar="SECONDS",
         help="Abort a request after SECONDS without a byte.",
@@ -195,7 +197,7 @@ _limit_options = _compose(
     click.option(
         "--max-entry-size",
         type=click.IntRange(1, 900),
-        default=Settings().entry_bytes // _MIB,
+        default=Access().entry_bytes // _MIB,
         show_default=True,
         metavar="MIB",
         help="Reject changelog entries larger than this.",
@@ -278,17 +280,20 @@ def tools(values: dict[str, Any]) -> ToolOptions:
 def settings(values: dict[str, Any]) -> Settings:
     """Pop the options above from a command's values, as settings."""
     names = values.pop("file_replication_skip_indexes", "")
-    return Settings(
+    access = Access(
         secretfile=values.pop("secretfile", None),
         keyfile=values.pop("replica_keyfile", None),
         cost=key_cost(values),
-        threads=values.pop("file_replication_threads", Settings().threads),
+        tls=tls(values),
+        threads=values.pop("file_replication_threads", Access().threads),
+        silence=values.pop("request_timeout", Access().silence),
+        entry_bytes=values.pop("max_entry_size", Access().entry_bytes // _MIB) * _MIB,
+    )
+    return Settings(
+        access,
         skip_indexes=frozenset(name.strip() for name in names.split(",") if name.strip()),
         retention_days=values.pop("retention", Settings().retention_days),
         patience=values.pop("patience", Settings().patience),
-        silence=values.pop("request_timeout", Settings().silence),
-        tls=tls(values),
-        entry_bytes=values.pop("max_entry_size", Settings().entry_bytes // _MIB) * _MIB,
         search=values.pop("replica_file_search_path", ()),
         hard_links=values.pop("hard_links", False),
     )

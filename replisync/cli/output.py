@@ -22,8 +22,8 @@ def naming_reseed() -> Iterator[None]:
         yield
     except PrimaryDamaged as err:
         err.hint = Hint(
-            "{}; if it cannot be repaired, rebuild the standby next to this one with {}, from the changelog, "
-            "or with --from-serverdir or --from-export",
+            "{}; if it cannot be repaired, rebuild the standby with {}, from the changelog, or with "
+            "--from-serverdir or --from-export",
             err.hint,
             Advice("clone", reseed=True),
         )

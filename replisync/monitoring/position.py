@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from replisync.changelog.records import Contact, Source
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, ReplisyncError, WrongHistory
-from replisync.session.session import connection
-from replisync.session.settings import Settings
+from replisync.primary.access import Access
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ def known_position(contact: Contact | None) -> Position:
     return Position(contact.primary_serial if contact else None)
 
 
-def ask_position(contact: Contact | None, source: Source, settings: Settings) -> Position:
+def ask_position(contact: Contact | None, source: Source, access: Access) -> Position:
     """Ask the primary for its serial; it is at least what earlier runs heard, or a replica shows.
 
     This needs no secret, so the histories are not compared: a primary that reports a lower serial than before
@@ -40,9 +39,7 @@ def ask_position(contact: Contact | None, source: Source, settings: Settings) ->
     """
     known = known_position(contact).serial
     try:
-        with connection(
-            settings, source.primary_url, source.uuid, source.primary_uuid, secret=False
-        ) as primary:
+        with access.primary(source.primary_url, source.uuid, source.primary_uuid, secret=False) as primary:
             own = primary.hello().serial
     except (PrimaryUnreachable, PrimaryRefused, WrongHistory) as err:
         shown = err.details.get("answered_serial")

@@ -7,8 +7,9 @@ from replisync import __version__
 from replisync.changelog.records import Contact, Divergence, Source
 from replisync.errors import Advice, ConditionFailed, Hint, PrimaryRefused, TargetUnusable, WrongHistory
 from replisync.monitoring.position import Position, ask_position, known_position
+from replisync.primary.access import Access
 from replisync.primary.tls import Tls
-from replisync.session.settings import ASK_SECONDS, Settings
+from replisync.session.settings import ASK_SECONDS
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database
 from replisync.standby.serverdir import Serverdir
@@ -59,22 +60,22 @@ def status(
                 "its clone has not begun",
                 hint="run the same `clone` again",
             )
-        settings = Settings(tls=tls or Tls(), silence=silence)
-        return _fields(serverdir, store, source, None if offline else settings)
+        access = None if offline else Access(tls=tls or Tls(), silence=silence)
+        return _fields(serverdir, store, source, access)
 
 
-def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settings | None) -> dict[str, Any]:
+def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access | None) -> dict[str, Any]:
     """Return the fields.
 
-    settings: how to ask the primary; None not to ask.
+    access: how to ask the primary; None not to ask.
     """
     role = serverdir.role()
     promoted = role not in (None, "replica") or source.promoted is not None
     serial = store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
     position = known_position(contact)
-    if settings is not None and not promoted and source.primary_url:
-        position = ask_position(contact, source, settings)
+    if access is not None and not promoted and source.primary_url:
+        position = ask_position(contact, source, access)
     behind_us = position.own is not None and position.own < serial
     primary_serial = position.own if behind_us else position.serial
     # A refusal explains the missing serial: show it first.
@@ -91,7 +92,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, settings: Settin
         lag,
         diverged=divergence is not None or isinstance(position.error, WrongHistory) or behind_us,
         silent=position.error is not None,
-        offline=settings is None,
+        offline=access is None,
     )
     reason, following = _explain(state, serial, position, divergence, running=running)
     if not promoted and role is not None:

@@ -4,17 +4,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from replisync.changelog.rewrite import EXPORT, Rewriter
 from replisync.devpi.nodeinfo import plain_url
 from replisync.errors import LocalFailure
 from replisync.primary.connection import normalized_url
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience, catch_up, follow
 from replisync.replication.pipeline import Pipeline
 from replisync.replication.settle import expire_retained
-from replisync.session.session import connection, local_files, pipeline, recorded
-from replisync.session.settings import Context, Settings
-from replisync.standby.database.store import Store
-from replisync.standby.opening import existing_standby, target_files, warn_of_readers
+from replisync.session.session import Session, local_files
+from replisync.session.settings import Settings
+from replisync.standby.opening import warn_of_readers
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 
@@ -37,37 +36,33 @@ class CaughtUp:
 @contextmanager
 def _connected(
     serverdir: Serverdir, primary_url: str | None, settings: Settings, context: Context, patience: Patience
-) -> Iterator[tuple[Store, Pipeline]]:
+) -> Iterator[tuple[Session, Pipeline]]:
     """Hold a standby, connected to its primary, after finishing interrupted work."""
     with ExitStack() as stack:
-        store, source = stack.enter_context(existing_standby(serverdir))
+        session = stack.enter_context(Session.open(serverdir, settings, context))
         warn_of_readers(serverdir, context.log)
+        source = session.source
         url = normalized_url(primary_url) if primary_url else source.primary_url
-        primary = stack.enter_context(connection(settings, url, source.uuid, source.primary_uuid))
-        local = local_files(serverdir, settings)
-        rewrite = Rewriter(store) if source.seed_kind == EXPORT else None
-        work = pipeline(
-            serverdir, store, primary, settings, context, files=primary, local=local, rewrite=rewrite
-        )
+        primary = stack.enter_context(session.primary(url))
+        work = session.following(primary, local_files(serverdir, settings))
         work.recover()
-        _expire(serverdir, store, settings, context)
+        _expire(session)
         if url != source.primary_url:
             # Only after the server at the new URL has proved to be the same one.
             patience.call(work.check_identity)
             # The row comes last: once it is there, `.nodeinfo` is correct.
             info = serverdir.nodeinfo() or {}
             serverdir.write_nodeinfo({**info, "masterurl": plain_url(url)})
-            store.put_source(replace(source, primary_url=url))
-        yield store, work
+            session.store.put_source(replace(source, primary_url=url))
+        yield session, work
 
 
-def _expire(serverdir: Serverdir, store: Store, settings: Settings, context: Context) -> None:
-    files = target_files(serverdir, store, settings.threads)
+def _expire(session: Session) -> None:
     try:
-        expire_retained(store, files, settings.retention_days, clock.moment())
+        expire_retained(session.store, session.files, session.settings.retention_days, clock.moment())
     except LocalFailure as err:
         # This can wait; applying changes cannot, and reports its own failures.
-        context.log.warning("retained files are not removed", error=str(err))
+        session.context.log.warning("retained files are not removed", error=str(err))
 
 
 def run_catchup(
@@ -87,14 +82,16 @@ def run_catchup(
     """
     if timeout is not None:
         context.stop.limit(timeout)
-        settings = replace(settings, silence=min(settings.silence, timeout))
+        access = settings.access
+        settings = replace(settings, access=replace(access, silence=min(access.silence, timeout)))
     patience = Patience(context.stop, context.log, seconds=settings.patience)
-    with _connected(serverdir, primary_url, settings, context, patience) as (store, work):
+    with _connected(serverdir, primary_url, settings, context, patience) as (session, work):
+        store = session.store
         first = store.last_serial()
-        with recorded(store, "catchup", work):
+        with session.recorded("catchup"):
             catch_up(work, store.last_serial, patience, to_serial=to_serial)
             patience.attempt(work.wanted.retry)
-        tally = work.tally
+        tally = session.tally
         return CaughtUp(
             first, store.last_serial(), tally.files, tally.bytes, tally.local, store.fault_count()
         )
@@ -115,9 +112,10 @@ def run_follow(
     """
     patience = Patience(context.stop, context.log, seconds=timeout, local=timeout is None)
     with (
-        _connected(serverdir, primary_url, settings, context, patience) as (store, work),
-        recorded(store, "follow", work),
+        _connected(serverdir, primary_url, settings, context, patience) as (session, work),
+        session.recorded("follow"),
     ):
+        store = session.store
         context.log.info("following", serial=store.last_serial())
         reported = store.last_serial()
 
@@ -130,6 +128,6 @@ def run_follow(
 
         def chores() -> None:
             work.wanted.retry(_CHORE_FILES)
-            _expire(serverdir, store, settings, context)
+            _expire(session)
 
         follow(work, store.last_serial, patience, on_step=report, chores=chores)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from replisync.changelog.records import UNFETCHABLE, Source
 from replisync.errors import Advice, ConditionFailed, Hint, LocalFailure, NewerPrimary, TargetUnusable
 from replisync.monitoring.position import Position, ask_position
+from replisync.primary.access import Access
 from replisync.primary.tls import Tls
+from replisync.replication.context import Context
 from replisync.replication.settle import settle
-from replisync.session.settings import ASK_SECONDS, Context, Settings
+from replisync.session.settings import ASK_SECONDS
 from replisync.standby.database.store import Store
 from replisync.standby.opening import existing_standby, target_files
 from replisync.standby.serverdir import Serverdir
@@ -16,7 +19,7 @@ from replisync.system import clock
 from replisync.system.advice import chmod, quoted
 from replisync.system.denied import read_only
 from replisync.verify.findings import DATABASE, PERMISSIONS, Finding, Report
-from replisync.verify.run import Level, look, readable
+from replisync.verify.run import Level, look, readable, subject_of
 from replisync.verify.standing import Standing, distinct, found_now, standing
 
 # An event serial before all events: devpi-server then replays all of the history to its plugins.
@@ -64,43 +67,50 @@ class Promotion:
     deleted_files: int = 0
 
 
-def promote(
-    serverdir: Serverdir,
-    context: Context,
-    *,
-    accept_loss: bool = False,
-    keep_identity: bool = False,
-    replay_events: bool = False,
-    dry_run: bool = False,
-    tls: Tls | None = None,
-) -> Promotion:
-    """Check that a standby is complete, and set its role to primary.
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What an operator decides of a promotion.
 
     accept_loss: promote even if the primary is known to have more, files are missing, or a verification found
         damage.
     keep_identity: take the old primary's UUID, so that its other replicas can follow this server.
     replay_events: replay all of the history to devpi-server's plugins.
     dry_run: change nothing.
+    """
+
+    accept_loss: bool = False
+    keep_identity: bool = False
+    replay_events: bool = False
+    dry_run: bool = False
+
+
+def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) -> Promotion:
+    """Check that a standby is complete, and set its role to primary.
+
     tls: the TLS settings for asking the old primary.
     Raises TargetUnusable if it is not a complete standby or replisync writes to it, ConditionFailed if
     something would be lost.
     """
+    access = Access(tls=tls, silence=ASK_SECONDS)
     with existing_standby(serverdir, promoting=True) as (store, source):
         serverdir.check_path()
-        settings = Settings(tls=tls or Tls(), silence=ASK_SECONDS)
-        position = ask_position(store.contact(), source, settings)
+        position = ask_position(store.contact(), source, access)
         now, found = _verified(serverdir, store, source, context)
-        uuid = source.primary_uuid if keep_identity else source.uuid
-        promotion = _assess(serverdir, store, position, found, now, uuid=uuid, dry_run=dry_run)
-        promotion = replace(promotion, warnings=(*promotion.warnings, *_reminders(store, source, position)))
-        if not accept_loss:
+        promotion = _assess(serverdir, store, position, found, now)
+        promotion = replace(
+            promotion,
+            uuid=source.primary_uuid if choices.keep_identity else source.uuid,
+            dry_run=choices.dry_run,
+            warnings=(*promotion.warnings, *_reminders(store, source, position)),
+        )
+        if not choices.accept_loss:
             level = found[0].level if found else str(Level.QUICK)
             _refuse_loss(promotion, position, level, diverged=store.divergence() is not None)
-        if dry_run:
+        if choices.dry_run:
             return promotion
         held = settle(store, target_files(serverdir, store), retain=True)
         promotion = replace(promotion, deleted_files=len(held))
-        serverdir.write_event_serial(_NOTHING_HANDLED if replay_events else promotion.serial)
+        serverdir.write_event_serial(_NOTHING_HANDLED if choices.replay_events else promotion.serial)
         # Another process may have this database, through a copy of the serverdir: it must not write any more.
         store.put_source(replace(source, promoted=clock.now()))
         store.back_to_devpi()
@@ -125,7 +135,7 @@ def _verified(
             return None, found
         # A separate reader: views hide damage from it, and must not hide it from the writer.
         with readable(serverdir) as reader:
-            now = look(serverdir, reader, source, Level.QUICK, context)
+            now = look(partial(subject_of, serverdir, reader, source, context), Level.QUICK)
     except (TargetUnusable, LocalFailure) as err:
         # An unreadable database may be all that is left: it counts as a loss to accept.
         damage = Finding(DATABASE, err.why, None, "a readable database", err.why)
@@ -151,9 +161,6 @@ def _assess(
     position: Position,
     found: list[Standing],
     now: Report | None,
-    *,
-    uuid: str,
-    dry_run: bool,
 ) -> Promotion:
     serial = store.last_serial()
     content = (one.only(harmless=False) for one in (*found, *([found_now(now)] if now else [])))
@@ -172,8 +179,8 @@ def _assess(
         findings={kind: number for one in against for kind, number in one.kinds.items()},
         found=tuple(f"{one} (`verify --level {one.level}` at {one.finished})" for one in against),
         warnings=(*_warnings(serverdir, now.findings if now else []), *_noted_warnings(found)),
-        uuid=uuid,
-        dry_run=dry_run,
+        uuid="",
+        dry_run=False,
         doubt=doubt,
         last_contact=contact.contacted_at if (contact := store.contact()) else None,
     )

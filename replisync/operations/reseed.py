@@ -23,15 +23,15 @@ from replisync.errors import (
 )
 from replisync.operations.follow import run_catchup
 from replisync.operations.swap import Swap
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.replication.wanted import Tally
-from replisync.seed.export.tools import ToolOptions
 from replisync.seed.forecast.forecast import forecast, forecast_rest
 from replisync.seed.forecast.survey import Forecast
 from replisync.seed.target import Cloned
-from replisync.seed.ways import Seed, Sources, clone
-from replisync.session.session import connection, recorded
-from replisync.session.settings import Context, Settings
+from replisync.seed.ways import Seeding, Sources, clone
+from replisync.session.runs import recorded
+from replisync.session.settings import Settings
 from replisync.standby.opening import (
     existing_standby,
     open_database,
@@ -65,18 +65,11 @@ class Reseeded:
     cloned: Cloned | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tallied:
-    tally: Tally
-
-
 def reseed(
     serverdir: Path,
     storage: Storage | None,
     password: str | None,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
+    seeding: Seeding,
     settings: Settings,
     context: Context,
 ) -> Reseeded:
@@ -85,7 +78,7 @@ def reseed(
     serverdir: of the present standby.
     storage: of the new one; None for SQLite.
     password: of the database, if `storage` has none.
-    sources: as for a clone; the default primary is the one that the present standby knows.
+    seeding: as for a clone; the default primary is the one that the present standby knows.
     Raises TargetUnusable if the present one is not a standby, is promoted, or is still followed when it must
     be swapped, VerificationFailed if the new one has findings, and the errors of a clone. The present one is
     never written to.
@@ -97,16 +90,16 @@ def reseed(
         return _result(Serverdir(swap.present, storage, password=password), kept, None)
     source = _standby(present)
     _check_storage(present, storage)
-    sources = replace(sources, primary_url=sources.primary_url or source.primary_url)
-    sources.check(seed, options)
+    seeding = _of_its_primary(seeding, source)
+    seeding.check()
     swap.check()
     warn_of_readers(present, context.log)
-    _check_primary(sources, source, settings, context)
+    _check_primary(seeding.sources, source, settings, context)
     new = Serverdir(swap.claim(source.uuid).root, storage, password=password)
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
     cloned = None
     if new.role() is None:
-        cloned = clone(new, sources, seed, options, settings, context)
+        cloned = clone(new, seeding, settings, context)
     run_catchup(new, settings, context)
     _prove(new, context)
     kept = _take_place(swap, present, new, source, settings, context)
@@ -117,9 +110,7 @@ def forecast_reseed(
     serverdir: Path,
     storage: Storage | None,
     password: str | None,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
+    seeding: Seeding,
     settings: Settings,
     context: Context,
 ) -> Forecast:
@@ -131,16 +122,22 @@ def forecast_reseed(
     present = Serverdir(swap.present, password=password)
     source = _standby(present)
     _check_storage(present, storage)
-    sources = replace(sources, primary_url=sources.primary_url or source.primary_url)
-    sources.check(seed, options)
-    _check_primary(sources, source, settings, context)
+    seeding = _of_its_primary(seeding, source)
+    seeding.check()
+    _check_primary(seeding.sources, source, settings, context)
     settings = replace(settings, linked=(present.files,) if present.files.is_dir() else ())
     new = Serverdir(swap.new, storage, password=password)
     if new.is_ours() and new.role() is not None:
         # It is complete, and waits for the swap.
-        assert sources.primary_url is not None  # noqa: S101 - the present standby has one
-        return forecast_rest(new, sources.primary_url, settings, context)
-    return forecast(new, sources, seed, options, settings, context)
+        url = seeding.sources.primary_url
+        assert url is not None  # noqa: S101 - the present standby has one
+        return forecast_rest(new, url, settings, context)
+    return forecast(new, seeding, settings, context)
+
+
+def _of_its_primary(seeding: Seeding, source: Source) -> Seeding:
+    url = seeding.sources.primary_url or source.primary_url
+    return replace(seeding, sources=replace(seeding.sources, primary_url=url))
 
 
 def _standby(present: Serverdir) -> Source:
@@ -180,7 +177,8 @@ def _check_primary(sources: Sources, source: Source, settings: Settings, context
     Raises WrongHistory.
     """
     assert sources.primary_url is not None  # noqa: S101 - the present standby has one
-    with connection(settings, sources.primary_url, source.uuid, source.primary_uuid, secret=False) as primary:
+    access, url = settings.access, sources.primary_url
+    with access.primary(url, source.uuid, source.primary_uuid, secret=False) as primary:
         Patience(context.stop, context.log, seconds=settings.patience).call(primary.hello)
 
 
@@ -224,12 +222,12 @@ def _take_place(
             ) from err
         # It may have been promoted or rebuilt since we looked.
         if _standby(present).uuid != source.uuid:
-            raise TargetUnusable(f"cannot rebuild {present}", "another standby was put in its place")
+            raise TargetUnusable(f"cannot rebuild {present}", "another standby took its place")
         run_catchup(new, settings, context)
         store, its = stack.enter_context(existing_standby(new))
         if its.primary_uuid != source.primary_uuid:
             raise WrongHistory(f"cannot rebuild {present}", "the new standby follows another primary")
-        with closing(store), recorded(store, "reseed", _Tallied(Tally())):
+        with closing(store), recorded(store, "reseed", Tally()):
             serial = store.last_serial()
             why = f"; {its.seed_reason}" if its.seed_reason else ""
             reason = f"put by --reseed in the place of the standby {source.uuid}{why}"

@@ -6,7 +6,6 @@ how entries are stored.
 """
 
 import re
-import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,9 +18,9 @@ from replisync.changelog.ports import Changes, Download, Hello
 from replisync.devpi.entries import ChangelogEntry, StreamParser, parse_batch, parse_stored
 from replisync.devpi.keys import READ_KEYNAMES
 from replisync.devpi.tokens import TokenSigner
-from replisync.devpi.wire import Limits, is_cut
+from replisync.devpi.wire import is_cut
 from replisync.errors import BrokenStream, CorruptEntry, PrimaryUnreachable, WrongHistory
-from replisync.primary.connection import POLL_SECONDS, Origin
+from replisync.primary.connection import Link, Origin
 
 STREAM_TYPE = "application/x-devpi-replica-changes"
 # A server prefers its stream only where the older type is wanted less.
@@ -50,11 +49,7 @@ class Primary:
     signer: makes the tokens; None where no changelog is to be read.
     uuid: the replica's.
     expected: the UUID that the primary must have; "" where it is not known yet.
-    connections: how many downloads go on at a time.
-    silence: seconds without a byte after which the primary is given up; a poll is always given as long as
-        the protocol allows.
-    context: whom TLS trusts, and who we are; None for the usual trust.
-    transport: httpx's own by default; tests hand in others.
+    link: how it is talked to.
     """
 
     def __init__(
@@ -64,23 +59,11 @@ class Primary:
         *,
         uuid: str,
         expected: str = "",
-        limits: Limits | None = None,
-        connections: int = 8,
-        silence: float = POLL_SECONDS,
-        context: ssl.SSLContext | None = None,
-        transport: httpx.BaseTransport | None = None,
+        link: Link | None = None,
     ) -> None:
-        self._origin = Origin(
-            url,
-            signer,
-            uuid=uuid,
-            expected=expected,
-            connections=connections,
-            silence=silence,
-            context=context,
-            transport=transport,
-        )
-        self._limits = limits or Limits()
+        link = link or Link()
+        self._origin = Origin(url, signer, uuid=uuid, expected=expected, link=link)
+        self._limits = link.limits
         self._batches = True
         self._stumbled = (-1, 0)  # where answers broke off, and how often in a row
         self._cut = (-1, 0)  # the same, of those that HTTP said were complete

@@ -3,12 +3,14 @@
 All of httpx's errors are translated here; no module above this one sees one.
 """
 
+import errno
 import re
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import quote
@@ -18,6 +20,7 @@ import httpx
 from replisync import __version__
 from replisync.changelog.ports import Hello
 from replisync.devpi.tokens import TokenSigner
+from replisync.devpi.wire import Limits
 from replisync.errors import (
     BrokenStream,
     LocalFailure,
@@ -30,20 +33,16 @@ from replisync.errors import (
     UsageError,
     WrongHistory,
 )
-from replisync.primary.heads import HeadBoundTransport
-from replisync.primary.plain import PlainTransport
 from replisync.primary.tls import usual_trust
+from replisync.primary.transport import Transport
 
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
 _CONNECT_SECONDS = 10.0
 
-# What a server says of our certificate, in the words of OpenSSL.
-_CERT_REFUSED = re.compile("alert (certificate|bad certificate|unsupported certificate|unknown ca)[a-z ]*")
-
-# What OpenSSL says of its certificate, and where that is no matter of the CA.
-_CERT_WRONG = re.compile(r"certificate verify failed: (.*?)\.? \(_ssl")
-_CERT_OF_ITS_OWN = re.compile("expired|not yet valid|mismatch")
+# What OpenSSL finds wrong with a certificate that is no matter of its CA: not yet valid, expired, of another
+# name or address (`X509_V_ERR_..` in openssl/x509_vfy.h).
+_OF_ITS_OWN = (9, 10, 62, 64)
 
 # devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
 _UUID = re.compile("[!-~]{1,64}")
@@ -69,6 +68,23 @@ _USER_AGENT = f"devpi-replisync/{__version__}"
 _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How a server is talked to.
+
+    limits: of what is taken of a changelog.
+    silence: seconds without a byte after which the server is given up; a poll is always given as long as
+        the protocol allows.
+    context: whom TLS trusts, and who we are; None for the usual trust.
+    transport: what carries requests; our own if None.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    silence: float = POLL_SECONDS
+    context: ssl.SSLContext | None = None
+    transport: httpx.BaseTransport | None = None
+
+
 class Origin:
     """One server, as one replica sees it.
 
@@ -76,11 +92,6 @@ class Origin:
     signer: makes the tokens; None where no changelog is to be read.
     uuid: the replica's.
     expected: the UUID that the server must have; "" where it is not known yet.
-    connections: how many downloads go on at a time.
-    silence: seconds without a byte after which the server is given up; a poll is always given as long as
-        the protocol allows.
-    context: whom TLS trusts, and who we are; None for the usual trust.
-    transport: httpx's own where it is None.
     """
 
     def __init__(
@@ -90,18 +101,13 @@ class Origin:
         *,
         uuid: str,
         expected: str,
-        connections: int,
-        silence: float,
-        context: ssl.SSLContext | None,
-        transport: httpx.BaseTransport | None,
+        link: Link,
     ) -> None:
         self.url = normalized_url(url)
         self._root = httpx.URL(self.url)
-        if context is None and self._root.scheme == "http":
-            # Nothing is asked for by TLS then, and the usual CAs take longer to load than most answers.
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        elif context is None and transport is None:
-            context = usual_trust()
+        context = link.context
+        if context is None and self._root.scheme == "https" and link.transport is None:
+            context = usual_trust()  # which takes longer to load than most answers
         self.uuid = uuid
         self.expected = expected
         self.last_seen = -1  # the server's serial by its last answer
@@ -110,10 +116,9 @@ class Origin:
         self._signer = signer
         self._searching = threading.Lock()  # held by the one thread that tries offsets of the clocks
         self._connections: deque[object] = deque(maxlen=8)  # those that answered since the last error
-        self._timeout = httpx.Timeout(silence, connect=min(silence, _CONNECT_SECONDS))
-        # A transport of our own leaves httpx's environment (proxies, .netrc) out: it must not decide to
-        # whom the token goes.
-        self._transport = transport or HeadBoundTransport(context, connections + 2)
+        self._timeout = httpx.Timeout(link.silence, connect=min(link.silence, _CONNECT_SECONDS))
+        # The environment (proxies, .netrc) must not decide to whom the token goes.
+        self._transport = link.transport or Transport(context)
         self._client = httpx.Client(
             headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
             timeout=self._timeout,
@@ -121,14 +126,10 @@ class Origin:
             transport=self._transport,
             trust_env=False,
         )
-        self._files = self._transport  # files are many and small: there the cost of a request counts
-        if transport is None and self._root.scheme == "http":
-            self._files = PlainTransport(self._transport)
         self._file_headers: tuple[str, httpx.Headers] = ("", httpx.Headers())
 
     def close(self) -> None:
         """Let go of all connections."""
-        self._files.close()
         self._client.close()
 
     def is_new(self, response: httpx.Response) -> bool:
@@ -403,7 +404,7 @@ class Origin:
         except httpx.StreamError as err:
             raise BrokenStream(attempted, str(err)) from err
         except httpx.InvalidURL as err:
-            raise UsageError(attempted, f"it is no URL: {err}") from err
+            raise UsageError(attempted, f"not a URL: {err}") from err
 
     @contextmanager
     def file(self, relpath: str, attempted: str, method: str = "GET") -> Iterator[httpx.Response]:
@@ -414,8 +415,8 @@ class Origin:
 
         def ask(token: str) -> AbstractContextManager[httpx.Response]:
             with self._translated(attempted):
-                transport = self._files if method == "GET" else self._transport
-                return closing(transport.handle_request(self._file_request(relpath, method, token)))
+                request = self._file_request(relpath, method, token)
+                return closing(self._transport.handle_request(request))
 
         with self._timely(ask, attempted) as response:
             yield response
@@ -506,26 +507,42 @@ def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
         return PrimaryTimeout(attempted, f"no answer in time ({type(err).__name__})")
     if isinstance(err, httpx.UnsupportedProtocol):
         return UsageError(attempted, why, hint="give --primary-url as http://… or https://…")
-    if isinstance(err, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in why:
-        found = _CERT_WRONG.search(why)
-        return PrimaryRefused(
-            attempted,
-            "its TLS certificate cannot be verified" + (f": {found[1]}" if found else ""),
-            hint="renew it, or check the name in --primary-url, and the clocks"
-            if _CERT_OF_ITS_OWN.search(why)
-            else "name a bundle with its CA: --ca-bundle, or SSL_CERT_FILE in the environment",
-        )
-    if refusal := _CERT_REFUSED.search(why):
-        return PrimaryRefused(
-            attempted,
-            f"it does not accept our TLS certificate, or that we show none ({refusal[0].strip()})",
-            hint="give the certificate and its key with --replica-cert",
-        )
-    if isinstance(err, httpx.ConnectError) and "Too many open files" in why:
-        return LocalFailure(attempted, why, hint="raise the limit (ulimit -n), or use fewer threads")
+    for cause in _causes(err):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return PrimaryRefused(
+                attempted,
+                f"its TLS certificate cannot be verified: {cause.verify_message}",
+                hint="renew it, or check the name in --primary-url, and the clocks"
+                if cause.verify_code in _OF_ITS_OWN
+                else "name a bundle with its CA: --ca-bundle, or SSL_CERT_FILE in the environment",
+            )
+        if isinstance(cause, ssl.SSLError) and (alert := _alert(cause)):
+            return PrimaryRefused(
+                attempted,
+                f"it does not accept our TLS certificate, or that we show none ({alert})",
+                hint="give the certificate and its key with --replica-cert",
+            )
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return LocalFailure(attempted, why, hint="raise the limit (ulimit -n), or use fewer threads")
     if isinstance(err, httpx.RemoteProtocolError | httpx.ReadError):
         return BrokenStream(attempted, why)
     return PrimaryUnreachable(attempted, why)
+
+
+def _causes(err: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that it was raised from."""
+    while err is not None:
+        yield err
+        err = err.__cause__ or err.__context__
+
+
+def _alert(err: ssl.SSLError) -> str:
+    """Return the alert by which a server refuses our certificate; "" if it is another error.
+
+    Source: the names of OpenSSL's reasons, such as TLSV13_ALERT_CERTIFICATE_REQUIRED (openssl/sslerr.h).
+    """
+    alert = (err.reason or "").partition("_ALERT_")[2]
+    return alert.replace("_", " ").lower() if "CERTIFICATE" in alert or alert == "UNKNOWN_CA" else ""
 
 
 def normalized_url(url: str) -> str:
@@ -544,7 +561,7 @@ def normalized_url(url: str) -> str:
     except (httpx.InvalidURL, ValueError) as err:
         raise UsageError(attempted, str(err)) from err
     if parsed.scheme not in ("http", "https") or not host:
-        raise UsageError(attempted, "it is no http:// or https:// URL")
+        raise UsageError(attempted, "not an http:// or https:// URL")
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise UsageError(attempted, f"{parsed.port} is no port")
     if parsed.query or parsed.fragment:

@@ -146,7 +146,7 @@ class Fetcher:
         local: LocalSource | None = None,
     ) -> None:
         self._source = source
-        self._target = target
+        self.target = target
         self._threads = threads
         self._stop = stop
         self._replace = replace
@@ -193,7 +193,7 @@ class Fetcher:
         room = 0 if work.ended or self._stop.is_set() else 2 * self._group - under_way
         files = list(islice(wanted, room))
         # One query for all: each costs as much as a small file if files are in a database.
-        sizes = self._target.sizes_of([file.relpath for file in files if file.digest]) if files else {}
+        sizes = self.target.sizes_of([file.relpath for file in files if file.digest]) if files else {}
         for file in files:
             work.todo.put((file, sizes.get(file.relpath)))
         while len(workers) < min(self._threads, under_way + len(files)):
@@ -258,11 +258,11 @@ class Fetcher:
         obstacles = self._obstacles(moves)
         if held:
             # A commit will promise this content, so it must survive a crash after the commit.
-            self._target.hold(held)
+            self.target.hold(held)
         free = [(relpath, name) for relpath, name in moves.items() if relpath not in obstacles]
         if free:
-            self._target.place(free)
-        self._target.discard(moves[relpath] for relpath in obstacles)
+            self.target.place(free)
+        self.target.discard(moves[relpath] for relpath in obstacles)
         return [_outcome(one, obstacles) for one in group]
 
     def _obstacles(self, relpaths: Iterable[str]) -> dict[str, str]:
@@ -273,7 +273,7 @@ class Fetcher:
             above = relpath.rpartition("/")[0]
             while above and above not in names:
                 above = above.rpartition("/")[0]
-            obstacle = "another file has the path of its folder" if above else self._target.obstacle(relpath)
+            obstacle = "another file has the path of its folder" if above else self.target.obstacle(relpath)
             if obstacle:
                 found[relpath] = obstacle
         return found
@@ -303,7 +303,7 @@ class Fetcher:
         if self._local is None or hold_problem(file.relpath):
             return None
         for path in self._local.paths(file):
-            arrived = self._target.take(file.relpath, path, file.digest, link=self._local.links(path))
+            arrived = self.target.take(file.relpath, path, file.digest, link=self._local.links(path))
             if arrived is not None:
                 return self._staged(file, arrived, "local")
         return None
@@ -313,18 +313,18 @@ class Fetcher:
             if answer.status != 200:
                 doubtful = not answer.own or answer.status in _DOUBTFUL
                 return Refused(file, answer.status if answer.own else _BROKEN, answer.reason, doubtful)
-            if problem := self._target.size_problem(answer.length or 0):
+            if problem := self.target.size_problem(answer.length or 0):
                 return Refused(file, TOO_BIG, problem)
             try:
                 chunks = self._until_stopped(answer.chunks)
-                arrived = self._target.receive(file.relpath, chunks, file.digest, answer.length)
+                arrived = self.target.receive(file.relpath, chunks, file.digest, answer.length)
             except WrongContent as err:
                 return Refused(file, answer.status, err.why)
         return self._staged(file, arrived, "primary")
 
     def _staged(self, file: WantedFile, arrived: Arrived, origin: Origin) -> Refused | _Staged:
-        if problem := self._target.size_problem(arrived.size):
-            self._target.discard([arrived.name])
+        if problem := self.target.size_problem(arrived.size):
+            self.target.discard([arrived.name])
             return Refused(file, TOO_BIG, problem)
         staged = arrived.name if self._in_use(file, arrived) else None
         return _Staged(Fetched(file, arrived.size, staged, origin), arrived.name)
@@ -338,17 +338,17 @@ class Fetcher:
     def _is_right(self, file: WantedFile) -> bool:
         """Return whether the right file is in its place; then it is durable too."""
         digest = file.digest
-        if digest is None or self._target.digest_of(file.relpath, digest.algorithm) != digest.hexdigest:
+        if digest is None or self.target.digest_of(file.relpath, digest.algorithm) != digest.hexdigest:
             return False
         # It may have been stored by a devpi-server of the hot standby, which does not sync files.
-        self._target.sync(file.relpath)
+        self.target.sync(file.relpath)
         return True
 
     def _in_use(self, file: WantedFile, arrived: Arrived) -> bool:
         """Return whether a devpi-server may be serving another content under the file's name."""
-        if self._replace or self._target.size_of(file.relpath) is None:
+        if self._replace or self.target.size_of(file.relpath) is None:
             return False
-        return self._target.digest_of(file.relpath, "sha256") != arrived.sha256
+        return self.target.digest_of(file.relpath, "sha256") != arrived.sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,11 @@ be repeated at any point without doing anything twice.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
 
 from replisync.changelog.divergence import Comparison
 from replisync.changelog.plan import Batch, BatchLimits, batches
-from replisync.changelog.ports import FileStore, Hello, History, Log, Progress
+from replisync.changelog.ports import Hello, History
 from replisync.changelog.records import Commit
 from replisync.devpi.entries import ChangelogEntry
 from replisync.errors import (
@@ -23,66 +24,64 @@ from replisync.errors import (
     ReplisyncError,
     WrongHistory,
 )
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher, Refused
 from replisync.replication.readahead import read_ahead
 from replisync.replication.refusals import Judgement, missing
-from replisync.replication.settle import Settler, set_apart, settle
+from replisync.replication.settle import Settler, recover, settle
 from replisync.replication.wanted import Tally, Wanted
 from replisync.standby.database.store import Store
 from replisync.system import clock
-from replisync.system.stop import Stop
 
 Rewrite = Callable[[Iterable[list[ChangelogEntry]]], Iterable[list[ChangelogEntry]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How entries are applied.
+
+    limits: of one commit.
+    skip_indexes: names or types of indexes whose files are left where they are; `all` for every one.
+    retain: whether what deltas drop is kept in the retained folder.
+    rewrite: makes of the primary's entries those that are stored, where they are not the same.
+    """
+
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    skip_indexes: frozenset[str] = frozenset()
+    retain: bool = True
+    rewrite: Rewrite | None = None
 
 
 class Pipeline:
     """One target that follows one primary.
 
-    retain: whether dropped and replaced files are retained.
+    fetcher: brings files to the target.
     tally: the counters to use; None for new ones.
-    rewrite: turns the primary's entries into those to store, if they differ.
     """
 
     def __init__(
         self,
         primary: History,
         store: Store,
-        files: FileStore,
         fetcher: Fetcher,
-        *,
-        stop: Stop,
-        log: Log,
-        progress: Progress,
-        limits: BatchLimits | None = None,
-        skip_indexes: frozenset[str] = frozenset(),
-        retain: bool = True,
+        context: Context,
+        rules: Rules,
         tally: Tally | None = None,
-        rewrite: Rewrite | None = None,
     ) -> None:
         self._primary = primary
         self._store = store
-        self._files = files
-        self._stop = stop
-        self._log = log
-        self._progress = progress
-        self._limits = limits or BatchLimits()
-        self._settle = Settler(lambda: settle(store, files, retain=retain), log)
+        self._files = files = fetcher.target
+        self._stop, self._log, self._progress = context.stop, context.log, context.progress
+        self._limits = rules.limits
+        self._settle = Settler(lambda: settle(store, files, retain=rules.retain), context.log)
         # After any error another server may answer, even over the same connection to a proxy.
         self._doubtful = True
         self._left_at: int | None = None  # the serial after our last step, or None if unknown
         self._reached = -1  # the serial after our last commit
         self._counted = -1  # the last serial of the stage that is shown
-        self._rewrite = rewrite or (lambda groups: groups)
+        self._rewrite = rules.rewrite or (lambda groups: groups)
         self.tally = tally or Tally()
-        self.wanted = Wanted(
-            store,
-            files,
-            fetcher,
-            stop=stop,
-            progress=progress,
-            skip_indexes=skip_indexes,
-            tally=self.tally,
-        )
+        self.wanted = Wanted(store, fetcher, context, rules.skip_indexes, self.tally)
 
     # Identity.
 
@@ -123,9 +122,7 @@ class Pipeline:
 
     def recover(self) -> None:
         """Finish an interrupted run: moves that its commits demand, and files that never arrived."""
-        self._settle()
-        set_apart(self._store, self._files)
-        self._files.clean_staging(())
+        recover(self._settle, self._store, self._files)
 
     # Entries.
 

@@ -71,6 +71,13 @@ class Settler:
         self._told |= new
 
 
+def recover(settle: Settler, store: Store, files: FileStore) -> None:
+    """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
+    settle()
+    set_apart(store, files)
+    files.clean_staging(())
+
+
 def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
     if retain and move.action != "discard":

@@ -5,15 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from replisync.changelog.plan import Batch, WantedFile
-from replisync.changelog.ports import FileStore, Progress
 from replisync.changelog.records import Fault
 from replisync.devpi.keys import index_of
 from replisync.errors import ReplisyncError, Stopped
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetched, Fetcher, Outcome, Refused
 from replisync.replication.refusals import RETRY_LAST_SECONDS, Judgement, fault_of, judge, missing, wait_after
 from replisync.standby.database.store import Store
 from replisync.system import clock
-from replisync.system.stop import Stop
 
 # The number of files that are recorded together.
 _CHUNK = 1000
@@ -33,47 +32,46 @@ class Tally:
     entries: int = 0
 
 
+def not_skipped(store: Store, skip_indexes: frozenset[str], files: Iterable[WantedFile]) -> list[WantedFile]:
+    """Return those of some files that are not of an index whose files are left where they are.
+
+    skip_indexes: names or types of such indexes; `all` for every one.
+    """
+    if not skip_indexes:
+        return list(files)
+    skipped: dict[str, bool] = {}
+    kept = []
+    for file in files:
+        index = index_of(file.relpath)
+        if index not in skipped:
+            names = {"all", index, store.index_type(index)}
+            skipped[index] = not skip_indexes.isdisjoint(names)
+        if not skipped[index]:
+            kept.append(file)
+    return kept
+
+
 class Wanted:
     """The files that one target needs.
 
-    skip_indexes: names or types of indexes whose files are skipped; `all` for every index.
+    skip_indexes: see `not_skipped`.
     tally: the counters to use.
     """
 
     def __init__(
-        self,
-        store: Store,
-        files: FileStore,
-        fetcher: Fetcher,
-        *,
-        stop: Stop,
-        progress: Progress,
-        skip_indexes: frozenset[str],
-        tally: Tally,
+        self, store: Store, fetcher: Fetcher, context: Context, skip_indexes: frozenset[str], tally: Tally
     ) -> None:
         self._store = store
-        self._files = files
+        self._files = fetcher.target
         self._fetcher = fetcher
-        self._stop = stop
-        self._progress = progress
+        self._stop, self._progress = context.stop, context.progress
         self._skip_indexes = skip_indexes
         self._tally = tally
         self._counted: set[str] = set()  # files that arrived, until they are recorded
 
     def not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
-        """Return those of some files that are not of a skipped index."""
-        if not self._skip_indexes:
-            return list(files)
-        skipped: dict[str, bool] = {}
-        kept = []
-        for file in files:
-            index = index_of(file.relpath)
-            if index not in skipped:
-                names = {"all", index, self._store.index_type(index)}
-                skipped[index] = not self._skip_indexes.isdisjoint(names)
-            if not skipped[index]:
-                kept.append(file)
-        return kept
+        """Return those of some files that are to be fetched."""
+        return not_skipped(self._store, self._skip_indexes, files)
 
     def fetch(self, wanted: Iterable[WantedFile]) -> Iterator[Outcome]:
         """Yield the outcome of each file, in the order of arrival.

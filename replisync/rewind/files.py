@@ -1,7 +1,7 @@
 """The files of an older serial: still in place, in the retained folder, or on the primary."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -9,10 +9,10 @@ from replisync.changelog.plan import WantedFile
 from replisync.changelog.ports import ChunkSource, Download, FileSource, FileStore
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.primary.client import Primary
-from replisync.replication.fetch import Fetcher, Refused
+from replisync.replication.fetch import Refused
+from replisync.replication.wanted import not_skipped
 from replisync.rewind.undo import Undo
-from replisync.session.settings import Context
-from replisync.standby.database.store import Store
+from replisync.session.session import Session
 
 
 @dataclass(slots=True)
@@ -60,26 +60,14 @@ class Bringer:
     """Finds the files of an older serial: in place, in the retained folder, and on the primary.
 
     primary: None not to ask it.
-    threads: the number of files at a time.
-    not_skipped: returns those of some files that may be requested from the primary.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        files: FileStore,
-        primary: Primary | None,
-        context: Context,
-        *,
-        threads: int,
-        not_skipped: Callable[[list[WantedFile]], list[WantedFile]],
-    ) -> None:
-        self._store = store
-        self._files = files
+    def __init__(self, session: Session, primary: Primary | None) -> None:
+        self._session = session
+        self._store = session.store
+        self._files = session.files
         self._primary = primary
-        self._context = context
-        self._threads = threads
-        self._not_skipped = not_skipped
+        self._context = session.context
 
     @property
     def asks(self) -> bool:
@@ -136,6 +124,9 @@ class Bringer:
                 found.staged[file.relpath] = ""
         return found
 
+    def _not_skipped(self, files: list[WantedFile]) -> list[WantedFile]:
+        return not_skipped(self._store, self._session.settings.skip_indexes, files)
+
     def _digest(self, file: WantedFile) -> str | None:
         return self._files.digest_of(file.relpath, file.digest.algorithm) if file.digest else None
 
@@ -176,7 +167,7 @@ class Bringer:
 
     def _fetch(self, source: FileSource, files: list[WantedFile], found: Found) -> list[Refused]:
         refused: list[Refused] = []
-        fetcher = Fetcher(source, self._files, threads=self._threads, stop=self._context.stop)
+        fetcher = self._session.fetcher(source, None, replace=False)
         done = 0
         for outcome in fetcher.fetch(files):
             done += 1

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Commit, Fault, Source
 from replisync.errors import Advice, ConditionFailed, Hint
-from replisync.replication.pipeline import Pipeline
-from replisync.replication.refusals import Judgement
+from replisync.primary.client import Primary
+from replisync.replication.context import Context
+from replisync.replication.refusals import Judgement, judge
 from replisync.rewind.files import Bringer, Found, leaving
 from replisync.rewind.undo import Undo, plan
-from replisync.session.session import connection, pipeline, recorded
-from replisync.session.settings import Context, Settings
-from replisync.standby.database.store import Store
-from replisync.standby.opening import existing_standby, target_files
+from replisync.session.session import Session
+from replisync.session.settings import Settings
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 
@@ -64,62 +63,49 @@ def rewind(
     far, or something would be missing; nothing is changed then.
     """
     with ExitStack() as stack:
-        store, source = stack.enter_context(existing_standby(serverdir))
-        last = store.last_serial()
-        _check_reachable(serverdir, source, last, to_serial)
-        has_secret = settings.secretfile is not None or settings.keyfile is not None
-        primary = stack.enter_context(
-            connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=has_secret)
-        )
-        work = pipeline(serverdir, store, primary, settings, context, files=primary, local=None)
-        files = target_files(serverdir, store, settings.threads)
-        bringer = Bringer(
-            store,
-            files,
-            primary if has_secret else None,
-            context,
-            threads=settings.threads,
-            not_skipped=work.wanted.not_skipped,
-        )
+        session = stack.enter_context(Session.open(serverdir, settings, context))
+        last = session.store.last_serial()
+        _check_reachable(serverdir, session.source, last, to_serial)
+        primary = stack.enter_context(session.primary()) if settings.access.has_secret else None
         if dry_run:
-            undo = plan(store, to_serial)
+            bringer = Bringer(session, primary)
+            undo = plan(session.store, to_serial)
             found = bringer.look(undo)
-            verdict = work.wanted.judge(found.refused, undo)
+            verdict = judge(session.store, found.refused, undo)
             _refuse_loss(verdict, to_serial, accept_loss=accept_loss, asked=bringer.asks)
-            return _result(serverdir, undo, found, aside=len(leaving(files, undo, found)), dry_run=True)
-        with recorded(store, "rewind", work):
-            done = take_back(serverdir, store, files, work, bringer, to_serial, accept_loss=accept_loss)
+            aside = len(leaving(session.files, undo, found))
+            return _result(serverdir, undo, found, aside=aside, dry_run=True)
+        with session.recorded("rewind"):
+            done = take_back(session, primary, to_serial, accept_loss=accept_loss)
         context.log.info("rewound", from_serial=last, serial=to_serial)
         return done
 
 
 def take_back(
-    serverdir: Serverdir,
-    store: Store,
-    files: FileStore,
-    work: Pipeline,
-    bringer: Bringer,
-    to_serial: int,
-    *,
-    accept_loss: bool = False,
+    session: Session, primary: Primary | None, to_serial: int, *, accept_loss: bool = False
 ) -> Rewound:
-    """Rewind a standby that is open, and locked by us."""
-    work.recover()
+    """Rewind a standby that is open.
+
+    primary: the source of files that are no longer retained; None not to ask it.
+    """
+    serverdir, store, files = session.serverdir, session.store, session.files
+    bringer = Bringer(session, primary)
+    session.recover()
     undo = plan(store, to_serial)
     found = bringer.bring(undo)
     if undo.first == undo.last:
         return _result(serverdir, undo, found, aside=0, dry_run=False)
-    verdict = work.wanted.judge(found.refused, undo)
+    verdict = judge(store, found.refused, undo)
     try:
         _refuse_loss(verdict, to_serial, accept_loss=accept_loss, asked=bringer.asks)
     except ConditionFailed:
-        work.recover()  # all files are as they were
+        session.recover()  # all files are as they were
         raise
     commit = _commit(files, undo, found, verdict)
     # Before the commit: handling an event twice does no harm, never handling it would.
     serverdir.lower_event_serial(to_serial)
     store.rewind(commit, to_serial)
-    work.recover()
+    session.recover()
     return _result(serverdir, undo, found, aside=len(commit.leaving) + len(commit.staged), dry_run=False)
 
 
@@ -132,7 +118,7 @@ def _check_reachable(serverdir: Serverdir, source: Source, last: int, to_serial:
         raise ConditionFailed(
             attempted,
             "it was seeded from an export, and could not compare the primary's history at an earlier serial",
-            hint=Hint("rebuild the standby next to this one with {}", Advice("clone", reseed=True)),
+            hint=Hint("rebuild it with {}", Advice("clone", reseed=True)),
         )
 
 
@@ -157,7 +143,7 @@ def _refuse_loss(verdict: Judgement, to_serial: int, *, accept_loss: bool, asked
     more = f", and {len(relpaths) - 1} more" if len(relpaths) > 1 else ""
     error = ConditionFailed(
         f"cannot rewind to serial {to_serial}",
-        f"it needs {first.relpath}{more}, which is not available: {first.reason}",
+        f"it needs {first.relpath}{more}, which is missing: {first.reason}",
         hint="nothing was changed; "
         + ("" if asked else "let it ask the primary (--secretfile or --replica-keyfile), ")
         + "choose another serial, or rewind without these files with --accept-loss",

@@ -11,14 +11,13 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from replisync.changelog.ports import FileSource, History
 from replisync.changelog.records import Source
 from replisync.errors import FilesMissing, UsageError
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.fetch import NoSource
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
-from replisync.replication.wanted import Tally
 from replisync.seed.history import LocalHistory
 from replisync.seed.snapshot import Rows, take_snapshot
 from replisync.seed.target import (
@@ -34,9 +33,8 @@ from replisync.seed.target import (
     new_target,
     release,
 )
-from replisync.session.session import local_files, pipeline, recorded
-from replisync.session.settings import Context, Settings
-from replisync.standby.database.store import Store
+from replisync.session.session import Session, local_files
+from replisync.session.settings import Settings
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.serverdir import SQLITE_FILE, Serverdir
 from replisync.system import clock
@@ -61,7 +59,7 @@ class Origin:
                 info = json.loads((root / ".nodeinfo").read_bytes())
                 version = (root / ".serverversion").read_text()
             except (FileNotFoundError, NotADirectoryError) as err:
-                raise UsageError(attempted, "it is no serverdir, or not a complete one") from err
+                raise UsageError(attempted, "not a serverdir, or not a complete one") from err
             except ValueError as err:
                 raise UsageError(attempted, "its .nodeinfo is not what devpi-server writes") from err
         if not isinstance(info, dict) or not isinstance(info.get("uuid"), str):
@@ -129,14 +127,15 @@ def copy(
             seed_reason="--from-serverdir was given",
         )
         source = begin(serverdir, store, source)
-        copier = _Copier(serverdir, origin, store, local, settings, context)
-        with recorded(store, "clone", copier):
+        session = Session(serverdir, store, source, settings, context, seeding=True)
+        copier = _Copier(session, origin, local)
+        with session.recorded("clone"):
             copier.run(primary, patience)
             store.put_source(replace(current_source(store), seed_finished=clock.now()))
         if hello is not None:
-            return hand_over(serverdir, store, hello, copier.tally.local)
+            return hand_over(serverdir, store, hello, session.tally.local)
         handled = None if events is None else min(events, store.last_serial())
-        return release(serverdir, store, source.uuid, copier.tally.local, handled)
+        return release(serverdir, store, source.uuid, session.tally.local, handled)
 
 
 def check_apart(serverdir: Serverdir, source: Path, option: str) -> None:
@@ -152,22 +151,11 @@ def check_apart(serverdir: Serverdir, source: Path, option: str) -> None:
 
 
 class _Copier:
-    def __init__(
-        self,
-        serverdir: Serverdir,
-        origin: Origin,
-        store: Store,
-        local: LocalFiles,
-        settings: Settings,
-        context: Context,
-    ) -> None:
-        self.tally = Tally()
-        self._serverdir = serverdir
+    def __init__(self, session: Session, origin: Origin, local: LocalFiles) -> None:
+        self._session = session
         self._origin = origin
-        self._store = store
         self._local = local
-        self._settings = settings
-        self._context = context
+        self._store, self._context = session.store, session.context
 
     def run(self, primary: Primary | None, patience: Patience) -> None:
         """Copy history and files, and what a primary committed since."""
@@ -176,23 +164,10 @@ class _Copier:
             return
         if current_source(self._store).seed_serial is None:
             with self._history() as history:
-                self._catch_up(self._pipeline(history, primary))
-        work = self._pipeline(primary, primary)
+                self._catch_up(self._session.copying(history, primary, self._local))
+        work = self._session.following(primary, self._local)
         work.recover()
         copy_files_and_changes(self._store, work, patience, self._context)
-
-    def _pipeline(self, history: History, files: FileSource) -> Pipeline:
-        return pipeline(
-            self._serverdir,
-            self._store,
-            history,
-            self._settings,
-            self._context,
-            replace=True,
-            local=self._local,
-            files=files,
-            tally=self.tally,
-        )
 
     def _catch_up(self, work: Pipeline) -> None:
         """Bring the target to the end of the history that `work` reads; its files are left for later."""
@@ -212,7 +187,7 @@ class _Copier:
         seen = -1
         for rounds_left in reversed(range(_ROUNDS)):
             with self._history() as history:
-                work = self._pipeline(history, nowhere)
+                work = self._session.copying(history, nowhere, self._local)
                 try:
                     self._catch_up(work)
                     counts = self._store.file_counts()
@@ -229,7 +204,7 @@ class _Copier:
     @contextmanager
     def _history(self) -> Iterator[LocalHistory]:
         """Hold the history of the serverdir as of now, in a copy that is removed afterwards."""
-        folder = self._serverdir.seed
+        folder = self._session.serverdir.seed
         with emptied(folder):
             snapshot = folder / "snapshot.sqlite"
             take_snapshot(self._origin.database, snapshot, self._context.stop.check)

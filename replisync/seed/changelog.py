@@ -7,6 +7,7 @@ committed meanwhile; `.nodeinfo` last. Until it is there no devpi-server starts 
 from dataclasses import replace
 
 from replisync.changelog.records import Source
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
 from replisync.seed.target import (
@@ -21,8 +22,8 @@ from replisync.seed.target import (
     known_identity,
     new_target,
 )
-from replisync.session.session import local_files, pipeline, recorded
-from replisync.session.settings import Context, Settings
+from replisync.session.session import Session, local_files
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
@@ -52,15 +53,14 @@ def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: C
                 seed_started=clock.now(),
             )
             source = begin(serverdir, store, source)
-            work = pipeline(
-                serverdir, store, primary, settings, context, files=primary, local=local, replace=True
-            )
-            with recorded(store, "clone", work):
+            session = Session(serverdir, store, source, settings, context, seeding=True)
+            work = session.following(primary, local)
+            with session.recorded("clone"):
                 work.recover()
                 _copy_metadata(store, source, work, patience, context)
                 copy_files_and_changes(store, work, patience, context)
                 store.put_source(replace(current_source(store), seed_finished=clock.now()))
-            return hand_over(serverdir, store, hello, work.tally.local)
+            return hand_over(serverdir, store, hello, session.tally.local)
 
 
 def _copy_metadata(

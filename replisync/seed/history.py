@@ -49,7 +49,7 @@ class LocalHistory:
             entries = []
             for serial, data in group:
                 if serial != due:
-                    raise CorruptEntry("cannot read a changelog", "there is no entry", serial=due)
+                    raise CorruptEntry("cannot read a changelog", "the entry is missing", serial=due)
                 entries.append(parse_stored(serial, data, kinds=READ_KEYNAMES))
                 due += 1
             yield entries

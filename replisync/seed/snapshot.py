@@ -156,7 +156,7 @@ class Rows:
                 [(serial,)] = self._connection.execute("SELECT max(serial) FROM changelog")
             except sqlite3.OperationalError as err:
                 raise PrimaryDamaged(
-                    f"cannot read the database {self._path}", f"it is none of devpi-server: {err}"
+                    f"cannot read the database {self._path}", f"not a database of devpi-server: {err}"
                 ) from err
         return -1 if serial is None else int(serial)
 

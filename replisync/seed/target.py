@@ -21,10 +21,10 @@ from replisync.errors import (
     WrongHistory,
 )
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
-from replisync.session.session import connection
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_replica
 from replisync.standby.serverdir import Serverdir
@@ -137,8 +137,8 @@ def _check_ours(serverdir: Serverdir, store: Store) -> None:
 
 def connect(url: str, known: Identity | None, settings: Settings) -> Primary:
     """Return the primary behind a URL, as an interrupted clone knew it or as a new replica sees it."""
-    return connection(
-        settings, url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
+    return settings.access.primary(
+        url, known.uuid if known else uuid.uuid4().hex, known.primary_uuid if known else ""
     )
 
 
@@ -175,9 +175,7 @@ def new_target(serverdir: Serverdir) -> Iterator[Store]:
 
         def guard() -> None:
             if serverdir.role() is not None:
-                raise TargetUnusable(
-                    f"cannot clone into {serverdir}", "somebody made a server of it meanwhile"
-                )
+                raise TargetUnusable(f"cannot clone into {serverdir}", "it was made a server meanwhile")
 
         store = stack.enter_context(
             open_database(serverdir, write=True, create=True, alone=True, guard=guard)
@@ -269,7 +267,7 @@ def current_source(store: Store) -> Source:
     """
     source = store.source()
     if source is None:
-        raise TargetUnusable("cannot clone", "somebody removed the record of where the data comes from")
+        raise TargetUnusable("cannot clone", "the record of where the data comes from was removed meanwhile")
     return source
 
 

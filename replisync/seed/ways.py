@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from replisync.errors import Hint, PrimaryDamaged, UsageError
+from replisync.replication.context import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
@@ -25,16 +26,16 @@ from replisync.seed.export.dumps import NamedDump, OwnDump
 from replisync.seed.export.export import copy_dump
 from replisync.seed.export.tools import ToolOptions
 from replisync.seed.target import Cloned, begun_export
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.opening import warn_of_readers
 from replisync.standby.serverdir import Serverdir
 
 _OTHER_SOURCES = (
-    "such a history cannot be had over the changelog: run the same command with --from-serverdir where the "
+    "such a history is not available over the changelog: run the same command with --from-serverdir if the "
     "primary's serverdir is on this machine, or with --from-export and --at-serial for a dump of devpi-export"
 )
 _DUMP_INSTEAD = "without `--seed changelog` the same command imports the dump"
-_EXPORT_INSTEAD = "with `--seed export`, or without --seed, the same command goes by way of an export"
+_EXPORT_INSTEAD = "with `--seed export`, or without --seed, the same command seeds from an export"
 
 
 class Seed(StrEnum):
@@ -60,32 +61,43 @@ class Sources:
     dump: Path | None = None
     at_serial: int | None = None
 
-    def check(self, seed: Seed, options: ToolOptions) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Seeding:
+    """What is asked of a clone: from what, in which way, and what devpi's tools are told."""
+
+    sources: Sources
+    seed: Seed
+    options: ToolOptions
+
+    def check(self) -> None:
         """Make sure that these sources can be used in this way.
 
         Raises UsageError.
         """
-        if self.serverdir is not None and self.dump is not None:
+        sources, seed = self.sources, self.seed
+        if sources.serverdir is not None and sources.dump is not None:
             raise UsageError("cannot clone", "--from-export and --from-serverdir exclude each other")
-        if self.dump is None and self.at_serial is not None:
+        if sources.dump is None and sources.at_serial is not None:
             raise UsageError("cannot clone", "--at-serial goes with --from-export")
-        self._check_options(seed, options)
-        if self.primary_url is None and self.serverdir is None:
-            if self.dump is None:
+        self._check_options()
+        if sources.primary_url is None and sources.serverdir is None:
+            if sources.dump is None:
                 raise UsageError(
                     "cannot clone",
-                    "there is no source: give --primary-url, --from-serverdir or --from-export",
+                    "no source is given: give --primary-url, --from-serverdir or --from-export",
                 )
             if seed is Seed.CHANGELOG:
                 raise UsageError(
                     "cannot clone with --seed changelog", "a dump has no history: give --primary-url too"
                 )
-        if seed is Seed.EXPORT and self.serverdir is None and self.dump is None:
+        if seed is Seed.EXPORT and sources.serverdir is None and sources.dump is None:
             raise UsageError("cannot clone with --seed export", "it needs --from-serverdir or --from-export")
 
-    def _check_options(self, seed: Seed, options: ToolOptions) -> None:
+    def _check_options(self) -> None:
         """Make sure that what is to be passed on to devpi's tools gets there, and does no harm."""
-        imported = seed is Seed.EXPORT or (self.dump is not None and seed is Seed.AUTO)
+        sources, seed, options = self.sources, self.seed, self.options
+        imported = seed is Seed.EXPORT or (sources.dump is not None and seed is Seed.AUTO)
         if options != ToolOptions() and not imported:
             raise UsageError(
                 "cannot clone",
@@ -94,35 +106,28 @@ class Sources:
                 if options.include_mirrored_files is False
                 else "",
             )
-        if self.primary_url is not None:
+        if sources.primary_url is not None:
             options.check_followed()
-        if options.include_mirrored_files is not None and self.dump is not None:
+        if options.include_mirrored_files is not None and sources.dump is not None:
             raise UsageError(
                 "cannot use --include-mirrored-files", "it is for devpi-export, which made the dump already"
             )
 
 
-def clone(
-    serverdir: Serverdir,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
-    settings: Settings,
-    context: Context,
-) -> Cloned:
+def clone(serverdir: Serverdir, seeding: Seeding, settings: Settings, context: Context) -> Cloned:
     """Make a new target, or go on with one that was interrupted, in the way that was asked for.
 
     Raises UsageError where the sources cannot be used so, PrimaryDamaged where the history cannot be used
     and there is no other way, and what the ways do.
     """
-    sources.check(seed, options)
+    seeding.check()
+    sources = seeding.sources
     warn_of_readers(serverdir, context.log)
     if sources.serverdir is not None:
-        return _from_serverdir(serverdir, sources, seed, options, settings, context)
-    if sources.dump is not None and seed is not Seed.CHANGELOG:
+        return _from_serverdir(serverdir, seeding, settings, context)
+    if sources.dump is not None and seeding.seed is not Seed.CHANGELOG:
         named = NamedDump(sources.dump, sources.at_serial, followed=sources.primary_url is not None)
-        reason = "--from-export was given"
-        return copy_dump(serverdir, named, sources.primary_url, options, settings, context, reason)
+        return copy_dump(serverdir, named, sources.primary_url, seeding.options, settings, context)
     assert sources.primary_url is not None  # noqa: S101 - `check` saw to it
     if sources.dump is not None:
         NamedDump(sources.dump, sources.at_serial, followed=False).check(serverdir)
@@ -131,20 +136,14 @@ def clone(
         return clone_changelog(serverdir, sources.primary_url, settings, context)
 
 
-def _from_serverdir(
-    serverdir: Serverdir,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
-    settings: Settings,
-    context: Context,
-) -> Cloned:
+def _from_serverdir(serverdir: Serverdir, seeding: Seeding, settings: Settings, context: Context) -> Cloned:
+    sources, seed, options = seeding.sources, seeding.seed, seeding.options
     assert sources.serverdir is not None  # noqa: S101 - the caller saw to it
     root, url = sources.serverdir, sources.primary_url
 
     def export(reason: str) -> Cloned:
-        dump = OwnDump(Origin(root), mirrored=options.include_mirrored_files is True)
-        return copy_dump(serverdir, dump, url, options, settings, context, reason)
+        dump = OwnDump(Origin(root), reason, mirrored=options.include_mirrored_files is True)
+        return copy_dump(serverdir, dump, url, options, settings, context)
 
     if seed is Seed.EXPORT:
         return export("--seed export was given")

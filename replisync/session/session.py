@@ -1,160 +1,141 @@
-"""One standby, put together: folder, lock, database, primary and pipeline.
+"""One target that is open for writing, put together: folder, database, files, primary and loop.
 
-Every command that writes opens the target through here, so that the same checks stand before each write.
+Every command that writes works through a session, so that the same checks stand before each write.
 """
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import InitVar, dataclass, field
 
-from replisync.changelog.ports import FileSource, History
-from replisync.changelog.records import Divergence
+from replisync.changelog.plan import BatchLimits
+from replisync.changelog.ports import FileSource, FileStore, History
+from replisync.changelog.records import Source
+from replisync.changelog.rewrite import EXPORT, Rewriter
 from replisync.devpi.storage import POSTGRES
-from replisync.devpi.tokens import TokenSigner
-from replisync.devpi.wire import Limits
-from replisync.errors import ReplisyncError, Stopped, UsageError, WrongHistory
+from replisync.errors import UsageError
 from replisync.primary.client import Primary
-from replisync.primary.secretfiles import replication_key
-from replisync.primary.tls import tls_context
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher
-from replisync.replication.pipeline import Pipeline, Rewrite
+from replisync.replication.loop import Patience
+from replisync.replication.pipeline import Pipeline, Rewrite, Rules
+from replisync.replication.settle import Settler, recover, settle
 from replisync.replication.wanted import Tally
-from replisync.session.settings import Context, Settings
+from replisync.session.runs import recorded
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import LocalFiles
-from replisync.standby.opening import target_files
+from replisync.standby.opening import existing_standby, target_files
 from replisync.standby.serverdir import Serverdir
-from replisync.system import clock
 
 
-def connection(settings: Settings, url: str, uuid: str, expected: str, *, secret: bool = True) -> Primary:
-    """Return the primary at a URL, with which nothing is connected yet.
+@dataclass
+class Session:
+    """One target whose lock we hold and whose database is open for writing.
 
-    uuid: the one that we show.
-    expected: the one that the primary must have; "" for any.
-    secret: whether its changelog is to be read.
-    Raises UsageError where the secret, or a file for TLS, cannot be used.
+    source: where its data comes from.
+    seeding: whether it is a first copy, on which no devpi-server runs: files that are fetched replace what
+        lies in their place at once.
+    given_files: the target's files; those of the serverdir by default.
     """
-    return Primary(
-        url,
-        signer(settings) if secret else None,
-        uuid=uuid,
-        expected=expected,
-        limits=Limits(settings.entry_bytes),
-        connections=settings.threads,
-        silence=settings.silence,
-        context=tls_context(settings.tls),
-    )
 
+    serverdir: Serverdir
+    store: Store
+    source: Source
+    settings: Settings
+    context: Context
+    seeding: bool = False
+    given_files: InitVar[FileStore | None] = None
+    files: FileStore = field(init=False)
+    tally: Tally = field(init=False, default_factory=Tally)
 
-def signer(settings: Settings) -> TokenSigner:
-    """Return what signs our tokens.
+    def __post_init__(self, given_files: FileStore | None) -> None:
+        """Take the files of the serverdir."""
+        threads = self.settings.access.threads
+        self.files = given_files or target_files(self.serverdir, self.store, threads, shared=not self.seeding)
+        retain = self.settings.retention_days > 0
+        self.settle = Settler(lambda: settle(self.store, self.files, retain=retain), self.context.log)
 
-    Raises UsageError where no secret can be had.
-    """
-    key = replication_key(settings.secretfile, settings.keyfile, settings.cost)
-    return TokenSigner(key, time.time, time.monotonic)
+    @classmethod
+    @contextmanager
+    def open(
+        cls, serverdir: Serverdir, settings: Settings, context: Context, *, promoting: bool = False
+    ) -> "Iterator[Session]":
+        """Hold a complete standby; see `standby.opening.existing_standby`."""
+        with existing_standby(serverdir, promoting=promoting) as (store, source):
+            yield cls(serverdir, store, source, settings, context)
+
+    def primary(self, url: str | None = None, *, secret: bool = True) -> Primary:
+        """Return the primary, which must be the one that the data comes from.
+
+        url: where it is now; None where it was.
+        secret: whether its changelog is to be read.
+        Raises UsageError if the secret, or a file for TLS, cannot be used.
+        """
+        source = self.source
+        return self.settings.access.primary(
+            url or source.primary_url, source.uuid, source.primary_uuid, secret=secret
+        )
+
+    def patience(self) -> Patience:
+        """Return the retry policy that the operator chose."""
+        return Patience(self.context.stop, self.context.log, seconds=self.settings.patience)
+
+    def following(self, primary: Primary, local: LocalFiles | None = None) -> Pipeline:
+        """Return the loop that applies what a primary commits.
+
+        local: where files are looked for first.
+        """
+        rewrite = Rewriter(self.store) if self.source.seed_kind == EXPORT else None
+        return self.copying(primary, primary, local, rewrite=rewrite)
+
+    def copying(
+        self,
+        history: History,
+        files: FileSource,
+        local: LocalFiles | None,
+        *,
+        limits: BatchLimits | None = None,
+        rewrite: Rewrite | None = None,
+    ) -> Pipeline:
+        """Return the loop that applies a history.
+
+        files: where files come from that `local` does not have.
+        limits: of a commit; those of the settings by default.
+        rewrite: see pipeline.Rules.
+        """
+        settings = self.settings
+        retain = settings.retention_days > 0
+        rules = Rules(limits or settings.limits, settings.skip_indexes, retain, rewrite)
+        fetcher = self.fetcher(files, local, replace=self.seeding)
+        return Pipeline(history, self.store, fetcher, self.context, rules, self.tally)
+
+    def fetcher(self, files: FileSource, local: LocalFiles | None, *, replace: bool) -> Fetcher:
+        """Return what brings files; arguments as in fetch.Fetcher."""
+        return Fetcher(
+            files,
+            self.files,
+            threads=self.settings.access.threads,
+            stop=self.context.stop,
+            replace=replace,
+            local=local,
+        )
+
+    def recover(self) -> None:
+        """Finish what an interrupted run left."""
+        recover(self.settle, self.store, self.files)
+
+    def recorded(self, command: str) -> AbstractContextManager[None]:
+        """Record that a command runs, and how it ended."""
+        return recorded(self.store, command, self.tally)
 
 
 def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
-    """Return where files may lie on this machine; None where the operator names no folder.
+    """Return where files may lie on this machine; None if the operator names no folder.
 
-    Raises UsageError where a folder is none to look in, or files are to be linked into a database.
+    Raises UsageError if a folder cannot be used, or files are to be linked into a database.
     """
     if settings.hard_links and serverdir.storage().name == POSTGRES:
         raise UsageError("cannot use --hard-links", "with pg8000 the files are rows of the database")
     if not (settings.search or settings.linked):
         return None
     return LocalFiles(settings.search, link=settings.hard_links, linked=settings.linked)
-
-
-def pipeline(
-    serverdir: Serverdir,
-    store: Store,
-    history: History,
-    settings: Settings,
-    context: Context,
-    *,
-    files: FileSource,
-    local: LocalFiles | None,
-    replace: bool = False,
-    tally: Tally | None = None,
-    rewrite: Rewrite | None = None,
-) -> Pipeline:
-    """Put the loop together.
-
-    files: where files come from that `local` does not have.
-    replace: see fetch.Fetcher.
-    tally, rewrite: see pipeline.Pipeline.
-    """
-    target = target_files(serverdir, store, settings.threads, shared=not replace)
-    fetcher = Fetcher(
-        files, target, threads=settings.threads, stop=context.stop, replace=replace, local=local
-    )
-    return Pipeline(
-        history,
-        store,
-        target,
-        fetcher,
-        stop=context.stop,
-        log=context.log,
-        progress=context.progress,
-        limits=settings.limits,
-        skip_indexes=settings.skip_indexes,
-        retain=settings.retention_days > 0,
-        tally=tally,
-        rewrite=rewrite,
-    )
-
-
-class Tallied(Protocol):
-    """Who counts what it does."""
-
-    @property
-    def tally(self) -> Tally: ...
-
-
-@contextmanager
-def recorded(store: Store, command: str, work: Tallied) -> Iterator[None]:
-    """Remember in the store that a command ran, and how it ended."""
-    number = store.begin_run(command, clock.now())
-    started = time.monotonic()
-
-    def end(outcome: str, exit_code: int, error: str | None) -> None:
-        store.end_run(
-            number,
-            finished=clock.now(),
-            seconds=round(time.monotonic() - started, 3),
-            files=work.tally.files,
-            bytes=work.tally.bytes,
-            local=work.tally.local,
-            outcome=outcome,
-            exit_code=exit_code,
-            error=error,
-        )
-
-    try:
-        yield
-    except Stopped as err:
-        # The record must not hide what is on its way, here and below.
-        with suppress(ReplisyncError):
-            end("stopped", err.exit_code, None)
-        raise
-    except BaseException as err:
-        with suppress(ReplisyncError):
-            if isinstance(err, WrongHistory):
-                _record_divergence(store, err)
-            end(
-                "diverged" if isinstance(err, WrongHistory) else "failed",
-                getattr(err, "exit_code", 1),
-                str(err) or type(err).__name__,
-            )
-        raise
-    end("ok", 0, None)
-
-
-def _record_divergence(store: Store, err: WrongHistory) -> None:
-    fork = err.details.get("fork_serial")
-    known = fork if isinstance(fork, int) else None
-    store.put_divergence(Divergence(clock.now(), store.last_serial(), known, err.why))

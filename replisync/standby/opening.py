@@ -59,7 +59,7 @@ def require_ours(serverdir: Serverdir) -> None:
     if not serverdir.is_ours():
         raise TargetUnusable(
             f"cannot open {serverdir}",
-            "it is no standby of replisync",
+            "not a replisync standby",
             hint="create one with `clone`",
         )
 

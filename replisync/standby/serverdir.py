@@ -211,7 +211,7 @@ class Serverdir:
         """
         with local_errors(f"cannot read {self._nodeinfo}"):
             if self._nodeinfo.exists() and not self._nodeinfo.is_file():  # such as a pipe
-                raise TargetUnusable(f"cannot read {self._nodeinfo}", "it is no file")
+                raise TargetUnusable(f"cannot read {self._nodeinfo}", "not a file")
             try:
                 text = self._nodeinfo.read_bytes()
             except FileNotFoundError:

@@ -6,7 +6,7 @@ in its present state, and is reported only where it is wrong still.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ DATABASE = "database"  # its own structure
 TEMPORARY = "temporary-file"
 MISSING_ENTRY = "missing-entry"
 DAMAGED_ENTRY = "damaged-entry"
-OTHER_ENTRY = "other-entry"  # than the primary's
+OTHER_ENTRY = "other-entry"  # than the primary's, or than the one that was committed
 BACK_SERIAL = "back-serial"
 KEY = "key"
 LEDGER = "ledger"
@@ -116,6 +116,9 @@ def _shown(one: Finding, *, repaired: bool) -> dict[str, Any]:
 # Looks once more, and returns what is wrong now; None where nothing is.
 Look = Callable[[], Finding | None]
 
+# Looks at something as a whole, and yields what looks wrong.
+Check = Callable[[], Iterable[Finding]]
+
 
 class Findings:
     """Collects suspicions, and turns them into findings.
@@ -126,12 +129,22 @@ class Findings:
     def __init__(self, pause: Callable[[], None]) -> None:
         self._pause = pause
         self._waiting: dict[tuple[str, str, int | None], Look] = {}
+        self._checks: list[tuple[Check, set[tuple[str, str, int | None]]]] = []
         self._listed: dict[tuple[str, str, int | None], Finding] = {}
         self._seen = 0
         self.counts: Counter[str] = Counter()
 
+    def consider(self, check: Check) -> None:
+        """Run a check, and once more later; what it finds both times is reported.
+
+        It is for what finds a bounded number of things.
+        """
+        found = {finding.identity for finding in check()}
+        if found:
+            self._checks.append((check, found))
+
     def suspect(self, finding: Finding, look: Look) -> None:
-        """Note that something looks wrong."""
+        """Note that something looks wrong, which is looked at by itself once more."""
         if finding.identity in self._listed:
             return
         self._waiting[finding.identity] = look
@@ -140,17 +153,26 @@ class Findings:
 
     def settle(self) -> None:
         """Look at everything that looked wrong once more."""
-        if not self._waiting:
+        if not self._waiting and not self._checks:
             return
         waiting, self._waiting = self._waiting, {}
+        checks, self._checks = self._checks, []
         self._pause()
+        for check, found in checks:
+            for finding in check():
+                if finding.identity in found:
+                    self._report(finding)
         for look in waiting.values():
-            finding = look()
-            if finding is None or finding.identity in self._listed:
-                continue
-            self.counts[finding.kind] += 1
-            if len(self._listed) < LISTED:
-                self._listed[finding.identity] = finding
+            again = look()
+            if again is not None:
+                self._report(again)
+
+    def _report(self, finding: Finding) -> None:
+        if finding.identity in self._listed:
+            return
+        self.counts[finding.kind] += 1
+        if len(self._listed) < LISTED:
+            self._listed[finding.identity] = finding
 
     @property
     def listed(self) -> list[Finding]:

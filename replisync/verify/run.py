@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from functools import partial
@@ -12,9 +12,9 @@ from replisync.changelog.ports import History
 from replisync.changelog.records import Source
 from replisync.devpi.entries import same_entry
 from replisync.errors import Advice, Hint, ReplisyncError, TargetUnusable, UnreadableText, UsageError
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
-from replisync.session.session import connection
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database import audit
 from replisync.standby.database.store import Store
 from replisync.standby.opening import open_database, require_ours, require_replica, survey_of
@@ -38,7 +38,7 @@ from replisync.verify.subject import Subject
 # In which a commit that is going on, and the moves on disk that follow it, come to their end.
 _MOMENT_SECONDS = 1.0
 
-_ANEW = Hint("rebuild the standby next to this one with {}", Advice("clone", reseed=True))
+_ANEW = Hint("rebuild it with {}", Advice("clone", reseed=True))
 
 _SOURCE = "replisync_source"
 
@@ -51,7 +51,7 @@ _NAME_PAGES = 100
 
 
 class Level(IntEnum):
-    """How much is looked at; each includes those before."""
+    """How much to check; each level includes those before it."""
 
     QUICK = 1
     FILES = 2
@@ -86,17 +86,19 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
         if level == Level.PRIMARY:
             if not source.primary_url:
                 raise UsageError(
-                    f"cannot verify {serverdir} beside its primary",
+                    f"cannot verify {serverdir} against its primary",
                     "it has none: it was made as a server of its own",
                     hint="use --level full",
                 )
             settings = settings or Settings()
-            primary = connection(settings, source.primary_url, source.uuid, source.primary_uuid)
-            stack.enter_context(primary)
+            primary = stack.enter_context(
+                settings.access.primary(source.primary_url, source.uuid, source.primary_uuid)
+            )
             patience = Patience(context.stop, context.log, seconds=settings.patience)
             compare = partial(compare_with, primary, patience)
             users = PrimaryUsers(primary, patience)
-        report = look(serverdir, store, source, level, context, compare=compare, users=users)
+        subject = partial(subject_of, serverdir, store, source, context)
+        report = look(subject, level, compare=compare, users=users)
     remember(serverdir, source, report, context)
     return report
 
@@ -135,28 +137,25 @@ def _compare_tip(subject: Subject, primary: History, patience: Patience, upto: i
 
 
 def look(
-    serverdir: Serverdir,
-    store: Store,
-    source: Source,
+    subject_now: Callable[[], Subject],
     level: Level,
-    context: Context,
     *,
-    alone: bool = False,
     compare: Compare | None = None,
     users: PrimaryUsers | None = None,
 ) -> Report:
     """Look at a target whose database is open.
 
-    alone: whether we hold its lock.
+    subject_now: returns it as nothing was looked at yet; called again if all that was read is worthless.
     compare: compares its history with the primary's.
     users: the primary's; None where it is not to be asked for them.
     """
     started, began = clock.now(), time.monotonic()
     # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
-    texts = alone
-    for _ in range(_TRIES):
+    subject = subject_now()
+    texts = subject.alone
+    for attempt in range(_TRIES):
         begun = clock.now()
-        subject = subject_of(serverdir, store, source, context, alone=alone)
+        subject = subject_now() if attempt else subject
         findings = subject.findings
         try:
             serial = _look(subject, level, compare, users, texts=texts)
@@ -166,9 +165,10 @@ def look(
                 raise
             texts = True
             continue
-        if alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
+        store = subject.store
+        if subject.alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
             break
-        context.log.info("it was rewound meanwhile, looking again")
+        subject.context.log.info("it was rewound meanwhile, looking again")
     return Report(
         level=str(level),
         serial=serial,
@@ -187,13 +187,22 @@ def look(
 
 
 def subject_of(
-    serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool
+    serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool = False
 ) -> Subject:
-    """Return what is to be looked at."""
+    """Return what is to be looked at.
+
+    alone: whether we hold its lock.
+    """
     cores = len(os.sched_getaffinity(0))
     survey = survey_of(serverdir, store, cores)
     findings = Findings(lambda: _pause(context, alone=alone))
-    return Subject(serverdir, store, source, survey, findings, context, alone, cores, owner_of(serverdir))
+
+    def keep(compared: Mapping[int, bytes]) -> None:
+        # Past the views that hide rows from `store`.
+        _write(serverdir, source, context, lambda own: own.put_witnesses(compared))
+
+    owner = owner_of(serverdir)
+    return Subject(serverdir, store, source, survey, findings, context, alone, cores, keep, owner)
 
 
 def _pages(names: Iterator[bytes]) -> Iterator[list[bytes]]:
@@ -295,6 +304,11 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
     """Write down what was found, for `status` and `promote`; not where nobody can or may write."""
+    _write(serverdir, source, context, partial(record, report=report))
+
+
+def _write(serverdir: Serverdir, source: Source, context: Context, work: Callable[[Store], object]) -> None:
+    """Write to a standby that is only read otherwise, unless we cannot or must not write to it."""
     if source.is_server or not os.access(serverdir.root, os.W_OK):
         return
 
@@ -308,6 +322,6 @@ def remember(serverdir: Serverdir, source: Source, report: Report, context: Cont
 
     try:
         with open_database(serverdir, write=True, guard=guard) as store:
-            record(store, report)
+            work(store)
     except ReplisyncError as err:
         context.log.warning("the verification is not remembered", error=str(err))

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, Self
 
 from replisync.system.tempdb import open_temporary, translated
 
+# Behind all serials: no row of a standby that does not change meanwhile is too new.
+EVER = 2**63 - 1
+
 _CHUNK = 500
 
 _TABLES = (

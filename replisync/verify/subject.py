@@ -2,13 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replisync.changelog.records import Source
 from replisync.devpi.storage import POSTGRES
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.standby.database.store import Store
 from replisync.standby.files.survey import Survey
 from replisync.standby.serverdir import Serverdir
@@ -22,6 +22,7 @@ class Subject:
 
     alone: whether we hold its lock, so that nobody changes it meanwhile.
     cores: how many files are looked at at a time.
+    keep: writes down the witnesses of entries that were compared with the primary's just now.
     owner: who must be able to use the files on disk.
     """
 
@@ -33,6 +34,7 @@ class Subject:
     context: Context
     alone: bool
     cores: int
+    keep: Callable[[Mapping[int, bytes]], object]
     owner: Owner | None = None
     checked: Counter[str] = field(default_factory=Counter)
     known: Counter[str] = field(default_factory=Counter)

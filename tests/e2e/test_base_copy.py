@@ -207,7 +207,7 @@ def test_what_is_no_copyable_serverdir_is_refused(at_rest: Path, cloned: Standby
     old = shutil.copytree(at_rest, tmp_path / "old")
     (old / ".serverversion").write_text("3.1.2")
     for source, words in (
-        (tmp_path / "nothing", "no serverdir"),
+        (tmp_path / "nothing", "not a serverdir"),
         (half, "not a complete one"),
         (no_sqlite, "not SQLite"),
         (garbage, ".nodeinfo"),

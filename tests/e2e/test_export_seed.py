@@ -336,7 +336,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     still: Server, dump: Path, tmp_path: Path
 ) -> None:
     new = ("--serverdir", tmp_path / "new")
-    assert "no dump" in run_here("clone", *new, "--from-export", tmp_path, code=2).message
+    assert "not a dump" in run_here("clone", *new, "--from-export", tmp_path, code=2).message
     run_here("clone", *new, "--from-export", dump, "--from-serverdir", still.serverdir, code=2)
     assert "--from-export" in run_here("clone", *new, "--at-serial", 3, code=2).message
     assert not (tmp_path / "new").exists()

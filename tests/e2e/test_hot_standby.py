@@ -390,7 +390,7 @@ def test_fault_is_a_warning_with_its_file(hot: HotStandby) -> None:
     """A file that could not be had is named in the status, but does not put an alarm on every page."""
     wait_until(lambda: hot.status()["primary-serial"] is not None, DEADLINE_SECONDS, "the status is known")
     assert list(hot.status()["replication-errors"]) == [hot.withdrawn]
-    assert "Warning: Files that could not be had from the primary: 1" in hot.messages()
+    assert "Warning: Files that the primary did not deliver: 1" in hot.messages()
     assert hot.withdrawn in hot.get("/+status", HTML).text
     assert 'id="serverstatus"' not in hot.get("/", HTML).text
 

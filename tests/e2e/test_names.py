@@ -52,7 +52,7 @@ def test_a_name_that_nobody_can_fetch_is_a_fault_and_no_loop(
     with Proxy(primary.url) as proxy, Client(primary.url).login() as client:
         standby = Standby(tmp_path / "standby", proxy.url, secretfile)
         said = standby.clone()
-        assert "1 are faults" in said.stdout
+        assert "1 missing (see" in said.stdout
         check_fault(standby, primary, relpath)
         again = upload_hash_name(client, "root/dev")  # the same file: a change all the same
         client.upload("root/dev", "hashed", "2.0", ("hashed-2.0#.zip", b"PK\x05\x06" + bytes(18)))

@@ -97,7 +97,10 @@ def as_seeded_before(standby: Standby) -> None:
             if key in hashes:
                 changes[key] = (name, back, {"pwhash": hashes[key], **value})
         if hashes.keys() & changes.keys():
-            write(standby, serial, serialize((changes, [])))
+            update = "UPDATE changelog SET data = :data WHERE serial = :serial"
+            write(standby, update, data=serialize((changes, [])), serial=serial)
+    # A version that seeded so kept no witnesses of entries.
+    write(standby, "UPDATE replisync_timeline SET witnesses = NULL")
 
 
 def history(standby: Standby) -> dict[int, bytes]:
@@ -107,14 +110,13 @@ def history(standby: Standby) -> dict[int, bytes]:
     return read_history(standby.serverdir).changelog
 
 
-def write(standby: Standby, serial: int, data: bytes) -> None:
-    """Write an entry as somebody else."""
+def write(standby: Standby, statement: str, **values: object) -> None:
+    """Write to its database as somebody else."""
     if isinstance(standby, PostgresStandby):
-        update = "UPDATE changelog SET data = :data WHERE serial = :serial RETURNING serial"
-        standby.database.query(update, data=data, serial=serial)
+        standby.database.query(statement, **values)
         return
     with closing(connect(standby.serverdir, write=True)) as database, database:
-        database.execute("UPDATE changelog SET data = ? WHERE serial = ?", (data, serial))
+        database.execute(statement, values)
 
 
 def values(changelog: dict[int, bytes]) -> dict[int, Any]:

@@ -121,7 +121,7 @@ def test_files_of_mirrors_are_exported_where_that_is_asked_for(
         (("--skip-import-type", "mirror"), "all indexes of its primary"),
         (("--root-passwd", PASSWORD), "the users of its primary"),
         (("--root-passwd-hash", "hash"), "the users of its primary"),
-        (("--include-mirrored-files",), "nothing of mirrors"),
+        (("--include-mirrored-files",), "only the settings of mirrors"),
     ],
 )
 def test_what_would_make_a_standby_another_than_its_primary_is_refused(

@@ -74,7 +74,7 @@ def test_an_export_is_made_of_a_running_server(still: Server, tmp_path: Path, se
     before = tree(still.serverdir)
     stamp = still.serverdir.stat().st_mtime_ns
     said = standby.clone(FROM, still.serverdir, "--seed", "export", "--hard-links")
-    assert "seeded from an export (--seed export was given)" in said.stdout
+    assert "from an export (--seed export was given)" in said.stdout
     assert [name for name in changed(before, still.serverdir) if not name.startswith("+files/")] == []
     assert still.serverdir.stat().st_mtime_ns == stamp
     seed = standby.status()["seed"]
@@ -116,7 +116,7 @@ def test_an_export_without_a_primary_is_a_server_of_its_own(
 def test_a_hole_in_the_history_leads_to_an_export(damaged: Server, new: Standby, hole: int) -> None:
     """It is found in the middle, said plainly, and kept in the status."""
     said = new.clone(FROM, damaged.serverdir)
-    assert f"seeded from an export (the history cannot be used at serial {hole}" in said.stdout
+    assert f"from an export (the history cannot be used at serial {hole}" in said.stdout
     seed = new.status()["seed"]
     assert seed["kind"] == "export"
     assert f"serial {hole}" in seed["reason"]

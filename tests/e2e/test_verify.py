@@ -137,7 +137,7 @@ EXPECTED = {
         "key",
         "missing-entry",
     ),
-    *("damaged-entry", "back-serial", "position", "identity", "event-serial", "permissions"),
+    *("damaged-entry", "other-entry", "position", "identity", "event-serial", "permissions"),
 }
 
 

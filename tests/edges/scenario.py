@@ -16,8 +16,10 @@ from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Source
 from replisync.devpi.storage import Storage
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher
-from replisync.replication.pipeline import Pipeline
+from replisync.replication.pipeline import Pipeline, Rules
 from replisync.standby.database.store import Store
 from replisync.standby.files.disk import DiskFiles
 from replisync.standby.files.rows import DatabaseFiles
@@ -140,19 +142,17 @@ class Target:
         self.store = self.make_store()
         stop = RecordingStop()
         self.progress = RecordingProgress()
-        primary = Primary("http://p/", None, uuid="ours", expected=server.uuid, transport=server.transport())
+        primary = Primary(
+            "http://p/", None, uuid="ours", expected=server.uuid, link=Link(transport=server.transport())
+        )
         files = FailingFiles(self.make_files(), trap)
         self.primary = primary
         self.pipeline = Pipeline(
             primary,
             self.store,
-            files,  # type: ignore[arg-type]
             Fetcher(primary, files, threads=1, stop=stop, replace=cloning),  # type: ignore[arg-type]
-            stop=stop,
-            log=RecordingLog(),
-            progress=self.progress,
-            limits=BatchLimits(entries=entries),
-            skip_indexes=skip,
+            Context(stop, RecordingLog(), self.progress),
+            Rules(BatchLimits(entries=entries), skip),
         )
 
     def make_store(self) -> Store:

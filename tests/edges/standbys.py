@@ -8,10 +8,15 @@ from pathlib import Path
 
 from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Source
+from replisync.changelog.witness import witnesses
 from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.primary.access import Access
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
-from replisync.session.settings import Context, Settings
+from replisync.session.session import Session
+from replisync.session.settings import Settings
 from replisync.standby.database.postgres import PostgresStore
 from replisync.standby.database.store import Store
 from replisync.standby.files.rows import DatabaseFiles
@@ -21,7 +26,7 @@ from replisync.verify.checks.modes import grant, wrong_modes
 from replisync.verify.checks.passwords import PrimaryUsers
 from replisync.verify.findings import Report
 from replisync.verify.repair.repair import Mender
-from replisync.verify.run import Level, compare_with, judged_source, look, readable
+from replisync.verify.run import Level, compare_with, judged_source, look, readable, subject_of
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target
 from tests.fakes import FailingFiles, FailingPostgresStore, NoProgress, RecordingLog, RecordingStop, Trap
@@ -98,6 +103,16 @@ class Standby:
         serverdir.write_event_serial(self.server.serial)
         serverdir.write_nodeinfo(standby_nodeinfo("ours", "primary", "http://p/", before_6_13=False))
 
+    def prove(self) -> None:
+        """Let the witnesses of all entries be those of entries that were committed as they are now."""
+        before = -1
+        for [serial] in self.database.read("SELECT serial FROM replisync_timeline ORDER BY serial"):
+            query = "SELECT data FROM changelog WHERE serial > ? AND serial <= ? ORDER BY serial"
+            rows = self.database.read(query, before, serial)
+            statement = "UPDATE replisync_timeline SET witnesses = ? WHERE serial = ?"
+            self.database.write(statement, witnesses(bytes(data) for [data] in rows), serial)
+            before = serial
+
     def look(self, level: Level = Level.FULL) -> Report:
         """Verify it, also against its scripted primary where the level says so."""
         serverdir = self.serverdir
@@ -105,17 +120,14 @@ class Standby:
         with (
             readable(serverdir) as store,
             Primary(
-                "http://p/", None, uuid="ours", expected=uuid, transport=self.server.transport()
+                "http://p/", None, uuid="ours", expected=uuid, link=Link(transport=self.server.transport())
             ) as primary,
         ):
             patience = Patience(RecordingStop(), RecordingLog(), seconds=0.0)
             compare = partial(compare_with, primary, patience)
             return look(
-                serverdir,
-                store,
-                judged_source(serverdir, store),
+                partial(subject_of, serverdir, store, judged_source(serverdir, store), context()),
                 level,
-                context(),
                 compare=compare if level == Level.PRIMARY else None,
                 users=PrimaryUsers(primary, patience) if level == Level.PRIMARY else None,
             )
@@ -135,17 +147,15 @@ class Standby:
             serverdir, store = self.serverdir, target.store
             granted = [one for one in list(wrong_modes(serverdir)) if grant(serverdir, one)]
             files = FailingFiles(target.make_files(), trap)
-            mender = Mender(
+            session = Session(
                 serverdir,
                 store,
                 judged_source(serverdir, store),
-                Settings(threads=1, patience=0.0, skip_indexes=skip),
+                Settings(Access(threads=1), patience=0.0, skip_indexes=skip),
                 context(),
-                target.primary,
-                asks=asks,
-                files=files,  # type: ignore[arg-type]
+                given_files=files,  # type: ignore[arg-type]
             )
-            report = mender.run(level)
+            report = Mender(session, target.primary, asks=asks).run(level)
             report.mended += granted
             return report
 

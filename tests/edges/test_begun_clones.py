@@ -12,7 +12,7 @@ from replisync.seed.changelog import KIND as CHANGELOG
 from replisync.seed.export.tools import ToolOptions
 from replisync.seed.forecast.forecast import forecast
 from replisync.seed.target import check_begun
-from replisync.seed.ways import Seed, Sources, clone
+from replisync.seed.ways import Seed, Seeding, Sources, clone
 from replisync.session.settings import Settings
 from replisync.standby.database.sqlite import SqliteStore
 from replisync.standby.serverdir import Serverdir
@@ -57,7 +57,7 @@ def begun(root: Path, kind: str, url: str) -> Serverdir:
 def refused(serverdir: Serverdir, sources: Sources, words: str) -> None:
     """Make sure that the clone is refused, and its plan with the same words, and nothing is written."""
     before = sorted(files_below(serverdir.root))
-    work = (sources, Seed.AUTO, ToolOptions(), Settings(patience=0.0), context())
+    work = (Seeding(sources, Seed.AUTO, ToolOptions()), Settings(patience=0.0), context())
     for act in (clone, forecast):
         with pytest.raises(TargetUnusable, match=words) as caught:
             act(serverdir, *work)  # type: ignore[operator]

@@ -117,7 +117,7 @@ def test_histories_that_have_nothing_in_common_cannot_be_brought_together() -> N
     error = Histories(common(50), common(60, "other ")).parted()
     assert "fork_serial" not in error.details
     assert "no serial is known" in str(error)
-    assert "clone --reseed" in error.hint
+    assert "rebuild the standby" in error.hint
 
 
 def test_entries_that_a_seed_made_anew_are_not_compared() -> None:
@@ -157,7 +157,7 @@ def test_a_primary_that_goes_away_meanwhile_does_not_hide_that_they_differ() -> 
 def test_a_clone_that_is_not_complete_cannot_be_rewound() -> None:
     error = Histories(common(100), common(50), complete=False).parted()
     assert "agree up to serial 49" in str(error)
-    assert "clone into an empty serverdir" in error.hint
+    assert "rebuild the standby" in error.hint
 
 
 def test_an_entry_of_ours_that_is_damaged_is_not_said_to_be_the_primarys() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from replisync.errors import PrimaryTimeout
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 
 DRIP_SECONDS = 0.05
 SILENCE = 0.4
@@ -58,7 +59,7 @@ def ask_file(one: Primary) -> None:
 def test_a_head_that_drips_is_given_up_as_silence(dripping: str, ask: Callable[[Primary], None]) -> None:
     began = time.monotonic()
     with (
-        Primary(dripping, None, uuid="r", silence=SILENCE) as one,
+        Primary(dripping, None, uuid="r", link=Link(silence=SILENCE)) as one,
         pytest.raises(PrimaryTimeout, match="no answer in time"),
     ):
         ask(one)

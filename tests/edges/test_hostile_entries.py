@@ -86,7 +86,7 @@ def catch_up(target: Target, tries: int) -> None:
             target.store.put_faults(tuple(replace(fault, kind="skipped", tries=0) for fault in held))
         else:
             return
-    raise AssertionError("it does not get on")
+    raise AssertionError("it makes no progress")
 
 
 def check(root: Path, database: Database, history: list[dict[str, Any]], answer: bytes | int) -> None:

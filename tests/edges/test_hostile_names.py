@@ -14,6 +14,7 @@ from replisync.devpi.keys import MAX_NAME_BYTES, MAX_PATH_BYTES
 from replisync.devpi.wire import Limits
 from replisync.errors import ReplisyncError
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 from replisync.standby.files.disk import DiskFiles
 from replisync.standby.serverdir import Serverdir, names_problem
 from replisync.system import clock
@@ -225,7 +226,9 @@ def test_the_longest_entry_is_for_the_operator_to_say(server: ScriptedPrimary, p
     server.commit({"u/.config": ("USER", 0, {"title": "x" * 5000})})
 
     def read(limit: int) -> object:
-        primary = Primary("http://p/", None, uuid="us", limits=Limits(limit), transport=server.transport())
+        primary = Primary(
+            "http://p/", None, uuid="us", link=Link(Limits(limit), transport=server.transport())
+        )
         with primary:
             if protocol == "one by one":
                 return primary.entry(1)
@@ -242,7 +245,7 @@ def test_the_option_for_it() -> None:
     from replisync.cli.commands.clone import clone
 
     values = dict.fromkeys(("argon2_memory_cost", "argon2_parallelism", "argon2_time_cost"), 1)
-    assert settings({**values, "max_entry_size": 3}).entry_bytes == 3 * 1024 * 1024
-    assert settings(values).entry_bytes == Limits().entry_bytes
+    assert settings({**values, "max_entry_size": 3}).access.entry_bytes == 3 * 1024 * 1024
+    assert settings(values).access.entry_bytes == Limits().entry_bytes
     said = CliRunner().invoke(clone, ["--max-entry-size", "901"])
     assert "1<=x<=900" in said.output

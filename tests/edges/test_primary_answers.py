@@ -18,6 +18,7 @@ from replisync.errors import (
     WrongHistory,
 )
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 from tests.fakes import Body, answers
 
 KEY = b"0123456789abcdef"
@@ -30,7 +31,7 @@ def primary(handler: Handler, *, expected: str = "primary", signed: bool = True,
     """Return a primary whose answers a handler makes."""
     signer = TokenSigner(KEY, lambda: 1_800_000_000.0) if signed else None
     transport = httpx.MockTransport(handler)
-    return Primary(URL, signer, uuid="replica", expected=expected, transport=transport, **options)  # type: ignore[arg-type]
+    return Primary(URL, signer, uuid="replica", expected=expected, link=Link(transport=transport, **options))  # type: ignore[arg-type]
 
 
 def reply(status: int, text: str = "", headers: dict[str, str] | None = None) -> httpx.Response:

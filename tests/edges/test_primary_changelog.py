@@ -17,6 +17,7 @@ from replisync.errors import (
     WrongHistory,
 )
 from replisync.primary.client import STREAM_TYPE, Primary
+from replisync.primary.connection import Link
 from tests.fakes import Body, ScriptedPrimary, answers
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -36,7 +37,7 @@ def streamed(first: int, last: int) -> bytes:
 def primary(handler: Handler, **options: object) -> Primary:
     """Return a primary whose answers a handler makes."""
     transport = httpx.MockTransport(handler)
-    return Primary("http://p/", None, uuid="r", expected="primary", transport=transport, **options)  # type: ignore[arg-type]
+    return Primary("http://p/", None, uuid="r", expected="primary", link=Link(transport=transport, **options))  # type: ignore[arg-type]
 
 
 def collect(groups: Iterator[list[ChangelogEntry]], into: list[int]) -> None:
@@ -58,7 +59,9 @@ class TestStreaming:
         server = ScriptedPrimary()
         server.entries = [raw(serial) for serial in range(12)]
         server.chunk = chunk
-        one = Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport())
+        one = Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        )
         got: list[int] = []
         with one, one.changes(3, poll=False) as changes:
             assert changes.hello.serial == 11
@@ -234,7 +237,9 @@ class TestSingleEntries:
 
     def test_the_way_is_found_out_once_and_then_taken(self) -> None:
         server = self.server()
-        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+        with Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        ) as one:
             for first, serials in ((2, [2, 3, 4, 5]), (4, [4, 5])):
                 got: list[int] = []
                 with one.changes(first, poll=False) as changes:
@@ -247,7 +252,9 @@ class TestSingleEntries:
     def test_nothing_new_is_no_groups(self) -> None:
         server = self.server()
         with (
-            Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one,
+            Primary(
+                "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+            ) as one,
             one.changes(6, poll=True) as changes,
         ):
             assert list(changes.groups) == []
@@ -256,7 +263,9 @@ class TestSingleEntries:
         server = self.server()
         got: list[int] = []
         with (
-            Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one,
+            Primary(
+                "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+            ) as one,
             one.changes(2, poll=False) as changes,
         ):
             for group in changes.groups:
@@ -268,7 +277,9 @@ class TestSingleEntries:
     def test_a_primary_behind_us_is_refused(self) -> None:
         server = self.server(3)
         with (  # noqa: SIM117
-            Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one,
+            Primary(
+                "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+            ) as one,
             pytest.raises(WrongHistory),
         ):
             with one.changes(5, poll=False):
@@ -288,7 +299,9 @@ class TestWaiting:
     def test_what_was_waited_for_comes_by_itself_over_a_connection_that_stays(self) -> None:
         server = ScriptedPrimary()
         server.entries = [raw(0)]
-        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+        with Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        ) as one:
             one.hello()
             for serial in (1, 2):
                 assert self.polled(one, serial) == []
@@ -301,7 +314,9 @@ class TestWaiting:
     def test_a_few_that_came_together_come_by_themselves_and_many_as_a_stream(self) -> None:
         server = ScriptedPrimary()
         server.entries = [raw(0)]
-        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+        with Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        ) as one:
             one.hello()
             server.entries += [raw(serial) for serial in range(1, 30)]
             assert self.polled(one, 1) == list(range(1, 9))
@@ -312,7 +327,9 @@ class TestWaiting:
     def test_what_is_known_to_be_there_comes_as_a_stream(self) -> None:
         server = ScriptedPrimary()
         server.entries = [raw(serial) for serial in range(3)]
-        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+        with Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        ) as one:
             one.hello()
             assert self.polled(one, 1) == [1, 2]
         assert str(server.requests[-1].url.path) == "/+changelog/1-"
@@ -325,7 +342,9 @@ class TestConnections:
         server = ScriptedPrimary()
         server.entries = [raw(0)]
         news = []
-        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+        with Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        ) as one:
             for _ in range(2):
                 with one.changes(1, poll=False) as changes:
                     news.append(changes.new_connection)
@@ -357,7 +376,9 @@ class TestMissingRows:
         server.entries = [raw(serial) for serial in range(8)]
         got: list[int] = []
         failures: list[type[Exception]] = []
-        with Primary("http://p/", None, uuid="r", expected="primary", transport=server.transport()) as one:
+        with Primary(
+            "http://p/", None, uuid="r", expected="primary", link=Link(transport=server.transport())
+        ) as one:
             for _ in range(7):
                 got.clear()  # each try begins anew
                 try:

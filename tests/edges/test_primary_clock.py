@@ -14,6 +14,7 @@ from itsdangerous.timed import TimestampSigner
 from replisync.devpi.tokens import TokenSigner
 from replisync.errors import PrimaryRefused, PrimaryUnreachable
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 from tests.fakes import Body, answers
 
 KEY = b"0123456789abcdef"
@@ -53,7 +54,9 @@ class Server:
         """
         signer = TokenSigner(KEY, lambda: self.true + self.shift, steady=lambda: self.true)
         transport = httpx.MockTransport(way or self)
-        return Primary("http://primary", signer, uuid="replica", expected=expected, transport=transport)
+        return Primary(
+            "http://primary", signer, uuid="replica", expected=expected, link=Link(transport=transport)
+        )
 
     @property
     def refused(self) -> int:

@@ -1,5 +1,8 @@
 """Every exception that httpx can raise becomes one of our errors, in one place."""
 
+import errno
+import socket
+import ssl
 from collections.abc import Callable
 
 import httpx
@@ -16,6 +19,7 @@ from replisync.errors import (
     UsageError,
 )
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 
 # What an operator is told for each of httpx's exceptions.
 MEANING: dict[str, type[ReplisyncError]] = {
@@ -101,7 +105,7 @@ def test_each_exception_has_its_meaning(name: str, act: Callable[[Primary], obje
     signer = TokenSigner(b"k" * 16, lambda: 1.8e9)
     error = made(name)
     with (
-        Primary("http://p/", signer, uuid="r", transport=Failing(error)) as one,
+        Primary("http://p/", signer, uuid="r", link=Link(transport=Failing(error))) as one,
         pytest.raises(ReplisyncError) as caught,
     ):
         act(one)
@@ -111,37 +115,43 @@ def test_each_exception_has_its_meaning(name: str, act: Callable[[Primary], obje
     assert signer.token("r") not in str(caught.value)
 
 
+def unverified(code: int, message: str) -> ssl.SSLCertVerificationError:
+    """Return what Python raises for a certificate that OpenSSL does not accept."""
+    found = ssl.SSLCertVerificationError(1, f"certificate verify failed: {message}")
+    found.verify_code, found.verify_message = code, message
+    return found
+
+
 def test_an_exception_without_words_is_named() -> None:
     with (
-        Primary("http://p/", None, uuid="r", transport=Failing(httpx.ConnectError(""))) as one,
+        Primary("http://p/", None, uuid="r", link=Link(transport=Failing(httpx.ConnectError("")))) as one,
         pytest.raises(PrimaryUnreachable, match="ConnectError"),
     ):
         one.hello()
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "hint"),
+    ("cause", "error", "hint"),
     [
+        (unverified(18, "self-signed certificate"), PrimaryRefused, "SSL_CERT_FILE"),
+        (unverified(10, "certificate has expired"), PrimaryRefused, "renew it"),
+        (unverified(62, "Hostname mismatch"), PrimaryRefused, "renew it"),
+        (OSError(errno.EMFILE, "Too many open files"), LocalFailure, "ulimit -n"),
         (
-            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self signed",
-            PrimaryRefused,
-            "SSL_CERT_FILE",
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            PrimaryUnreachable,
+            "can be reached",
         ),
-        (
-            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired (_ssl.c:1)",
-            PrimaryRefused,
-            "renew it",
-        ),
-        ("[Errno 24] Too many open files", LocalFailure, "ulimit -n"),
-        ("[Errno 111] Connection refused", PrimaryUnreachable, "can be reached"),
-        ("[Errno -2] Name or service not known", PrimaryUnreachable, "can be reached"),
+        (socket.gaierror(-2, "Name or service not known"), PrimaryUnreachable, "can be reached"),
     ],
 )
-def test_what_a_failed_connection_says_decides_what_to_do(
-    text: str, error: type[ReplisyncError], hint: str
+def test_the_cause_of_a_failed_connection_decides_what_to_do(
+    cause: OSError, error: type[ReplisyncError], hint: str
 ) -> None:
+    failure = httpx.ConnectError(str(cause))
+    failure.__cause__ = cause
     with (
-        Primary("https://p/", None, uuid="r", transport=Failing(httpx.ConnectError(text))) as one,
+        Primary("https://p/", None, uuid="r", link=Link(transport=Failing(failure))) as one,
         pytest.raises(error) as caught,
     ):
         one.hello()

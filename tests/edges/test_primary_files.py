@@ -9,6 +9,7 @@ from replisync import __version__
 from replisync.devpi.tokens import TokenSigner
 from replisync.errors import BrokenStream, PrimaryRefused, WrongHistory
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 from tests.fakes import Body, ScriptedPrimary, answers
 
 URL = "http://primary.example:3141/root"
@@ -17,7 +18,9 @@ URL = "http://primary.example:3141/root"
 def primary(handler: Callable[[httpx.Request], httpx.Response]) -> Primary:
     """Return a primary whose answers a handler makes."""
     signer = TokenSigner(b"k" * 16, lambda: 1.8e9)
-    return Primary(URL, signer, uuid="r", expected="primary", transport=httpx.MockTransport(handler))
+    return Primary(
+        URL, signer, uuid="r", expected="primary", link=Link(transport=httpx.MockTransport(handler))
+    )
 
 
 def get(one: Primary, relpath: str = "u/i/x.zip") -> tuple[int, int | None, bytes]:
@@ -230,7 +233,9 @@ def test_an_answer_is_closed_whatever_happens_to_it() -> None:
 def test_a_scripted_primary_serves_files_by_their_own_names() -> None:
     server = ScriptedPrimary()
     server.files = {"u/i/é #%?.zip": b"content", "u/i/gone": 410}
-    one = Primary(URL.removesuffix("/root"), None, uuid="r", expected="primary", transport=server.transport())
+    one = Primary(
+        URL.removesuffix("/root"), None, uuid="r", expected="primary", link=Link(transport=server.transport())
+    )
     with one:
         assert get(one, "u/i/é #%?.zip") == (200, 7, b"content")
         with one.download("u/i/gone") as answer:

@@ -8,6 +8,7 @@ import pytest
 from replisync.devpi.tokens import TokenSigner
 from replisync.errors import NewerPrimary, NotThePrimary
 from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 from tests.fakes import Body, answers
 
 STREAM = "application/x-devpi-replica-changes-v2"
@@ -20,7 +21,9 @@ def primary(handler: Callable[[httpx.Request], httpx.Response], expected: str = 
     """Return a primary whose answers a handler makes."""
     signer = TokenSigner(b"0123456789abcdef", lambda: 1.8e9)
     transport = httpx.MockTransport(handler)
-    return Primary("http://primary", signer, uuid="replica", expected=expected, transport=transport)
+    return Primary(
+        "http://primary", signer, uuid="replica", expected=expected, link=Link(transport=transport)
+    )
 
 
 class Newer:

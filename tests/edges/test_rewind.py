@@ -12,10 +12,12 @@ import pytest
 from replisync.changelog.plan import WantedFile
 from replisync.changelog.records import Commit, Divergence, Source
 from replisync.errors import ConditionFailed, ForeignWriter, ReplisyncError, TargetUnusable
-from replisync.rewind.files import Bringer
+from replisync.primary.access import Access
+from replisync.replication.context import Context
 from replisync.rewind.rewind import Rewound, take_back
 from replisync.rewind.undo import Undo, plan
-from replisync.session.settings import Context
+from replisync.session.session import Session
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from tests.edges.conftest import Database, commit, entry
 from tests.edges.conftest import file as file_value
@@ -30,6 +32,7 @@ from tests.edges.scenario import (
     put,
     rows_in_postgres,
 )
+from tests.edges.standbys import SOURCE
 from tests.fakes import (
     Died,
     FailingFiles,
@@ -57,24 +60,15 @@ class Standby(Target):
 
     def take_back(self, serial: int, *, asks: bool = False, accept_loss: bool = False) -> Rewound:
         """Take it back to a serial; the primary is asked for files where it may be."""
-        files = FailingFiles(self.make_files(), self.trap)
-        bringer = Bringer(
-            self.store,
-            files,  # type: ignore[arg-type]
-            self.primary if asks else None,
-            Context(RecordingStop(), RecordingLog(), NoProgress()),
-            threads=1,
-            not_skipped=self.pipeline.wanted.not_skipped,
-        )
-        return take_back(
+        session = Session(
             self.serverdir,
             self.store,
-            files,  # type: ignore[arg-type]
-            self.pipeline,
-            bringer,
-            serial,
-            accept_loss=accept_loss,
+            self.store.source() or SOURCE,
+            Settings(Access(threads=1)),
+            Context(RecordingStop(), RecordingLog(), NoProgress()),
+            given_files=FailingFiles(self.make_files(), self.trap),  # type: ignore[arg-type]
         )
+        return take_back(session, self.primary if asks else None, serial, accept_loss=accept_loss)
 
 
 def in_postgres(database: support.Database) -> type[Standby]:
@@ -237,9 +231,7 @@ class TestMissingFiles:
         self, target: tuple[Standby, list[dict[str, object]]], folder: Path
     ) -> None:
         standby, states = target
-        with pytest.raises(
-            ConditionFailed, match=r"it needs .*toxresult-1.json, which cannot be had"
-        ) as caught:
+        with pytest.raises(ConditionFailed, match=r"it needs .*toxresult-1.json, which is missing") as caught:
             standby.take_back(8)
         assert "no secret was given" in str(caught.value)
         assert "--replica-keyfile" in caught.value.hint

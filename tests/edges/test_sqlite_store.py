@@ -183,7 +183,7 @@ class TestTranslations:
         for write in (False, True):
             with SqliteStore(path, write=write) as store, pytest.raises(TargetUnusable) as caught:
                 store.last_serial()
-            assert "clone anew" in caught.value.hint
+            assert "clone into an empty serverdir" in caught.value.hint
         assert path.read_bytes() == content
 
     def test_a_damaged_database_is_an_unusable_target(self, path: Path) -> None:

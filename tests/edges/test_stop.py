@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import ConditionFailed, Stopped
-from replisync.replication.pipeline import Tally
-from replisync.session.session import recorded
+from replisync.replication.wanted import Tally
+from replisync.session.runs import recorded
 from replisync.standby.database.sqlite import SqliteStore
 from replisync.system.stop import Stop
 from tests.fakes import FailingStore, Trap, failure
@@ -52,12 +52,6 @@ def test_a_limit_does_not_end_what_is_in_hand() -> None:
             stop.check()
 
 
-class NothingDone:
-    """The work of a run that did nothing."""
-
-    tally = Tally()
-
-
 def test_that_a_run_was_stopped_is_known_although_it_cannot_be_written_down(tmp_path: Path) -> None:
     """As where the database is what has gone away: `follow` ends with 0 all the same."""
     path = tmp_path / ".sqlite"
@@ -67,7 +61,7 @@ def test_that_a_run_was_stopped_is_known_although_it_cannot_be_written_down(tmp_
     with (
         FailingStore(path, write=True, trap=trap) as failing,
         pytest.raises(Stopped),
-        recorded(failing, "follow", NothingDone()),
+        recorded(failing, "follow", Tally()),
     ):
         raise Stopped("the run", "a signal asked to end it")
     assert trap.sprung

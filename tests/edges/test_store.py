@@ -6,8 +6,10 @@ import pytest
 
 from replisync.changelog.plan import WantedFile
 from replisync.changelog.records import Commit, Contact, Fault, FileCounts, Pending, Source
+from replisync.changelog.witness import witness
 from replisync.devpi.keys import Digest
 from replisync.errors import ForeignWriter, TargetUnusable
+from replisync.standby.database import audit
 from replisync.standby.database.store import Store
 from tests.edges.conftest import Database, commit, entry, file
 
@@ -129,7 +131,7 @@ class TestTransactions:
 
         def guard() -> None:
             if not allowed:
-                raise TargetUnusable("opening of the target", "it was promoted")
+                raise TargetUnusable("cannot open the target", "it was promoted")
 
         with database.open(guard=guard) as store:
             store.apply(commit(entry(0, {A: ("STAGEFILE", -1, file())}), present={A: 5}), 0, NOW)
@@ -371,6 +373,28 @@ class TestState:
         store.apply(commit(entry(2)), 2, LATER)
         rows = database.read("SELECT serial, committed_at FROM replisync_timeline ORDER BY serial")
         assert rows == [(1, NOW), (2, LATER)]
+
+    def test_each_entry_has_a_witness_beside_its_commit(self, store: Store) -> None:
+        one, two, three = (entry(serial) for serial in range(3))
+        store.apply(commit(one, two), 2, NOW)
+        store.apply(commit(three), 2, LATER)
+        assert audit.witnesses(store, 0, 2) == dict(enumerate(map(witness, (one.data, two.data, three.data))))
+        assert audit.witnesses(store, 1, 1) == {1: witness(two.data)}
+        assert audit.entry_now(store, 2) == (three.data, witness(three.data))
+
+    def test_only_what_is_stored_gets_the_witness_of_what_was_compared(
+        self, store: Store, database: Database
+    ) -> None:
+        entries = [entry(serial) for serial in range(4)]
+        store.apply(commit(entries[0]), 3, NOW)
+        store.apply(commit(*entries[1:]), 3, NOW)
+        database.write("UPDATE replisync_timeline SET witnesses = NULL")
+        assert audit.witnesses(store, 0, 3) == {}
+        right = {serial: witness(entries[serial].data) for serial in (1, 3)}
+        store.put_witnesses({**right, 2: witness(b"another"), 7: witness(b"none")})
+        assert audit.witnesses(store, 0, 3) == right
+        store.put_witnesses({0: witness(entries[0].data)})
+        assert audit.witnesses(store, 0, 3) == {0: witness(entries[0].data), **right}
 
     def test_a_run_has_a_beginning_an_end_and_its_serials(self, store: Store) -> None:
         assert store.last_run() is None

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from replisync.changelog.witness import SIZE
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
 from tests.edges.scenario import B, drop
 from tests.edges.standbys import Standby, copied, made
 from tests.edges.test_rewind import Standby as Rewindable
-from tests.edges.test_verify import LAST, alter, contents, edited
+from tests.edges.test_verify import LAST, alter, contents, edited, without_witnesses
 from tests.fakes import Trap
 
 # More than may lie between an entry and its neighbours, and than are asked for one by one.
@@ -74,6 +75,7 @@ def test_the_last_entry_is_replaced_where_its_rows_say_what_the_primarys_says(on
 
 def test_a_last_entry_that_differs_is_right_again_after_what_its_finding_names(one: Standby) -> None:
     before = contents(one)
+    without_witnesses(one)
     alter(one, LAST)
     [finding] = one.look(Level.PRIMARY).findings
     assert (finding.kind, finding.serial) == (kinds.OTHER_ENTRY, LAST)
@@ -90,6 +92,7 @@ def test_a_last_entry_that_differs_is_right_again_after_what_its_finding_names(o
 
 
 def test_where_several_entries_at_the_end_differ_the_first_of_them_is_gone_back_to(one: Standby) -> None:
+    without_witnesses(one)
     alter(one, LAST)
     alter(one, LAST - 1)
     findings = one.repair(Level.PRIMARY).findings
@@ -173,13 +176,95 @@ def test_many_altered_entries_before_one_that_cannot_be_read_are_no_damage_of_th
     assert found == {kinds.OTHER_ENTRY, kinds.DAMAGED_ENTRY}
 
 
+# What the witnesses of entries tell.
+
+
+def test_an_altered_entry_is_found_without_the_primary_and_waits_for_it(one: Standby) -> None:
+    before = contents(one)
+    alter(one, 4)
+    for _ in range(2):
+        [finding] = one.look(Level.FULL).findings
+        assert (finding.kind, finding.subject) == (kinds.OTHER_ENTRY, "serial 4")
+        [finding] = one.repair(asks=False).findings
+        assert "--replica-keyfile" in finding.remedy
+    assert one.repair().findings == []
+    assert contents(one) == before
+
+
+def test_an_altered_entry_at_the_end_is_known_by_its_witness(one: Standby) -> None:
+    before = contents(one)
+    alter(one, LAST - 1)
+    alter(one, LAST)
+    assert one.repair().findings == []
+    assert contents(one) == before
+
+
+def proofs(standby: Standby) -> dict[int, bytes | None]:
+    """Return the witnesses by the last serials of their commits."""
+    return dict(standby.database.read("SELECT serial, witnesses FROM replisync_timeline"))
+
+
+def test_entries_from_before_get_witnesses_where_they_are_the_primarys(one: Standby) -> None:
+    """An altered one gets none, neither by a look nor until it is replaced."""
+    right = proofs(one)
+    without_witnesses(one)
+    alter(one, 4)
+    report = one.look(Level.FULL)
+    assert (report.findings, report.checked["witnesses"]) == ([], 0)
+    assert [finding.serial for finding in one.look(Level.PRIMARY).findings] == [4]
+    assert proofs(one) == {**right, 4: None}
+    assert one.look(Level.FULL).checked["witnesses"] == LAST
+    assert one.repair(Level.PRIMARY).findings == []
+    assert proofs(one) == right
+
+
+def test_a_commit_whose_row_is_odd_is_no_obstacle_to_the_witnesses_of_the_others(one: Standby) -> None:
+    right = proofs(one)
+    without_witnesses(one)
+    one.database.write("UPDATE replisync_timeline SET committed_at = 'soon' WHERE serial = 4")
+    assert one.repair(Level.PRIMARY).findings == []
+    assert proofs(one) == right
+
+
+def test_a_witness_that_is_damaged_is_right_again_after_a_look_at_the_primarys_entry(one: Standby) -> None:
+    right = proofs(one)
+    one.database.write("UPDATE replisync_timeline SET witnesses = ? WHERE serial = 4", b"x" * SIZE)
+    before = contents(one)
+    assert [finding.serial for finding in one.repair(asks=False).findings] == [4]
+    assert one.repair().findings == []
+    assert (contents(one), proofs(one)) == (before, right)
+    one.database.write("UPDATE replisync_timeline SET witnesses = x'00' WHERE serial = 4")
+    assert one.repair(Level.PRIMARY).findings == []
+    assert proofs(one) == right
+
+
+def test_a_rewind_cuts_the_witnesses_of_a_batch_and_makes_none_of_what_is_stored(long: Standby) -> None:
+    before = proofs(long)
+    [end] = [serial for serial in before if serial - 100 < LAST + 50 <= serial]
+    alter(long, LAST + 48)
+    rewind(long, LAST + 50)
+    after = proofs(long)
+    cut = (end - (LAST + 50)) * SIZE
+    assert after[LAST + 50] == (before[end] or b"")[:-cut]
+    assert [finding.serial for finding in long.look(Level.FULL).findings] == [LAST + 48]
+    assert long.repair().findings == []
+
+
+def test_the_entry_of_an_export_is_right_again_where_its_witness_says_so(exported: Standby) -> None:
+    """The primary has no such entry; back serials are ours to write."""
+    before = contents(exported)
+    edited(exported, SEED, lambda changes: next(iter(changes.values())).__setitem__(1, 0))
+    assert exported.repair().findings == []
+    assert contents(exported) == before
+
+
 # Where it began with an export.
 
 SEED = 4
 
 
-@pytest.fixture
-def exported(one: Standby) -> Standby:
+@pytest.fixture(params=[True, False], ids=["witnesses", "no witnesses"])
+def exported(one: Standby, request: pytest.FixtureRequest) -> Standby:
     """A standby whose entries up to SEED are its own, and others than the primary's."""
     one.database.write("UPDATE replisync_source SET seed_kind = 'export', seed_serial = ?", SEED)
     one.database.write("DELETE FROM replisync_timeline WHERE serial NOT IN (?, ?)", SEED, LAST)
@@ -187,6 +272,10 @@ def exported(one: Standby) -> Standby:
     alter(one, SEED - 1)
     edited(one, SEED, lambda changes: changes.__setitem__("u/ours", ["PLUGIN", -1, 1]))
     one.database.write("INSERT INTO kv VALUES ('u/ours', 'PLUGIN', ?)", SEED)
+    if request.param:
+        one.prove()
+    else:
+        without_witnesses(one)
     assert one.look(Level.PRIMARY).findings == []
     return one
 

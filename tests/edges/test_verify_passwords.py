@@ -46,6 +46,7 @@ def exported(standby: Standby, imported: dict[str, str], *, since: int = 0) -> S
     database = standby.database
     database.write("UPDATE replisync_source SET seed_kind = 'export', seed_serial = ?", last - since)
     database.write("INSERT INTO replisync_tip (serial, data) VALUES (?, ?)", last, server.entries[last])
+    standby.prove()
     return standby
 
 

@@ -117,7 +117,7 @@ def test_a_history_with_a_hole_is_told_and_an_export_takes_its_place(
     assert "--from-serverdir" in said.message
     assert touched(before, standby.serverdir) == []
     said = reseed(standby, "--from-serverdir", server.serverdir)
-    assert f"seeded from an export (the history cannot be used at serial {hole}" in said.stdout
+    assert f"from an export (the history cannot be used at serial {hole}" in said.stdout
     assert touched(before, kept(standby)) == []
     with Client(server.url) as client:
         client.login("alice", "secret")

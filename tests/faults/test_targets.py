@@ -174,7 +174,7 @@ def not_ours(target: Path) -> None:
         (role("master"), "to be a server of its own: its role is master"),
         (no_json, "it is not what devpi-server writes"),
         (newer_tables, "9999"),
-        (not_ours, "it is no"),
+        (not_ours, "not a replisync standby"),
     ],
 )
 @pytest.mark.parametrize("command", WRITERS)
@@ -196,7 +196,7 @@ def test_a_target_without_a_usable_database(world: World, command: str) -> None:
     no_database(damaged)
     content = (damaged / ".sqlite").read_bytes()
     said = run_here(command, *world.options(damaged), code=6)
-    assert "clone anew" in said.message
+    assert "clone into an empty serverdir" in said.message
     assert (damaged / ".sqlite").read_bytes() == content
     bare = world.standby("bare")
     empty_changelog(bare)

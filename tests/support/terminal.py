@@ -47,8 +47,8 @@ class Terminal:
         given = {name: value for name, value in variables.items() if value is not None}
         output = os.open(stdout, os.O_WRONLY | os.O_CREAT, 0o666) if stdout else theirs
         self._process = subprocess.Popen(
-            # By stdin the session gets its terminal.
-            ["setsid", "--ctty", *command],
+            # By stdin the session gets its terminal; what `nohup` ignores for these tests, a window does not.
+            ["env", "--default-signal=HUP", "setsid", "--ctty", *command],
             stdin=theirs,
             stdout=output,
             stderr=theirs,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from pathlib import Path
 
 import click
@@ -35,14 +34,14 @@ class TestPrecedence:
         monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "from-environment")
         file = config(tmp_path, "[status]\nserverdir = 'from-file'\n")
         assert run([*file, "status", "--serverdir", "from-flag"]) == 6
-        assert "cannot report the status of from-flag:" in capsys.readouterr().err
+        assert "status of from-flag: " in capsys.readouterr().err
 
     def test_the_environment_comes_before_the_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("REPLISYNC_STATUS_SERVERDIR", "from-environment")
         assert run([*config(tmp_path, "[status]\nserverdir = 'from-file'\n"), "status"]) == 6
-        assert "cannot report the status of from-environment:" in capsys.readouterr().err
+        assert "status of from-environment: " in capsys.readouterr().err
 
     def test_the_file_comes_before_the_default(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -59,7 +58,7 @@ class TestPrecedence:
         (_, path) = config(tmp_path, "[status]\nserverdir = 'from-file'\n")
         monkeypatch.setenv("REPLISYNC_CONFIGFILE", path)
         assert run(["status"]) == 6
-        assert "cannot report the status of from-file:" in capsys.readouterr().err
+        assert "status of from-file: " in capsys.readouterr().err
 
     def test_a_flag_of_the_file_holds_for_errors_too(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -137,7 +136,7 @@ class TestRefusals:
         self, name: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(["-c", name, "status", "--serverdir", "x"]) == 2
-        assert f"cannot read the configuration {name}:" in capsys.readouterr().err
+        assert f"cannot read the configuration {name}: " in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "arguments",
@@ -214,7 +213,8 @@ class TestFoldersThatCannotBe:
     ) -> None:
         (tmp_path / "file").write_text("x")
         assert run([*command, "--serverdir", str(tmp_path / "file")]) == 6
-        assert re.search(": (it is )?not? ", capsys.readouterr().err)
+        said = capsys.readouterr().err
+        assert ": not a replisync standby" in said or ": it is not empty" in said
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -71,10 +71,23 @@ def _option_rows(command: click.Command) -> list[list[str]]:
     return rows
 
 
+COMMON = _rows(_section(DOCS / "commands.md", "## Common options"))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_options_of_a_command_are_documented_as_its_help_says(name: str) -> None:
-    documented = _rows(_section(DOCS / "commands.md", f"## `{name}`").split("\n### ")[0])
-    assert documented == _option_rows(COMMANDS[name])
+    section = _section(DOCS / "commands.md", f"## `{name}`").split("\n### ")[0]
+    rows = _option_rows(COMMANDS[name])
+    own = [row for row in _rows(section) if row[0].startswith("`-")]
+    assert own == [row for row in rows if row not in COMMON]
+    named = re.findall(r"^Common options: (.*)\.$", section, re.MULTILINE)
+    shared = [row[0].strip("`").split(" ")[0] for row in rows if row in COMMON]
+    assert named == ([", ".join(f"`{option}`" for option in shared)] if shared else [])
+
+
+def test_a_common_option_is_one_of_several_commands() -> None:
+    rows = [row for command in COMMANDS.values() for row in _option_rows(command)]
+    assert [row for row in COMMON if rows.count(row) < 3] == []
 
 
 def test_the_options_before_a_command_are_documented() -> None:

@@ -1,5 +1,6 @@
 """The tree of errors: what each says, its exit code, and that the documentation names it."""
 
+import ast
 import copy
 import pickle
 import re
@@ -91,6 +92,31 @@ class TestEachClass:
 
     def test_the_documentation_lists_it_with_its_exit_code(self, cls: type[ReplisyncError]) -> None:
         assert documented_classes().get(cls.__name__) == cls.exit_code
+
+
+PACKAGE = Path(__file__).parents[2] / "replisync"
+
+
+def attempts() -> Iterator[tuple[str, str]]:
+    """Yield where something is said to have been attempted, and how the text begins."""
+    takers = {cls.__name__ for cls in ALL} | {"local_errors"}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            texts: list[ast.expr] = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in takers:
+                texts = node.args[:1]
+            elif isinstance(node, ast.Assign) and "attempted" in ast.unparse(node.targets[0]).lower():
+                texts = [node.value]
+            for text in texts:
+                first = text.values[0] if isinstance(text, ast.JoinedStr) else text
+                if isinstance(first, ast.Constant):
+                    yield f"{path.relative_to(PACKAGE)}:{node.lineno}", str(first.value)
+
+
+def test_every_message_begins_with_what_cannot_be_done() -> None:
+    found = list(attempts())
+    assert len(found) > 150
+    assert [one for one in found if not one[1].startswith("cannot ")] == []
 
 
 def rows() -> list[list[str]]:

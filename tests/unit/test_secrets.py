@@ -13,9 +13,9 @@ from replisync.cli.app import run
 from replisync.cli.logs import make_logger
 from replisync.devpi.tokens import KeyCost, TokenSigner, derive_key
 from replisync.errors import UsageError
+from replisync.primary.access import Access
 from replisync.primary.connection import normalized_url
 from replisync.primary.secretfiles import read_key, read_secret, replication_key, write_key
-from replisync.session.settings import Settings
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2-xyz"
 CHEAP = KeyCost(memory=64, parallelism=1, time=1)
@@ -215,7 +215,7 @@ class TestNothingIsShown:
     """Neither secret nor key nor password is in anything that we print, log or show."""
 
     def test_settings_hold_paths_alone(self, folder: Path) -> None:
-        assert not _leaks(repr(Settings(secretfile=secret(folder), keyfile=folder / "key", cost=CHEAP)))
+        assert not _leaks(repr(Access(secretfile=secret(folder), keyfile=folder / "key", cost=CHEAP)))
 
     @pytest.mark.parametrize("form", ["json", "console"])
     def test_the_traceback_of_a_bug_has_no_values(self, form: str) -> None:

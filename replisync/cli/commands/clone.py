@@ -25,7 +25,7 @@ from replisync.cli.options import (
 from replisync.operations.reseed import forecast_reseed
 from replisync.operations.reseed import reseed as run_reseed
 from replisync.seed.forecast.forecast import forecast
-from replisync.seed.ways import Seed, Sources
+from replisync.seed.ways import Seed, Seeding, Sources
 from replisync.seed.ways import clone as run_clone
 
 
@@ -82,23 +82,18 @@ def clone(
     log: Any,
     /,
     serverdir: Path,
-    primary_url: str | None,
-    from_serverdir: Path | None,
-    from_export: Path | None,
-    at_serial: int | None,
-    seed: str,
     reseed: bool,
-    storage: str,
     plan: bool,
     json: bool,
     **values: Any,
 ) -> None:
     """Copy a primary into a new serverdir; run it again after an interruption to resume."""
-    sources = Sources(primary_url, from_serverdir, from_export, at_serial)
-    options = tools(values)
+    names = ("primary_url", "from_serverdir", "from_export", "at_serial")
+    sources = Sources(*(values.pop(name) for name in names))
+    seeding = Seeding(sources, Seed(values.pop("seed")), tools(values))
     with watched(log) as context:
-        new, chosen = target(serverdir, storage), settings(values)
-        work = (sources, Seed(seed), options, chosen, context)
+        new, chosen = target(serverdir, values.pop("storage")), settings(values)
+        work = (seeding, chosen, context)
         if reseed:
             source = click.get_current_context().get_parameter_source("storage")
             given = None if source is ParameterSource.DEFAULT else new.given

@@ -33,7 +33,7 @@ def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:
         f"{serverdir} is a {what} at serial {done.serial}, with {done.files.total - done.files.missing} of "
         f"{done.files.total} files"
         + (f", {done.local} of them from this machine" if done.local else "")
-        + (f", {done.faults} are faults (see {Advice('faults list')})" if done.faults else "")
+        + (f", {done.faults} missing (see {Advice('faults list')})" if done.faults else "")
     )
     _tell_export(done)
 

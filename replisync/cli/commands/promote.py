@@ -18,8 +18,9 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import print_json
 from replisync.cli.progress import Lines
+from replisync.operations.promote import Choices
 from replisync.operations.promote import promote as run_promote
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.system.advice import quoted
 from replisync.system.stop import Stop
 
@@ -46,7 +47,8 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     """Check that the standby is complete, and make it startable as primary."""
     # Its stages are short: no display, and signals keep their default action.
     context = Context(Stop(), log, Lines(log))
-    done = run_promote(target(serverdir, storage), context, tls=tls(choices), **choices)
+    trusted = tls(choices)
+    done = run_promote(target(serverdir, storage), context, Choices(**choices), trusted)
     if json:
         print_json(asdict(done))
         return

@@ -42,21 +42,13 @@ def rewind(
     serverdir: Path,
     storage: str | None,
     to_serial: int,
-    accept_loss: bool,
-    dry_run: bool,
     json: bool,
     **values: Any,
 ) -> None:
     """Rewind the standby to serial N, so that it can follow the primary from there."""
     with watched(log) as context:
-        done = run_rewind(
-            target(serverdir, storage),
-            to_serial,
-            settings(values),
-            context,
-            accept_loss=accept_loss,
-            dry_run=dry_run,
-        )
+        chosen = settings(values)
+        done = run_rewind(target(serverdir, storage), to_serial, chosen, context, **values)
     if json:
         print_json(asdict(done))
         return

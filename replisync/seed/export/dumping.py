@@ -17,10 +17,11 @@ from replisync.changelog.ports import FileSource
 from replisync.devpi.keys import index_of, index_type, user_key
 from replisync.devpi.storage import SQLITE
 from replisync.errors import FilesMissing, PrimaryDamaged
+from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher, NoSource, Refused
 from replisync.seed.export.tools import EXPORT_TOOL, run_tool
 from replisync.seed.snapshot import Rows, forget_renames, take_snapshot
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.files.disk import DiskFiles
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.files.sync import NoSync
@@ -38,8 +39,6 @@ class Dumper:
     folder: for what is needed meanwhile, empty.
     primary: who is asked for files that are not there; None for nobody.
     mirrored: whether to export the files of mirrors too, as far as they are there.
-    checked: whether to read each file, and to look elsewhere for one that is not what it must be. Where not,
-        devpi-import has to find out: it compares each file of a dump with all digests that are known of it.
     """
 
     def __init__(
@@ -48,10 +47,9 @@ class Dumper:
         folder: Path,
         settings: Settings,
         context: Context,
+        primary: FileSource | None,
         *,
-        primary: FileSource | None = None,
-        mirrored: bool = False,
-        checked: bool = False,
+        mirrored: bool,
     ) -> None:
         self._root = root
         self._folder = folder
@@ -60,13 +58,14 @@ class Dumper:
         self._settings = settings
         self._context = context
         self._mirrored = mirrored
-        self._checked = checked
         self._source = primary or NoSource(f"it is not in {root}")
 
-    def make(self, tool: str, target: Path) -> tuple[int, bytes]:
+    def make(self, tool: str, target: Path, *, checked: bool) -> tuple[int, bytes]:
         """Make the dump `target`; return the serial that it is of, and the stored bytes of its entry.
 
         tool: devpi-export.
+        checked: whether to read each file, and to look elsewhere for one that is not what it must be. If not,
+            devpi-import has to find out: it compares each file of a dump with all its known digests.
         Raises FilesMissing where a file of a private index cannot be had, PrimaryDamaged where devpi-export
         cannot read what is there.
         """
@@ -77,7 +76,7 @@ class Dumper:
             info = {"uuid": "0" * 32, "role": "standalone"}
             (self._snapshot / ".nodeinfo").write_text(json.dumps(info))
             shutil.copyfile(self._root / ".serverversion", self._snapshot / ".serverversion")
-        serial, tip = self._consistent()
+        serial, tip = self._consistent(checked=checked)
         self._context.log.info("export", serverdir=str(self._root), serial=serial)
         self._context.progress.stage("export", None, "seconds")
         # As links: they are links of ours to files that nobody writes into.
@@ -91,18 +90,18 @@ class Dumper:
                 f"cannot export {self._root}",
                 f"{EXPORT_TOOL} says: {words}",
                 serial=serial,
-                hint="nothing was written; mend the server there (devpi-fsck on a copy tells more), then run "
-                "the command again",
+                hint="nothing was written; repair the server there (devpi-fsck on a copy tells more), then "
+                "run the command again",
             )
         return serial, tip
 
-    def _consistent(self) -> tuple[int, bytes]:
+    def _consistent(self, *, checked: bool) -> tuple[int, bytes]:
         """Take a snapshot all of whose files are there."""
         seen = -1
         for rounds_left in reversed(range(_ROUNDS)):
             take_snapshot(self._root / SQLITE_FILE, self._database, self._context.stop.check)
             serial, tip = forget_renames(self._database)
-            missing = self._bring_files()
+            missing = self._bring_files(checked=checked)
             if not missing:
                 return serial, tip
             if serial == seen or not rounds_left:
@@ -117,13 +116,13 @@ class Dumper:
             seen = serial
         raise AssertionError("the last round returns or raises")
 
-    def _bring_files(self) -> list[Refused]:
+    def _bring_files(self, *, checked: bool) -> list[Refused]:
         """Bring the files that the snapshot demands; return those that cannot be had."""
         files = DiskFiles(self._snapshot / FILES, self._folder / "tmp", self._folder / "tmp", NoSync)
         fetcher = Fetcher(
             self._source,
             files,
-            threads=self._settings.threads,
+            threads=self._settings.access.threads,
             stop=self._context.stop,
             replace=True,
             local=LocalFiles(self._settings.search, own=self._root / FILES, link=True),
@@ -132,7 +131,7 @@ class Dumper:
         self._context.progress.stage("files to export", None, "files")
         with closing(Rows(self._database)) as rows:
             wanted = demanded(rows, mirrored=self._mirrored)
-            for outcome in fetcher.fetch(wanted if self._checked else self._not_linked(wanted)):
+            for outcome in fetcher.fetch(wanted if checked else self._not_linked(wanted)):
                 self._context.progress.advance(1)
                 if isinstance(outcome, Refused) and type_in(rows, outcome.file.relpath) != "mirror":
                     missing.append(outcome)

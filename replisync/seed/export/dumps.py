@@ -6,10 +6,11 @@ from typing import Any, Protocol
 
 from replisync.changelog.ports import FileSource
 from replisync.errors import ReplisyncError, UsageError, WrongHistory
+from replisync.replication.context import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.export.dumping import Dumper
 from replisync.seed.export.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.files.local import DUMP_INDEX, read_dump
 from replisync.standby.serverdir import Serverdir
 from replisync.system.durable import local_errors
@@ -49,6 +50,11 @@ class DumpSource(Protocol):
     @property
     def uuid(self) -> str:
         """The UUID of the exported server; "" where nobody knows."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why the target is made in this way."""
         ...
 
     @property
@@ -94,6 +100,7 @@ class NamedDump:
     serial: int | None
     followed: bool
     option: str = "--from-export"
+    reason: str = "--from-export was given"
     uuid: str = ""
     own: bool = False
 
@@ -113,13 +120,13 @@ class NamedDump:
         if not (self.path / DUMP_INDEX).is_file():
             raise UsageError(
                 f"cannot use --from-export {self.path}",
-                f"it is no dump of devpi-export: there is no {DUMP_INDEX}",
+                f"not a dump of devpi-export: it has no {DUMP_INDEX}",
             )
         check_apart(serverdir, self.path, self.option)
         self._check_version()
         if self.followed and self.serial is None:
             raise UsageError(
-                "cannot clone with --from-export", "--at-serial is needed to follow the primary from there on"
+                "cannot use --from-export", "--at-serial is needed to follow the primary from there on"
             )
         return Made(self.path, self.serial)
 
@@ -154,7 +161,7 @@ class NamedDump:
     def too_new(self, serial: int) -> ReplisyncError:
         """Return the error that says that --at-serial is wrong."""
         return UsageError(
-            "cannot clone with --from-export",
+            "cannot use --from-export",
             f"--at-serial is {self.serial}, and the primary is at serial {serial} only",
         )
 
@@ -163,10 +170,12 @@ class NamedDump:
 class OwnDump:
     """A dump that is made of a serverdir on this machine; see dumping.
 
+    reason: why one is made.
     mirrored: whether it gets the files of mirrors.
     """
 
     origin: Origin
+    reason: str
     mirrored: bool = False
     option: str = "--from-serverdir"
     own: bool = True
@@ -207,16 +216,8 @@ class OwnDump:
         with local_errors(f"cannot create {work}"):
             work.mkdir()
         tool = find_tool(EXPORT_TOOL, f"cannot export {self.origin.root}")
-        dumper = Dumper(
-            self.origin.root,
-            work,
-            settings,
-            context,
-            primary=primary,
-            mirrored=self.mirrored,
-            checked=checked,
-        )
-        serial, tip = dumper.make(tool, dump)
+        dumper = Dumper(self.origin.root, work, settings, context, primary, mirrored=self.mirrored)
+        serial, tip = dumper.make(tool, dump, checked=checked)
         # The dump has links to its files. Nobody else needs them.
         return Made(dump, serial, tip, scrap=work)
 

@@ -10,18 +10,17 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from replisync.changelog.plan import BatchLimits
-from replisync.changelog.ports import FileSource, History
 from replisync.changelog.records import Source
-from replisync.changelog.rewrite import EXPORT, Rewriter
+from replisync.changelog.rewrite import EXPORT
 from replisync.devpi.entries import ChangelogEntry, parse_stored, same_entry
 from replisync.devpi.keys import hold_problem, index_of
 from replisync.devpi.storage import SQLITE
 from replisync.errors import PrimaryDamaged, PrimaryUnreachable, WrongHistory
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.fetch import NoSource
 from replisync.replication.loop import Patience, catch_up
 from replisync.replication.pipeline import Pipeline
-from replisync.replication.wanted import Tally
 from replisync.seed.export.dumps import DumpSource
 from replisync.seed.export.importing import Imported, Importer, import_command
 from replisync.seed.export.rebase import RebasedImport, users_without_password
@@ -40,12 +39,11 @@ from replisync.seed.target import (
     new_target,
     release,
 )
-from replisync.session.session import local_files, pipeline, recorded
-from replisync.session.settings import Context, Settings
+from replisync.session.session import Session, local_files
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.files.takeover import take_over
-from replisync.standby.opening import target_files
 from replisync.standby.serverdir import SQLITE_FILE, Serverdir
 from replisync.system import clock
 
@@ -69,12 +67,10 @@ def copy_dump(
     options: ToolOptions,
     settings: Settings,
     context: Context,
-    reason: str,
 ) -> Cloned:
     """Make a new serverdir of a dump, or go on with one that was interrupted.
 
     primary_url: where the exported server is, to be followed; None for a server of its own.
-    reason: why it is made in this way.
     Raises UsageError where something is not given that is needed, TargetUnusable where devpi-import refuses
     the dump, and what `changelog.clone` does.
     """
@@ -107,19 +103,20 @@ def copy_dump(
             storage=str(serverdir.storage()),
             seed_kind=EXPORT,
             seed_started=clock.now(),
-            seed_reason=reason,
+            seed_reason=dump.reason,
         )
         source = begin(serverdir, store, source)
-        copier = _Copier(serverdir, imported, dump, store, settings, context)
+        session = Session(serverdir, store, source, settings, context, seeding=True)
+        copier = _Copier(session, imported, dump)
         passwordless = copier.passwordless()
-        with recorded(store, "clone", copier):
+        with session.recorded("clone"):
             copier.run(primary, patience)
             store.put_source(replace(current_source(store), seed_finished=clock.now()))
         handled = store.last_serial() if (imported.staging / ".event_serial").exists() else None
         if hello is not None:
-            done = hand_over(serverdir, store, hello, copier.tally.local)
+            done = hand_over(serverdir, store, hello, session.tally.local)
         else:
-            done = release(serverdir, store, source.uuid, copier.tally.local, handled)
+            done = release(serverdir, store, source.uuid, session.tally.local, handled)
         importer.clear()
         export_reason = source.seed_reason if dump.own else None
         return replace(done, export_reason=export_reason, passwordless=passwordless)
@@ -152,7 +149,7 @@ def check_seed(store: Store, primary: Primary, patience: Patience) -> None:
             if bool(change.value) != bool(ours and ours.value):
                 has, lacks = ("the primary", "the dump") if change.value else ("the dump", "the primary")
                 raise WrongHistory(
-                    f"cannot compare the dump with the primary at serial {serial}",
+                    f"cannot match the dump to the primary at serial {serial}",
                     f"{has} has the release {path.removesuffix('/.config')}, which {lacks} does not have",
                     serial=at,
                     hint="the dump is older than --at-serial says, or of another server; clone into "
@@ -170,36 +167,25 @@ def _entry(primary: Primary, serial: int, patience: Patience) -> ChangelogEntry 
 
 
 class _Copier:
-    def __init__(
-        self,
-        serverdir: Serverdir,
-        imported: Imported,
-        dump: DumpSource,
-        store: Store,
-        settings: Settings,
-        context: Context,
-    ) -> None:
-        self.tally = Tally()
-        self._serverdir = serverdir
+    def __init__(self, session: Session, imported: Imported, dump: DumpSource) -> None:
+        self._session = session
         self._imported = imported
         self._dump = dump
-        self._store = store
+        self._store, self._context, self._settings = session.store, session.context, session.settings
+        settings = session.settings
         # The import is ours: its files need not be copied once more.
         own = imported.staging / FILES
         self._local = LocalFiles(
             settings.search, own=own, link=settings.hard_links, linked=(*settings.linked, own)
         )
-        self._settings = settings
-        self._context = context
 
     def run(self, primary: Primary | None, patience: Patience) -> None:
         """Copy the import, and what a primary committed since."""
-        nowhere = NoSource("it is not in the dump")
         if current_source(self._store).seed_serial is None:
             with self._history(mirrors=primary is None) as history:
                 self._copy_history(history, primary, patience)
         if primary is not None:
-            work = self._pipeline(primary, primary)
+            work = self._session.following(primary, self._local)
             work.recover()
             self._take_over(work)
             copy_files_and_changes(self._store, work, patience, self._context)
@@ -207,7 +193,7 @@ class _Copier:
                 check_seed(self._store, primary, patience)
             return
         with self._history(mirrors=True) as history:
-            work = self._pipeline(history, nowhere)
+            work = self._copying(history)
             self._take_over(work)
             work.wanted.fetch_all()
 
@@ -223,26 +209,15 @@ class _Copier:
             imported = self._imported
             yield RebasedImport(rows, uuid, imported.serial, imported.with_password, mirrors=mirrors)
 
-    def _pipeline(self, history: History, files: FileSource) -> Pipeline:
-        rewrite = Rewriter(self._store) if isinstance(history, Primary) else None
-        return pipeline(
-            self._serverdir,
-            self._store,
-            history,
-            replace(self._settings, limits=_LIMITS) if rewrite is None else self._settings,
-            self._context,
-            replace=True,
-            local=self._local,
-            files=files,
-            tally=self.tally,
-            rewrite=rewrite,
-        )
+    def _copying(self, history: RebasedImport) -> Pipeline:
+        nowhere = NoSource("it is not in the dump")
+        return self._session.copying(history, nowhere, self._local, limits=_LIMITS)
 
     def _copy_history(self, history: RebasedImport, primary: Primary | None, patience: Patience) -> None:
         store = self._store
         self._context.log.info("metadata", from_serial=store.last_serial() + 1, to_serial=history.serial)
         self._context.progress.stage("metadata", history.serial - store.last_serial(), "serials")
-        work = self._pipeline(history, NoSource("it is not in the dump"))
+        work = self._copying(history)
         work.recover()
         at_once = Patience(self._context.stop, self._context.log, seconds=0.0)
         serial = catch_up(work, store.last_serial, at_once, metadata_only=True)
@@ -255,7 +230,7 @@ class _Copier:
             tip = entry.data
             if self._imported.tip is not None and not same_entry(self._imported.tip, tip):
                 raise WrongHistory(
-                    "cannot compare the primary's history with that of the serverdir",
+                    "cannot follow the primary",
                     "the primary has another entry at the last serial of the serverdir",
                     serial=serial,
                 )
@@ -267,21 +242,21 @@ class _Copier:
         devpi-import has compared each file with the digest that its entry demands, and all of them were made
         durable before the import counted as done. What is not there is fetched as everywhere.
         """
-        if self._serverdir.storage().name != SQLITE or self._settings.linked:
+        if self._session.serverdir.storage().name != SQLITE or self._settings.linked:
             # The one needs them in the database; the other has them already, and wants no second copy.
             return
         for index in self._store.wanted_indexes():
             if not work.wanted.not_skipped(self._store.wanted_files(index, "", 1)):
                 continue
-            if take_over(self._imported.staging / FILES, self._serverdir.files, index):
+            if take_over(self._imported.staging / FILES, self._session.serverdir.files, index):
                 self._note_taken_over(index)
 
     def _note_taken_over(self, index: str) -> None:
-        files = target_files(self._serverdir, self._store)
+        files = self._session.files
         after = ""
         while some := self._store.wanted_files(index, after, _TOGETHER):
             self._context.stop.check()
             after = some[-1].relpath
             sizes = files.sizes_of([file.relpath for file in some if not hold_problem(file.relpath)])
             self._store.files_arrived(sizes)
-            self.tally.local += len(sizes)
+            self._session.tally.local += len(sizes)

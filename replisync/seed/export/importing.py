@@ -16,11 +16,12 @@ from replisync.devpi.keys import PWHASH
 from replisync.devpi.storage import SQLITE
 from replisync.errors import TargetUnusable, UsageError
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.seed.export.dumps import DumpSource, OwnDump
 from replisync.seed.export.tools import IMPORT_TOOL, ToolOptions, endless_bases, find_tool, run_tool
 from replisync.seed.target import found_unusable, start_over
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import DUMP_INDEX, FILES, read_dump
 from replisync.standby.files.sync import Syncer
@@ -258,7 +259,7 @@ class Importer:
             raise TargetUnusable(
                 f"cannot import {made.path}",
                 f"{IMPORT_TOOL} says: {words}",
-                hint="nothing was written; mend the dump, or make a new one, and run the command again",
+                hint="nothing was written; repair the dump, or make a new one, and run the command again",
             )
         with local_errors(f"cannot sync {staging}"):
             give_all(staging, heir_of(staging))

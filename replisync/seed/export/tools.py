@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replisync.errors import UsageError
-from replisync.session.settings import Context
+from replisync.replication.context import Context
 from replisync.system.durable import local_errors, write_file
 
 EXPORT_TOOL = "devpi-export"
@@ -88,7 +88,7 @@ class ToolOptions:
             "--root-passwd-hash": (self.root_passwd_hash, f"{has} the users of its primary"),
             "--include-mirrored-files": (
                 self.include_mirrored_files,
-                "with --primary-url nothing of mirrors is carried by way of an export but their settings",
+                "with --primary-url an export carries only the settings of mirrors",
             ),
         }
         for option, (given, why) in reasons.items():

@@ -14,6 +14,7 @@ from replisync.changelog.rewrite import EXPORT
 from replisync.devpi.storage import SQLITE
 from replisync.errors import PrimaryDamaged
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.seed import basecopy, changelog
 from replisync.seed.export.dumping import demanded
@@ -31,28 +32,22 @@ from replisync.seed.target import (
     found_unusable,
     known_identity,
 )
-from replisync.seed.ways import Seed, Sources
+from replisync.seed.ways import Seed, Seeding
 from replisync.session.session import local_files
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import FILES, LocalFiles
 from replisync.standby.opening import open_database, require_same, require_standby
 from replisync.standby.serverdir import Serverdir
 
 
-def forecast(
-    serverdir: Serverdir,
-    sources: Sources,
-    seed: Seed,
-    options: ToolOptions,
-    settings: Settings,
-    context: Context,
-) -> Forecast:
+def forecast(serverdir: Serverdir, seeding: Seeding, settings: Settings, context: Context) -> Forecast:
     """Return what `ways.clone` would fetch, or what is left of an interrupted one.
 
     Raises what the clone would raise before it writes, and while it reads.
     """
-    sources.check(seed, options)
+    seeding.check()
+    sources, seed, options = seeding.sources, seeding.seed, seeding.options
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     work = _Forecaster(serverdir, sources.primary_url, settings, context, patience)
     if sources.serverdir is not None:
@@ -144,7 +139,7 @@ class _Forecaster:
         instead: whether it is made because the history cannot be used; then a copy may have been begun.
         """
         origin = basecopy.Origin(root)
-        OwnDump(origin).check(self._serverdir)
+        OwnDump(origin, "").check(self._serverdir)
         local_files(self._serverdir, self._settings)
         local = LocalFiles(self._settings.search, own=root / FILES, linked=self._settings.linked)
         found = Forecast(str(self._serverdir), EXPORT, self._role)

@@ -18,10 +18,11 @@ from replisync.devpi.keys import fetch_problem, index_of, path_problem
 from replisync.devpi.storage import SQLITE
 from replisync.errors import BrokenStream, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.primary.client import Primary
+from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.replication.pipeline import until
 from replisync.seed.forecast.live import LiveFiles
-from replisync.session.settings import Context, Settings
+from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import LocalFiles, read_dump, size_of
 from replisync.standby.serverdir import Serverdir
@@ -200,7 +201,7 @@ class Survey:
         """Count what is alive: what is here, what is on this machine, and how long the rest is."""
         self._context.progress.stage("sizes", None, "files")
         folders = Counter(found.folders)
-        with ThreadPoolExecutor(self._settings.threads) as pool:
+        with ThreadPoolExecutor(self._settings.access.threads) as pool:
             for group in self._live.groups(_GROUP):
                 self._context.stop.check()
                 if self._is_skipped(index_of(group[0].relpath)):

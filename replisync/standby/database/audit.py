@@ -12,6 +12,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from replisync.changelog.records import Pending, Retained
 from replisync.standby.database import filestates as states
 from replisync.standby.database import tables as t
+from replisync.standby.database import witnesses as proofs
 from replisync.standby.database.engine import askable, chunks
 from replisync.standby.database.store import Store
 
@@ -123,6 +124,23 @@ def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, 
     return store.read(read)
 
 
+def witnesses(store: Store, first: int, last: int) -> dict[int, bytes]:
+    """Return the witnesses of the entries from `first` to `last`; those without one are left out."""
+    return store.read(lambda connection: proofs.of_entries(connection, first, last))
+
+
+def entry_now(store: Store, serial: int) -> tuple[bytes | None, bytes | None]:
+    """Return an entry and its witness; None for what is not there."""
+
+    def read(connection: Connection) -> tuple[bytes | None, bytes | None]:
+        query = select(t.changelog.c.data).where(t.changelog.c.serial == serial)
+        data = connection.execute(query).scalar()
+        witness = proofs.of_entries(connection, serial, serial).get(serial)
+        return None if data is None else bytes(data), witness
+
+    return store.read(read)
+
+
 def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
     """Return up to `limit` of the last entries, the last one first, bounded in bytes too."""
     column, data = t.changelog.c.serial, t.changelog.c.data
@@ -186,10 +204,12 @@ def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
     return store.read(read)
 
 
-def keys_beyond(store: Store, serial: int, limit: int) -> list[Key]:
-    """Return up to `limit` keys that are said to come from a serial behind `serial`."""
-    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.serial > serial).limit(limit)
-    return store.read(lambda connection: [Key(*row) for row in connection.execute(query)])
+def keys_beyond(store: Store, limit: int) -> list[tuple[str, int, int]]:
+    """Return up to `limit` keys that are said to come from a serial behind the last one: with both."""
+    # In one statement: the end moves on.
+    last = func.coalesce(select(func.max(t.changelog.c.serial)).scalar_subquery(), -1)
+    query = select(t.kv.c.key, t.kv.c.serial, last).where(t.kv.c.serial > last).limit(limit)
+    return store.read(lambda connection: [tuple(row) for row in connection.execute(query)])
 
 
 def key_below(store: Store, serial: int) -> int:
@@ -197,19 +217,6 @@ def key_below(store: Store, serial: int) -> int:
     query = select(func.max(t.kv.c.serial)).where(t.kv.c.serial < serial)
     found = store.read(lambda connection: connection.execute(query).scalar())
     return -1 if found is None else int(found)
-
-
-def rows_at(store: Store, serial: int) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Return what the rows say that a serial changed: keynames by key, and digests of files by relpath."""
-
-    def read(connection: Connection) -> tuple[dict[str, str | None], dict[str, str]]:
-        keys = connection.execute(select(t.kv.c.key, t.kv.c.keyname).where(t.kv.c.serial == serial))
-        files = connection.execute(
-            select(t.files.c.relpath, t.files.c.digest).where(t.files.c.serial == serial)
-        )
-        return {row[0]: row[1] for row in keys}, {row[0]: row[1] for row in files}
-
-    return store.read(read)
 
 
 # Where it comes from.

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from replisync.changelog.records import Fault, FileRow
 from replisync.standby.database import tables as t
+from replisync.standby.database import witnesses
 
 _T = TypeVar("_T")
 
@@ -28,6 +29,7 @@ class Mending:
     adopt: whether entries behind our last commit become ours.
     end: the last serial that can have been committed, where the timeline names later ones that never were.
     seed: the last serial of an export that the history began with, at which a commit ended; -1 for none.
+    witnesses: of entries that come from the primary, or were compared with its own, by serial.
     """
 
     entries: Iterable[tuple[int, bytes]] = ()
@@ -39,6 +41,7 @@ class Mending:
     adopt: bool = False
     end: int | None = None
     seed: int = -1
+    witnesses: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ def write(connection: Connection, mending: Mending, writers: Writers, now: str) 
         known = -1 if committed is None else committed
         for serial in {last, *(() if mending.seed <= known else (min(mending.seed, last),))}:
             connection.execute(insert(t.timeline).values(serial=serial, committed_at=now))
+    witnesses.put(connection, mending.witnesses)
     return -1 if last is None else int(last)
 
 

@@ -81,7 +81,7 @@ class Moves(History):
             connection.execute(t.pending.delete().where(false))
 
     def put_leftovers(self, relpaths: Iterable[str]) -> None:
-        """Demand that files which no key names are put aside; `pending` then has them."""
+        """Demand that files which no key names are retained; `pending` then has them."""
         with self._writing() as connection:
             self._put_leftovers(connection, relpaths)
 

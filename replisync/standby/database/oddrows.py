@@ -8,6 +8,7 @@ at everything else, and set right or removed; what is removed is made anew from 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table, text
 
@@ -74,41 +75,34 @@ class OddRow:
     found: str | None
 
 
-def odd_rows(store: Store, *, texts: bool = False, only: OddRow | None = None) -> list[OddRow]:
+def odd_rows(store: Store, *, texts: bool = False) -> list[OddRow]:
     """Return the rows that hold what cannot be in them, in one snapshot for each table.
 
     texts: whether texts are read too, which takes longest.
-    only: the row alone that is looked at once more.
     """
     missing = set(store.missing_objects())
     found: list[OddRow] = []
     for table in _TABLES:
-        if table.name not in missing and (only is None or only.table == table.name):
-            place = None if only is None else only.place
-            found += store.read(partial(_of_table, table=table, texts=texts, place=place))
+        if table.name not in missing:
+            found += store.read(partial(_of_table, table=table, texts=texts))
     return found
-
-
-def _of_table(connection: Connection, table: Table, place: int | str | None, *, texts: bool) -> list[OddRow]:
-    found = {row.place: row for row in _by_type(connection, table, place)}
-    if texts and _is_sqlite(connection):
-        for row in _by_text(connection, table, place):
-            found.setdefault(row.place, row)
-    return list(found.values())
 
 
 def _is_sqlite(connection: Connection) -> bool:
     return connection.dialect.name == _SQLITE
 
 
-# Kinds of values, and values that no row of ours or of devpi-server's ever had.
+# Values that no row of ours or of devpi-server's ever had.
 
 
-def _by_type(connection: Connection, table: Table, place: int | str | None) -> Iterator[OddRow]:
+def _of_table(connection: Connection, table: Table, *, texts: bool) -> list[OddRow]:
     sqlite = _is_sqlite(connection)
-    wrong = _wrongs(table, sqlite=sqlite)
+    wrong = _wrongs(table, sqlite=sqlite, texts=texts)
     if not wrong:
-        return
+        return []
+    if sqlite:
+        driver: Any = connection.connection.driver_connection
+        driver.create_function("replisync_is_text", 1, _is_text, deterministic=True)
     name = next(iter(table.primary_key.columns)).name
     where, shown = ("rowid", "CAST({} AS BLOB)") if sqlite else ("ctid::text", "CAST({} AS TEXT)")
     which = " ".join(f"WHEN {how} THEN {number}" for number, (_, how, _) in enumerate(wrong))
@@ -120,20 +114,26 @@ def _by_type(connection: Connection, table: Table, place: int | str | None) -> I
     )
     query = (
         f"SELECT {where}, {shown.format(name)}, CASE {which} END, CASE {value} END "  # noqa: S608
-        f"FROM {_main(table.name, sqlite=sqlite)} WHERE ({' OR '.join(how for _, how, _ in wrong)})"
+        # Past the view that hides the odd ones.
+        f"FROM {'main.' if sqlite else ''}{table.name} WHERE ({' OR '.join(how for _, how, _ in wrong)})"
     )
-    rows = connection.execute(text(query + _at(place, where)), {} if place is None else {"place": place})
-    for at, key, number, found in rows:
-        column, _, expected = wrong[number]
-        yield OddRow(
-            table.name, at, _shown(key), column.name, expected, None if found is None else _shown(found)
-        )
+    return [
+        OddRow(table.name, at, _shown(key), column.name, expected, None if found is None else _shown(found))
+        for at, key, number, found in connection.execute(text(query))
+        for column, _, expected in [wrong[number]]
+    ]
 
 
 @cache
-def _wrongs(table: Table, *, sqlite: bool) -> tuple[tuple[Column[object], str, str], ...]:
+def _wrongs(table: Table, *, sqlite: bool, texts: bool) -> tuple[tuple[Column[object], str, str], ...]:
     """Return what must not be true of a table's columns: the column, how that is asked, what is expected."""
-    return tuple((column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite))
+    found = [(column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite)]
+    for column in filter(_is_of_text, table.columns) if sqlite and texts else ():
+        # Whatever is plain ASCII is a text, which SQLite tells fastest; it stops at a NUL.
+        strange = f"({column.name} GLOB '*[^ -~]*' OR instr({column.name}, char(0)))"
+        no_text = f"{strange} AND NOT replisync_is_text(CAST({column.name} AS BLOB))"
+        found.append((column, f"({no_text})", "text in UTF-8"))
+    return tuple(found)
 
 
 def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, str]]:
@@ -186,47 +186,18 @@ def _is_of_text(column: Column[object]) -> bool:
     return _kinds(column)[1] == "text"
 
 
-def _main(name: str, *, sqlite: bool) -> str:
-    # Past the view that hides the odd ones.
-    return f"main.{name}" if sqlite else name
-
-
-def _at(place: int | str | None, where: str) -> str:
-    return "" if place is None else f" AND {where} = :place"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bytes | memoryview):
-        return bytes(value)[:60].decode(errors="backslashreplace")
-    return str(value)
-
-
-# Texts that are none.
-
-
-def _by_text(connection: Connection, table: Table, place: int | str | None) -> Iterator[OddRow]:
-    columns = [column.name for column in table.columns if _is_of_text(column)]
-    if not columns:
-        return
-    key = next(iter(table.primary_key.columns)).name
-    # Whatever is plain ASCII is a text, which SQLite tells fastest; it stops at a NUL.
-    strange = " OR ".join(f"{name} GLOB '*[^ -~]*' OR instr({name}, char(0))" for name in columns)
-    values = ", ".join(f"CAST({name} AS BLOB)" for name in columns)
-    query = f"SELECT rowid, CAST({key} AS BLOB), {values} FROM main.{table.name} WHERE ({strange})"  # noqa: S608
-    rows = connection.execute(text(query + _at(place, "rowid")), {} if place is None else {"place": place})
-    for at, name, *found in rows:
-        for column, value in zip(columns, found, strict=True):
-            if value is not None and not _is_text(value):
-                yield OddRow(table.name, at, _shown(name), column, "text in UTF-8", _shown(value))
-                break
-
-
 def _is_text(value: bytes) -> bool:
     try:
         value.decode()
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes | memoryview):
+        return bytes(value)[:60].decode(errors="backslashreplace")
+    return str(value)
 
 
 # Hiding them from whoever looks at all the others.
@@ -323,6 +294,7 @@ _NEW_VALUES = {
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"
     ),
+    ("replisync_timeline", "witnesses"): "NULL",  # until the entries are compared with the primary's
     ("replisync_retained", "retained_at"): ":now",
     ("replisync_retained", "lived_at"): "NULL",  # its retention begins anew
     ("replisync_faults", "next_try"): ":now",

@@ -42,7 +42,7 @@ _HINTS = {
     "53100": "the database's disk is full: make room, then run the command again",
     "53300": "raise max_connections of the server, or use fewer threads",
     "25006": "the server is read-only: give the address of the one that takes writes",
-    "57P": "start the database's server, then run the command again: it goes on where it was",
+    "57P": "start the database's server, then run the command again: it resumes",
     "08": "check that the database's server runs, then run the command again",
 }
 _GONE = ("57P01", "57P02", "57P03", "08")

@@ -134,8 +134,8 @@ class PostgresStore(Store):
         if self._was_alone:
             raise LocalFailure(
                 attempted,
-                "the connection was lost, and its lock, or somebody else's, is still held",
-                hint="run the command again: it goes on where it was",
+                "the connection was lost, and its lock, or another process's, is still held",
+                hint="run the command again: it resumes",
             )
         raise TargetLocked(attempted, "another replisync writes to it")
 

@@ -21,7 +21,7 @@ class Provenance(History):
 
     def source(self) -> Source | None:
         """Return where the data comes from, or None where no seeding has begun."""
-        attempted, anew = "cannot read where the target comes from", "clone anew into an empty serverdir"
+        attempted, anew = "cannot read where the target comes from", "clone into an empty serverdir"
         try:
             with self._reading() as connection:
                 row = connection.execute(select(t.source)).mappings().first()

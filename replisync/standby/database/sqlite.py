@@ -136,7 +136,7 @@ class SqliteStore(Store):
             raise TargetUnusable(
                 f"cannot use the target's database {self._path}",
                 "its schema holds what is no text",
-                hint="restore it, or clone anew into an empty serverdir",
+                hint="restore it, or clone into an empty serverdir",
             ) from err
 
     @contextmanager
@@ -155,7 +155,7 @@ class SqliteStore(Store):
             # Not the text itself: a terminal may take it for more than text.
             return UnreadableText(attempted, why.partition(" with text")[0])
         if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            return TargetUnusable(attempted, why, hint="restore it, or clone anew into an empty serverdir")
+            return TargetUnusable(attempted, why, hint="restore it, or clone into an empty serverdir")
         hints = {
             "SQLITE_FULL": "the disk is full: make room, then run the command again",
             "SQLITE_BUSY": "another process holds the database: end it, then run the command again",

@@ -5,17 +5,19 @@ other on both stand `moves`, `files` and `provenance`. What changes several of t
 subclass knows how to connect, how to make devpi's tables and how to write many rows quickly.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from replisync.changelog.plan import Batch, WantedFile
 from replisync.changelog.records import ABSENT, PRESENT, UNASKED, UNFETCHABLE, WANTED, Commit, Fault, FileRow
+from replisync.changelog.witness import witness, witnesses
 from replisync.errors import ForeignWriter
 from replisync.standby.database import mending, undo
 from replisync.standby.database import tables as t
+from replisync.standby.database import witnesses as proofs
 from replisync.standby.database.engine import chunks
 from replisync.standby.database.fileledger import FileLedger
 from replisync.standby.database.moves import Moves
@@ -45,7 +47,9 @@ class Store(Moves, FileLedger, Provenance):
             self._write_rows(connection, batch.rows)
             self._write_keys(connection, ((key, name, serial) for key, (name, serial) in batch.keys.items()))
             moves = self._update_ledger(connection, commit)
-            connection.execute(insert(t.timeline).values(serial=batch.last, committed_at=now))
+            proof = witnesses(entry.data for entry in batch.entries)
+            row = {"serial": batch.last, "committed_at": now, "witnesses": proof}
+            connection.execute(insert(t.timeline).values(**row))
             original = batch.entries[-1].original
             if original is not None:
                 self._put_tip(connection, batch.last, original)
@@ -64,7 +68,7 @@ class Store(Moves, FileLedger, Provenance):
         with self._writing() as connection:
             last = self._last_serial(connection)
             if last != commit.batch.last - 1:
-                raise ForeignWriter("cannot rewind", f"the target is at serial {last} meanwhile")
+                raise ForeignWriter("cannot rewind the standby", f"the target is at serial {last} meanwhile")
             self._check_own(connection, last)
             undo.undo_keys(connection, last, serial, self._write_keys)
             undo.cut(connection, serial)
@@ -79,6 +83,21 @@ class Store(Moves, FileLedger, Provenance):
             if wrong.faults:
                 self._put_faults(connection, wrong.faults)
             self._finish_rows(connection, last)
+
+    def put_witnesses(self, compared: Mapping[int, bytes]) -> None:
+        """Write the witnesses of entries down whose stored bytes were compared with the primary's just now.
+
+        Those of entries that were taken back or changed meanwhile are left out.
+        """
+        if not compared:
+            return
+        column = t.changelog.c.serial
+        with self._writing() as connection:
+            query = select(column, t.changelog.c.data).where(column.between(min(compared), max(compared)))
+            rows = connection.execute(query)
+            proofs.put(
+                connection, {s: w for s, data in rows if (w := compared.get(s)) == witness(bytes(data))}
+            )
 
     def restore_schema(self) -> None:
         """Make what devpi-server makes in a database and is not there, and our own tables, without rows."""

@@ -126,12 +126,14 @@ runs = Table(
     Column("error", Text),
 )
 
-# One row per commit: serial to wall time.
+# One row per commit: serial to wall time, and the witnesses of its entries, see changelog.witness; NULL where
+# none of them has one.
 timeline = Table(
     "replisync_timeline",
     metadata,
     Column("serial", Integer, primary_key=True, autoincrement=False),
     Column("committed_at", String(32), nullable=False),
+    Column("witnesses", LargeBinary),
 )
 
 # Each file that the live keys demand. state: wanted (not here yet), present, absent (nobody can have it,

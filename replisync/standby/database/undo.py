@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sqlalchemy import Connection, delete, func, insert, select
 
+from replisync.changelog.witness import kept_until
 from replisync.devpi.entries import parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable
 from replisync.standby.database import tables as t
@@ -17,14 +18,14 @@ _ENTRIES = 100
 # Nothing of any kind has to be built of values that nobody looks at.
 _NO_KINDS: frozenset[str] = frozenset()
 
-_DAMAGED_HINT = "the standby's own history is damaged: clone anew into an empty serverdir"
+_DAMAGED_HINT = "the standby's own history is damaged: clone into an empty serverdir"
 
 WriteKeys = Callable[[Connection, Iterable[tuple[str, str, int]]], None]
 
 
 def damaged(serial: int, why: str) -> TargetUnusable:
     """Return the error for an entry of ours that cannot be used."""
-    return TargetUnusable("cannot rewind", why, serial=serial, hint=_DAMAGED_HINT)
+    return TargetUnusable("cannot rewind the standby", why, serial=serial, hint=_DAMAGED_HINT)
 
 
 def entries_behind(connection: Connection, serial: int, before: int) -> list[tuple[int, bytes]]:
@@ -91,16 +92,15 @@ def _check_back_serials(connection: Connection, keys: dict[str, tuple[str, int]]
 
 def cut(connection: Connection, serial: int) -> None:
     """Remove what is behind `serial`: entries, commits, faults, and a divergence that lies there."""
-    when = (
-        select(t.timeline.c.committed_at)
-        .where(t.timeline.c.serial >= serial)
-        .order_by(t.timeline.c.serial)
-        .limit(1)
-    )
-    committed_at = connection.execute(when).scalar_one()
-    connection.execute(delete(t.timeline).where(t.timeline.c.serial >= serial))
+    column = t.timeline.c.serial
+    query = select(t.timeline).where(column >= serial).order_by(column).limit(1)
+    commit = connection.execute(query).one()
+    # Cut, and not made of what is stored, which may be damaged.
+    left = None if commit.witnesses is None else kept_until(serial, commit.serial, bytes(commit.witnesses))
+    connection.execute(delete(t.timeline).where(column >= serial))
     # The last commit is at the last serial, and this one was true when the batch that it lay in was.
-    connection.execute(insert(t.timeline).values(serial=serial, committed_at=committed_at))
+    row = {"serial": serial, "committed_at": commit.committed_at, "witnesses": left}
+    connection.execute(insert(t.timeline).values(**row))
     connection.execute(delete(t.changelog).where(t.changelog.c.serial > serial))
     # Such a fault may be of a file that an older serial wants too, and that waited for a later content.
     forget_faults(connection, t.faults.c.serial > serial)

@@ -235,7 +235,7 @@ class DiskFiles:
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove staged files that can have no place."""
-        with local_errors(f"cannot clean up {self._staging}"):
+        with local_errors(f"cannot clean {self._staging}"):
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._staging}/{name}")
@@ -243,7 +243,7 @@ class DiskFiles:
     def clean_staging(self, keep: Iterable[str]) -> None:
         """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
         kept = set(keep)
-        with local_errors(f"cannot clean up {self._staging}"), os.scandir(self._staging) as found:
+        with local_errors(f"cannot clean {self._staging}"), os.scandir(self._staging) as found:
             for entry in found:
                 # A folder is nothing that we began; whose it is, `verify` lets somebody look at.
                 if entry.name not in kept and not entry.is_dir(follow_symlinks=False):
@@ -393,7 +393,7 @@ class DiskFiles:
 
     def forget_aside(self, names: Iterable[str]) -> None:
         """Remove files from the retained folder."""
-        with local_errors(f"cannot clean up {self._retained}"):
+        with local_errors(f"cannot clean {self._retained}"):
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._retained}/{name}")

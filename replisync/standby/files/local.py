@@ -107,7 +107,7 @@ def _has(path: str, digest: Digest) -> bool:
 def _opened(folder: Path) -> _Folder:
     attempted = f"cannot use --replica-file-search-path {folder}"
     if not folder.is_dir():
-        raise UsageError(attempted, "it is no folder")
+        raise UsageError(attempted, "not a folder")
     if (folder / DUMP_INDEX).is_file():
         return _Dump(folder)
     return _Tree(folder, folder / FILES if (folder / FILES).is_dir() else folder)
@@ -219,7 +219,7 @@ def read_dump(root: Path, note: Callable[[dict[str, Any]], None] = lambda _item:
     try:
         index = json.loads(data, object_hook=drop)
     except (ValueError, RecursionError) as err:
-        raise UsageError(f"cannot read {path}", f"it is no index of devpi-export: {err}") from err
+        raise UsageError(f"cannot read {path}", f"not an index of devpi-export: {err}") from err
     if not isinstance(index, dict) or not isinstance(index.get("indexes"), dict):
-        raise UsageError(f"cannot read {path}", "it is no index of devpi-export")
+        raise UsageError(f"cannot read {path}", "not an index of devpi-export")
     return index

@@ -16,11 +16,8 @@ _NO_KINDS: frozenset[str] = frozenset()
 _ODD = "where the primary's own entry says so, it is the primary's history that is odd: run devpi-fsck there"
 
 
-def newest_chain(subject: Subject, *, count: bool = True) -> Iterator[Finding]:
-    """Yield what is wrong with the newest entries and the rows of their keys.
-
-    count: whether they count as looked at.
-    """
+def newest_chain(subject: Subject) -> Iterator[Finding]:
+    """Yield what is wrong with the newest entries and the rows of their keys."""
     rows = audit.newest(subject.store, _NEWEST)
     changes: list[tuple[int, dict[str, KeyChange]]] = []
     for serial, data in rows:
@@ -32,8 +29,7 @@ def newest_chain(subject: Subject, *, count: bool = True) -> Iterator[Finding]:
             yield Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", err.why)
             # What lies below it cannot be told from what it hides.
             break
-    if count:
-        subject.checked["newest_entries"] = len(changes)
+    subject.checked["newest_entries"] = len(changes)
     known = audit.keys_of(subject.store, {key for _, found in changes for key in found})
     lowest = changes[-1][0] if changes else 0
     # Where a key was last seen, going down, and where its entry says that it comes next.

@@ -1,19 +1,22 @@
 """The whole history: every entry decodes, leads to the one before, and keys and ledger say what it says.
 
 The history is read in its order, page by page; what it says of each key goes into a temporary database and
-is compared there. An entry that cannot be read hides what it says: what leads to it is not judged.
+is compared there. An entry that cannot be read, or is not the one that was committed, hides what it says:
+what leads to it is not judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
+from replisync.changelog.witness import witness
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry
 from replisync.errors import CorruptEntry
 from replisync.standby.database import audit
 from replisync.verify.checks.chain import wrong_back_serial
 from replisync.verify.checks.entries import Read, changes_of, read_all, read_entry
 from replisync.verify.checks.quick import missing_entry
-from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, Finding
+from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, OTHER_ENTRY, Finding
 from replisync.verify.scratch import FileDifference, KeyDifference, Latest, Scratch
 from replisync.verify.subject import Subject
 
@@ -30,15 +33,17 @@ class History:
     """What was read of a history.
 
     upto: its last serial.
-    unread: the serials whose entries are missing or cannot be read.
-    odd: the serials whose entries name other back serials than they should.
-    named: what these name instead, and what they should.
+    unread: the serials whose entries are missing, cannot be read, or are altered.
+    altered: those of them that can be read, and are not what their witnesses say; with these.
+    odd: the serials of entries without a witness that name other back serials than they should.
+    unproved: how many entries can be read and have no witness.
     """
 
     upto: int
     unread: set[int] = field(default_factory=set)
+    altered: dict[int, bytes] = field(default_factory=dict)
     odd: set[int] = field(default_factory=set)
-    named: set[int] = field(default_factory=set)
+    unproved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,21 @@ def _pages(subject: Subject, history: History) -> Iterator[_Page]:
 def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, found: list[Read]) -> None:
     """Look whether entries follow each other, and note what they say."""
     due = page.due
-    for serial, why, _ in found:
+    proofs = audit.witnesses(subject.store, page.due, page.end - 1)
+    for (serial, data), (_, why, changes) in zip(page.entries, found, strict=True):
         _miss(subject, history, due, serial)
         due = serial + 1
         subject.checked["entries"] += 1
-        if why is not None:
+        subject.checked["witnesses"] += serial in proofs
+        problem = _problem(serial, data, why, proofs.get(serial))
+        if problem is not None:
             history.unread.add(serial)
-            subject.findings.suspect(damaged_entry(serial, why), _damaged_again(subject, serial))
+            subject.findings.suspect(problem, partial(_entry_again, subject, serial))
+        if why is None and serial not in proofs:
+            history.unproved += 1
+        elif why is None and problem is not None:
+            history.altered[serial] = proofs[serial]
+            changes.clear()
     _miss(subject, history, due, page.end)
     known = scratch.serials_of({change[0] for _, _, changes in found for change in changes})
     for serial, _, changes in found:
@@ -110,10 +123,10 @@ def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, fou
         for key, _, named, _ in changes:
             before = known.get(key, -1)
             if named != before and not _explained(subject, history, named, before):
-                history.odd.add(serial)
-                history.named |= {named, before}
+                # Where it is what was committed, it is the primary's history that is odd.
+                history.odd |= {serial} - proofs.keys()
                 finding = wrong_back_serial(key, serial, before, named)
-                subject.findings.suspect(finding, _back_serial_again(subject, key, serial, before))
+                subject.findings.suspect(finding, partial(_back_serial_again, subject, key, serial, before))
             known[key] = serial
     scratch.note(
         (key, keyname, serial, file) for serial, _, changes in found for key, keyname, _, file in changes
@@ -126,9 +139,25 @@ def _miss(subject: Subject, history: History, first: int, end: int) -> None:
         subject.findings.suspect(*missing_entry(subject, serial))
 
 
-def damaged_entry(serial: int, why: str) -> Finding:
-    """Return the finding of an entry that cannot be used."""
-    return Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", why)
+def _problem(serial: int, data: bytes, why: str | None, proof: bytes | None) -> Finding | None:
+    """Return what is wrong with an entry: it cannot be used, or it is not the one that was committed.
+
+    why: why it cannot be used.
+    """
+    name = f"serial {serial}"
+    if why is not None:
+        return Finding(DAMAGED_ENTRY, name, serial, "an entry", why)
+    if proof not in (None, witness(data)):
+        return Finding(OTHER_ENTRY, name, serial, "the entry that was committed", "another one")
+    return None
+
+
+def _entry_again(subject: Subject, serial: int) -> Finding | None:
+    data, proof = audit.entry_now(subject.store, serial)
+    if data is None:
+        return None
+    [(_, why, _)] = read_all([(serial, data)])
+    return _problem(serial, data, why, proof)
 
 
 def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
@@ -142,29 +171,12 @@ def _explained(subject: Subject, history: History, named: int, before: int) -> b
     return [data for _, data in rows] == [EMPTY_ENTRY]
 
 
-def _damaged_again(subject: Subject, serial: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data = audit.key_now(subject.store, "", (serial,)).data.get(serial)
-        if data is None:
-            return None
-        try:
-            read_entry(serial, data)
-        except CorruptEntry as err:
-            return damaged_entry(serial, err.why)
+def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> Finding | None:
+    data = audit.key_now(subject.store, "", (serial, before)).data
+    change = _change(serial, data, key)
+    if change is None or change == before or (before >= 0 and _change(before, data, key) is None):
         return None
-
-    return look
-
-
-def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data = audit.key_now(subject.store, "", (serial, before)).data
-        change = _change(serial, data, key)
-        if change is None or change == before or (before >= 0 and _change(before, data, key) is None):
-            return None
-        return wrong_back_serial(key, serial, before, change)
-
-    return look
+    return wrong_back_serial(key, serial, before, change)
 
 
 def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
@@ -204,8 +216,7 @@ def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
     for one in scratch.key_differences(history.upto):
         if one.found_serial in history.unread:
             continue
-        look = _key_again(subject, history, one)
-        subject.findings.suspect(_wrong_key(one), look)
+        subject.findings.suspect(_wrong_key(one), partial(_key_again, subject, history, one))
 
 
 def _wrong_key(one: KeyDifference) -> Finding:
@@ -215,18 +226,15 @@ def _wrong_key(one: KeyDifference) -> Finding:
     return Finding(KEY, one.key, one.serial, expected, found)
 
 
-def _key_again(subject: Subject, history: History, one: KeyDifference) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        now = audit.key_now(subject.store, one.key)
-        serial = None if now.row is None else now.row.serial
-        keyname = None if now.row is None else now.row.keyname
-        if serial is not None and serial > history.upto and _change(serial, now.data, one.key) is not None:
-            return None  # it changed since the history was read
-        if (serial, keyname) == (one.serial, one.keyname):
-            return None
-        return _wrong_key(one._replace(found_keyname=keyname, found_serial=serial))
-
-    return look
+def _key_again(subject: Subject, history: History, one: KeyDifference) -> Finding | None:
+    now = audit.key_now(subject.store, one.key)
+    serial = None if now.row is None else now.row.serial
+    keyname = None if now.row is None else now.row.keyname
+    if serial is not None and serial > history.upto and _change(serial, now.data, one.key) is not None:
+        return None  # it changed since the history was read
+    if (serial, keyname) == (one.serial, one.keyname):
+        return None
+    return _wrong_key(one._replace(found_keyname=keyname, found_serial=serial))
 
 
 def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None:
@@ -235,7 +243,7 @@ def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None
     for one in scratch.file_differences(history.upto):
         if one.found_serial in history.unread:
             continue
-        subject.findings.suspect(_wrong_file(one), _file_again(subject, history, one))
+        subject.findings.suspect(_wrong_file(one), partial(_file_again, subject, history, one))
 
 
 def _wrong_file(one: FileDifference) -> Finding:
@@ -246,21 +254,18 @@ def _wrong_file(one: FileDifference) -> Finding:
     return Finding(LEDGER, one.relpath, one.serial, expected, found)
 
 
-def _file_again(subject: Subject, history: History, one: FileDifference) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        row, _ = audit.file_now(subject.store, one.relpath)
-        now = audit.key_now(subject.store, one.relpath).row
-        if row != audit.file_now(subject.store, one.relpath)[0]:
-            return None  # it is changing
-        if now is not None and now.serial is not None and now.serial > history.upto:
-            return None  # it changed since the history was read
-        found = (None, None) if row is None else (row.serial, row.digest)
-        expected = (None, None) if one.digest is None else (one.serial, one.digest)
-        if found == expected:
-            return None
-        return _wrong_file(one._replace(found_serial=found[0], found_digest=found[1]))
-
-    return look
+def _file_again(subject: Subject, history: History, one: FileDifference) -> Finding | None:
+    row, _ = audit.file_now(subject.store, one.relpath)
+    now = audit.key_now(subject.store, one.relpath).row
+    if row != audit.file_now(subject.store, one.relpath)[0]:
+        return None  # it is changing
+    if now is not None and now.serial is not None and now.serial > history.upto:
+        return None  # it changed since the history was read
+    found = (None, None) if row is None else (row.serial, row.digest)
+    expected = (None, None) if one.digest is None else (one.serial, one.digest)
+    if found == expected:
+        return None
+    return _wrong_file(one._replace(found_serial=found[0], found_digest=found[1]))
 
 
 def history(subject: Subject, scratch: Scratch) -> History:

@@ -4,7 +4,7 @@ Whoever writes a state writes the reason with it, so that one look in one snapsh
 is no work of ours, and may hide that a file was lost.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 from replisync.standby.database import audit
 from replisync.standby.database.audit import LedgerFile
@@ -22,15 +22,12 @@ def look_at_states(subject: Subject) -> None:
         after = page[-1].relpath
         for file in page:
             subject.context.stop.check()
-            subject.findings.suspect(_named(subject, file), _again(subject, file.relpath))
+            subject.findings.suspect(_named(subject, file), partial(_again, subject, file.relpath))
 
 
-def _again(subject: Subject, relpath: str) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        file = audit.unexplained_now(subject.store, relpath)
-        return None if file is None else _named(subject, file)
-
-    return look
+def _again(subject: Subject, relpath: str) -> Finding | None:
+    file = audit.unexplained_now(subject.store, relpath)
+    return None if file is None else _named(subject, file)
 
 
 def _named(subject: Subject, file: LedgerFile) -> Finding:

@@ -102,7 +102,11 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | No
         found = path.lstat()
     except PermissionError:
         return Finding(
-            PERMISSIONS, name, None, "something that can be looked at", "a folder that nobody may enter"
+            PERMISSIONS,
+            name,
+            None,
+            "something that can be looked at",
+            "a folder that its owner may not enter",
         )
     except OSError:
         return None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from replisync.changelog.ports import History
 from replisync.changelog.rewrite import rewritten
+from replisync.changelog.witness import witness
 from replisync.devpi.entries import KeyChange, parse_stored
 from replisync.devpi.keys import PWHASH, PWSALT, READ_KEYNAMES, USER_KEYNAME, user_name, without_password
 from replisync.devpi.tokens import is_empty_password
@@ -232,19 +233,24 @@ def mend_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> Non
         if user.key in theirs:
             due.setdefault(user.serial, []).append(user)
     with Scratch(store.holds_key) as kept:
+        mending = Mending()
         while due:
             serial = max(due)
-            for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs).items():
+            for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs, mending).items():
                 due.setdefault(before, []).extend(some)
-        store.mend(Mending(kept.kept_entries()), clock.now())
+        mending.entries = kept.kept_entries()
+        store.mend(mending, clock.now())
 
 
 def _rewrite(
-    store: Store, kept: Scratch, serial: int, users: list[User], theirs: dict[str, Password]
+    store: Store, kept: Scratch, serial: int, users: list[User], theirs: dict[str, Password], mending: Mending
 ) -> dict[int, list[User]]:
     """Keep an entry with the right passwords; return the entries before that have the wrong ones too."""
+    data, proof = audit.entry_now(store, serial)
+    if data is None or proof not in (None, witness(data)):
+        return {}  # what it was is not known
     try:
-        changes = dict(parse_stored(serial, store.entry_data(serial) or b"").changes)
+        changes = dict(parse_stored(serial, data).changes)
     except CorruptEntry:
         return {}
     before: dict[int, list[User]] = {}
@@ -256,5 +262,8 @@ def _rewrite(
         changes[user.key] = change._replace(value=value | theirs[user.key])
         if 0 <= change.back_serial < serial:
             before.setdefault(change.back_serial, []).append(user)
-    kept.put_entry(serial, rewritten(serial, changes).data)
+    new = rewritten(serial, changes).data
+    kept.put_entry(serial, new)
+    if proof is not None:
+        mending.witnesses[serial] = witness(new)
     return before

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 
 from replisync.changelog.records import PRESENT, Pending
 from replisync.devpi.keys import Digest
@@ -51,9 +52,8 @@ def files(subject: Subject, *, digests: bool) -> None:
                     hint=f"run replisync as {who(owner.uid)}, the owner of the serverdir",
                 )
             if problem_of(file, seen, owner) is not None:
-                subject.findings.suspect(
-                    _named(subject, file, seen), _looks_again(subject, file, digests=digests)
-                )
+                look = partial(fileproblem_of, subject, file.relpath, digests=digests)
+                subject.findings.suspect(_named(subject, file, seen), look)
         if owner is not None and not owner.suits(looked.folders):
             _look_at_folders(subject, owner, folders, [file.relpath for file in chunk])
 
@@ -116,13 +116,6 @@ def _named(subject: Subject, file: LedgerFile, seen: Seen) -> Finding:
     return Finding(kind, file.relpath, file.serial, expected, found, remedy)
 
 
-def _looks_again(subject: Subject, file: LedgerFile, *, digests: bool) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        return fileproblem_of(subject, file.relpath, digests=digests)
-
-    return look
-
-
 def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
     """Return what is wrong with one file now; None where nothing is, or somebody is changing it."""
     row, move = audit.file_now(subject.store, relpath)
@@ -145,11 +138,9 @@ def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:
 
 def false_drops(subject: Subject) -> None:
     """Look for notes that would have files moved away which must be here."""
-    for move in audit.false_drops(subject.store, _PAGE):
-        finding = Finding(PENDING_MOVE, move.relpath, move.serial, "a file that stays", "one to be dropped")
 
-        def look(finding: Finding = finding) -> Finding | None:
-            now = {one.relpath for one in audit.false_drops(subject.store, _PAGE)}
-            return finding if finding.subject in now else None
+    def check() -> Iterator[Finding]:
+        for move in audit.false_drops(subject.store, _PAGE):
+            yield Finding(PENDING_MOVE, move.relpath, move.serial, "a file that stays", "one to be dropped")
 
-        subject.findings.suspect(finding, look)
+    subject.findings.consider(check)

@@ -1,11 +1,13 @@
 """The primary's changelog beside ours: streamed, entry by entry, and nothing of it is kept."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from replisync.changelog.divergence import Comparison
 from replisync.changelog.ports import History
 from replisync.changelog.records import Source
+from replisync.changelog.witness import witness
 from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, KeyChange, digest, parse_stored, same_entry
 from replisync.devpi.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
 from replisync.errors import Advice, BrokenStream, CorruptEntry, Hint
@@ -200,15 +202,22 @@ def _compare_group(
     """
     differing = 0
     theirs = {entry.serial: entry for entry in group}
+    proofs = audit.witnesses(subject.store, group[0].serial, group[-1].serial)
+    compared: dict[int, bytes] = {}
     for serial, data in _ours(subject.store, group[0].serial, group[-1].serial):
         entry = theirs[serial]
         subject.checked["primary_entries"] += 1
+        # Equal bytes alone: what only says the same may have been damaged in what is not compared.
+        if data == entry.data and proofs.get(serial) != (proof := witness(data)):
+            compared[serial] = proof
         if agreement.same(serial, data, entry):
             last = last if data == EMPTY_ENTRY else 0
         else:
             differing, last = differing + 1, last + 1
             finding = _other(subject, serial, data, entry)
-            subject.findings.suspect(finding, _again(subject, ask, serial))
+            subject.findings.suspect(finding, partial(_again, subject, ask, serial))
+    if compared:
+        subject.keep(compared)
     return differing, last
 
 
@@ -231,14 +240,11 @@ def _other(subject: Subject, serial: int, ours: bytes, theirs: ChangelogEntry) -
     )
 
 
-def _again(subject: Subject, ask: Ask, serial: int) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        data = subject.store.entry_data(serial)
-        entry = ask(serial)
-        if data is None or entry is None:
-            return None
-        if subject.source.based_on < 0 and Agreement(subject.store, subject.source).same(serial, data, entry):
-            return None
-        return _other(subject, serial, data, entry)
-
-    return look
+def _again(subject: Subject, ask: Ask, serial: int) -> Finding | None:
+    data = subject.store.entry_data(serial)
+    entry = ask(serial)
+    if data is None or entry is None:
+        return None
+    if subject.source.based_on < 0 and Agreement(subject.store, subject.source).same(serial, data, entry):
+        return None
+    return _other(subject, serial, data, entry)

@@ -2,12 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from replisync.changelog.records import ABSENT, WANTED
 from replisync.devpi.nodeinfo import plain_url
-from replisync.errors import TargetUnusable
+from replisync.errors import Advice, Hint, TargetUnusable
 from replisync.standby.database import audit
 from replisync.standby.database.store import Store
 from replisync.verify.checks.chain import newest_chain
@@ -35,15 +36,24 @@ _NAMED = 100
 
 def quick(subject: Subject) -> bool:
     """Look at what needs no look at every entry or file; tell whether there is more to look at."""
-    for check in (_schema, _identity, _permissions):
-        subject.context.stop.check()
-        check(subject)
+    _consider(subject, _schema, _identity, _version, _permissions)
     if tables_missing(subject.store):
         return False
-    for check in (_temporary, _event_serial, _position, _sequence, _serials, _keys, _newest):
-        subject.context.stop.check()
-        check(subject)
+    _consider(subject, _temporary, _event_serial, _position, _sequence, _serials, _keys, _newest)
+    _look_at_ledger(subject)
+    subject.checked["serials"] = audit.serials(subject.store).number
+    explained = audit.explained(subject.store)
+    subject.checked["files_known"] = subject.store.file_counts().total
+    subject.known["files_missing"] = explained.get(WANTED, 0)
+    subject.known["files_absent"] = explained.get(ABSENT, 0)
+    subject.known["faults"] = subject.store.fault_count()
     return True
+
+
+def _consider(subject: Subject, *checks: Callable[[Subject], Iterable[Finding]]) -> None:
+    for check in checks:
+        subject.context.stop.check()
+        subject.findings.consider(partial(check, subject))
 
 
 def tables_missing(store: Store) -> bool:
@@ -56,68 +66,48 @@ def _is_ours(name: str) -> bool:
     return name.startswith("replisync_")
 
 
-def _suspect(subject: Subject, look: Callable[[], Finding | None]) -> None:
-    """Look once, and where something is wrong, once more later."""
-    found = look()
-    if found is not None:
-        subject.findings.suspect(found, look)
-
-
 # The database.
 
 
-def _schema(subject: Subject) -> None:
+def _schema(subject: Subject) -> Iterator[Finding]:
     for name in subject.store.missing_objects():
-
-        def look(name: str = name) -> Finding | None:
-            if name not in subject.store.missing_objects():
-                return None
-            maker = "replisync" if _is_ours(name) else "devpi-server"
-            return Finding(SCHEMA, name, None, f"as {maker} makes it", "missing, or another")
-
-        _suspect(subject, look)
+        maker = "replisync" if _is_ours(name) else "devpi-server"
+        yield Finding(SCHEMA, name, None, f"as {maker} makes it", "missing, or another")
 
 
-def _position(subject: Subject) -> None:
-    def look() -> Finding | None:
-        last, committed = audit.position(subject.store)
-        if last == committed:
-            return None
-        if last < committed:
-            found, remedy = f"it ends at serial {last}", ""
-        else:
-            found = f"it ends at serial {last}: somebody else wrote to it"
-            remedy = "find out which devpi-server wrote to the standby; clone anew into an empty serverdir"
-        return Finding(
-            POSITION, "changelog", committed, f"its end at our last commit, serial {committed}", found, remedy
+def _position(subject: Subject) -> Iterator[Finding]:
+    last, committed = audit.position(subject.store)
+    if last == committed:
+        return
+    remedy: str | Hint = ""
+    if last < committed:
+        found = f"it ends at serial {last}"
+    else:
+        found = f"it ends at serial {last}: another program wrote to it"
+        remedy = Hint(
+            "find out which devpi-server wrote to the standby; rebuild it with {}",
+            Advice("clone", reseed=True),
         )
-
-    _suspect(subject, look)
-
-
-def _sequence(subject: Subject) -> None:
-    def look() -> Finding | None:
-        found = subject.store.next_serial()
-        if found is None or found[0] == found[1]:
-            return None
-        return Finding(SEQUENCE, "changelog_serial_seq", None, f"{found[1]} next", f"{found[0]} next")
-
-    _suspect(subject, look)
+    expected = f"its end at our last commit, serial {committed}"
+    yield Finding(POSITION, "changelog", committed, expected, found, remedy)
 
 
-def _serials(subject: Subject) -> None:
-    store = subject.store
-    counted = audit.serials(store)
-    subject.checked["serials"] = counted.number
+def _sequence(subject: Subject) -> Iterator[Finding]:
+    found = subject.store.next_serial()
+    if found is not None and found[0] != found[1]:
+        yield Finding(SEQUENCE, "changelog_serial_seq", None, f"{found[1]} next", f"{found[0]} next")
+
+
+def _serials(subject: Subject) -> Iterator[Finding]:
+    counted = audit.serials(subject.store)
     if counted.number == counted.last + 1 and counted.first <= 0:
         return
-    after = -1
+    missing = audit.gap_after(subject.store, -1)
     for _ in range(_NAMED):
-        missing = audit.gap_after(store, after)
         if missing is None:
             return
-        subject.findings.suspect(*missing_entry(subject, missing))
-        after = missing
+        yield missing_entry(subject, missing)[0]
+        missing = audit.gap_after(subject.store, missing)
 
 
 def missing_entry(
@@ -137,95 +127,73 @@ def missing_entry(
     return finding, look
 
 
-def _keys(subject: Subject) -> None:
-    """Look for keys beyond the end, and for files of the ledger whose key has another serial."""
-    store = subject.store
-    for row in audit.keys_beyond(store, audit.position(store).last, _NAMED):
-
-        def look(key: str = row.key) -> Finding | None:
-            now = audit.key_now(store, key)
-            if now.row is None or now.row.serial is None or now.row.serial <= now.last:
-                return None
-            return Finding(KEY, key, now.last, f"a serial up to {now.last}", f"serial {now.row.serial}")
-
-        _suspect(subject, look)
-    explained = audit.explained(store)
-    subject.checked["files_known"] = store.file_counts().total
-    subject.known["files_missing"] = explained.get(WANTED, 0)
-    subject.known["files_absent"] = explained.get(ABSENT, 0)
-    subject.known["faults"] = store.fault_count()
-    for file, _ in audit.ledger_against_keys(store, _NAMED):
-
-        def look_again(relpath: str = file.relpath) -> Finding | None:
-            row, _ = audit.file_now(store, relpath)
-            known = audit.key_now(store, relpath).row
-            again, _ = audit.file_now(store, relpath)
-            if row is None or row != again or (known is not None and known.serial == row.serial):
-                return None
-            found = "no such key" if known is None else f"serial {known.serial}"
-            return Finding(LEDGER, relpath, row.serial, f"a key at serial {row.serial}", found)
-
-        _suspect(subject, look_again)
+def _keys(subject: Subject) -> Iterator[Finding]:
+    """Look for keys beyond the end."""
+    for key, serial, last in audit.keys_beyond(subject.store, _NAMED):
+        yield Finding(KEY, key, last, f"a serial up to {last}", f"serial {serial}")
 
 
-def _newest(subject: Subject) -> None:
+def _look_at_ledger(subject: Subject) -> None:
+    """Look for files of the ledger whose key has another serial."""
+    for file, _ in audit.ledger_against_keys(subject.store, _NAMED):
+        look = partial(_other_serial, subject.store, file.relpath)
+        found = look()
+        if found is not None:
+            subject.findings.suspect(found, look)
+
+
+def _other_serial(store: Store, relpath: str) -> Finding | None:
+    row, _ = audit.file_now(store, relpath)
+    known = audit.key_now(store, relpath).row
+    again, _ = audit.file_now(store, relpath)
+    if row is None or row != again or (known is not None and known.serial == row.serial):
+        return None
+    found = "no such key" if known is None else f"serial {known.serial}"
+    return Finding(LEDGER, relpath, row.serial, f"a key at serial {row.serial}", found)
+
+
+def _newest(subject: Subject) -> Iterator[Finding]:
     """Look whether keys and newest entries lead to each other."""
-    subject.checked["newest_entries"] = 0
-    for problem in newest_chain(subject):
-
-        def look(wanted: tuple[str, str, int | None] = problem.identity) -> Finding | None:
-            return next((one for one in newest_chain(subject, count=False) if one.identity == wanted), None)
-
-        subject.findings.suspect(problem, look)
+    return newest_chain(subject)
 
 
 # What lies in the folder.
 
 
-def _identity(subject: Subject) -> None:
-    source, serverdir = subject.source, subject.serverdir
+def _identity(subject: Subject) -> Iterator[Finding]:
+    source = subject.source
+    try:
+        info = subject.serverdir.nodeinfo()
+    except TargetUnusable as err:
+        yield Finding(IDENTITY, ".nodeinfo", None, "what devpi-server writes", err.why)
+        return
+    if info is None:
+        yield Finding(IDENTITY, ".nodeinfo", None, "a file", "none")
+        return
+    expected = {"uuid": source.uuid}
+    found = {"uuid": info.get("uuid")}
+    if not source.primary_url:
+        expected["role"], found["role"] = "standalone", info.get("role")
+    elif source.promoted is None:
+        expected |= {
+            "role": "replica",
+            "primary-uuid": source.primary_uuid,
+            "masterurl": plain_url(source.primary_url),
+        }
+        found |= {name: info.get(name) for name in ("role", "masterurl")}
+        found["primary-uuid"] = info.get("master-uuid") or info.get("primary-uuid")
+    elif info.get("uuid") == source.primary_uuid:
+        return  # promoted with --keep-identity
+    wrong = [name for name, value in expected.items() if found[name] != value]
+    if wrong:
+        said = (", ".join(f"{name} {values[name]}" for name in wrong) for values in (expected, found))
+        yield Finding(IDENTITY, ".nodeinfo", None, *said)
 
-    def look() -> Finding | None:
-        try:
-            info = serverdir.nodeinfo()
-        except TargetUnusable as err:
-            return Finding(IDENTITY, ".nodeinfo", None, "what devpi-server writes", err.why)
-        if info is None:
-            return Finding(IDENTITY, ".nodeinfo", None, "a file", "none")
-        expected = {"uuid": source.uuid}
-        found = {"uuid": info.get("uuid")}
-        if not source.primary_url:
-            expected["role"], found["role"] = "standalone", info.get("role")
-        elif source.promoted is None:
-            expected |= {
-                "role": "replica",
-                "primary-uuid": source.primary_uuid,
-                "masterurl": plain_url(source.primary_url),
-            }
-            found |= {name: info.get(name) for name in ("role", "masterurl")}
-            found["primary-uuid"] = info.get("master-uuid") or info.get("primary-uuid")
-        elif info.get("uuid") == source.primary_uuid:
-            return None  # promoted with --keep-identity
-        wrong = [name for name, value in expected.items() if found[name] != value]
-        if not wrong:
-            return None
-        return Finding(
-            IDENTITY,
-            ".nodeinfo",
-            None,
-            ", ".join(f"{name} {expected[name]}" for name in wrong),
-            ", ".join(f"{name} {found[name]}" for name in wrong),
-        )
 
-    _suspect(subject, look)
-
-    def look_at_version() -> Finding | None:
-        found = _text(serverdir.root / ".serverversion")
-        if found is not None and re.fullmatch("4([.][0-9]+)*", found):
-            return None
-        return Finding(STATE_VERSION, ".serverversion", None, "4", "no such file" if found is None else found)
-
-    _suspect(subject, look_at_version)
+def _version(subject: Subject) -> Iterator[Finding]:
+    found = _text(subject.serverdir.root / ".serverversion")
+    if found is None or not re.fullmatch("4([.][0-9]+)*", found):
+        yield Finding(STATE_VERSION, ".serverversion", None, "4", "no such file" if found is None else found)
 
 
 def _text(path: Path) -> str | None:
@@ -237,41 +205,26 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _event_serial(subject: Subject) -> None:
-    def look() -> Finding | None:
-        text = _text(subject.serverdir.root / ".event_serial")
-        last = audit.position(subject.store).last
-        # devpi-import leaves it out with --no-events.
-        if text is None and subject.source.is_server:
-            return None
-        if text is not None and re.fullmatch("-?[0-9]{1,18}", text) and int(text) <= last + 1:
-            return None
+def _event_serial(subject: Subject) -> Iterator[Finding]:
+    text = _text(subject.serverdir.root / ".event_serial")
+    last = audit.position(subject.store).last
+    # devpi-import leaves it out with --no-events.
+    if text is None and subject.source.is_server:
+        return
+    if text is None or not re.fullmatch("-?[0-9]{1,18}", text) or int(text) > last + 1:
         found = "no such file" if text is None else text
-        return Finding(EVENT_SERIAL, ".event_serial", last, f"a number up to {last + 1}", found)
-
-    _suspect(subject, look)
+        yield Finding(EVENT_SERIAL, ".event_serial", last, f"a number up to {last + 1}", found)
 
 
-def _permissions(subject: Subject) -> None:
-    for finding in wrong_modes(subject.serverdir):
-
-        def look(name: str = finding.subject) -> Finding | None:
-            return next((one for one in wrong_modes(subject.serverdir) if one.subject == name), None)
-
-        subject.findings.suspect(finding, look)
+def _permissions(subject: Subject) -> Iterator[Finding]:
+    return wrong_modes(subject.serverdir)
 
 
-def _temporary(subject: Subject) -> None:
+def _temporary(subject: Subject) -> Iterator[Finding]:
     """Look for what interrupted writes left, and no run is going to clear."""
-    for path in list(temporary(subject)):
-
-        def look(path: Path = path) -> Finding | None:
-            if path not in set(temporary(subject)):
-                return None
-            name = str(path.relative_to(subject.serverdir.root))
-            return Finding(TEMPORARY, name, None, "no such file", "a file that nobody uses")
-
-        _suspect(subject, look)
+    for path in temporary(subject):
+        name = str(path.relative_to(subject.serverdir.root))
+        yield Finding(TEMPORARY, name, None, "no such file", "a file that no program uses")
 
 
 # Our own names in the staging folder.

@@ -1,8 +1,10 @@
 """Rows that hold what cannot be in them: they are found first, and hidden from all other looks."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 
 from replisync.standby.database.oddrows import OddRow, hide, odd_rows
+from replisync.standby.database.store import Store
 from replisync.verify.findings import DATABASE, ROW, SCHEMA, Finding
 from replisync.verify.subject import Subject
 
@@ -13,8 +15,8 @@ def look_at_rows(subject: Subject, *, texts: bool) -> None:
     texts: whether texts are read too.
     """
     rows = odd_rows(subject.store, texts=texts)
-    for row in rows:
-        subject.findings.suspect(_named(row), _again(subject, row, texts=texts))
+    if rows:
+        subject.findings.consider(lambda: map(_named, odd_rows(subject.store, texts=texts)))
     hide(subject.store, rows)
 
 
@@ -24,37 +26,26 @@ def _named(row: OddRow) -> Finding:
     return Finding(ROW, name, None, f"{row.expected} as its {row.column}", found)
 
 
-def _again(subject: Subject, row: OddRow, *, texts: bool) -> Callable[[], Finding | None]:
-    def look() -> Finding | None:
-        return next(map(_named, odd_rows(subject.store, texts=texts, only=row)), None)
-
-    return look
-
-
 def look_at_structure(subject: Subject, *, pages: bool) -> None:
     """Look for what would meddle with the tables, and whether the database is whole.
 
     pages: whether all of it is read for that.
     """
-    store = subject.store
+    subject.findings.consider(partial(_foreign, subject.store))
+    if pages:
+        subject.findings.consider(partial(_damages, subject.store))
+
+
+def _foreign(store: Store) -> Iterator[Finding]:
     for kind, name, sql in store.foreign_objects():
-        finding = Finding(SCHEMA, f"{kind} {name}", None, "none, as devpi-server makes none", sql)
+        yield Finding(SCHEMA, f"{kind} {name}", None, "none, as devpi-server makes none", sql)
 
-        def look(one: tuple[str, str] = (kind, name), finding: Finding = finding) -> Finding | None:
-            return finding if one in {known[:2] for known in store.foreign_objects()} else None
 
-        subject.findings.suspect(finding, look)
-
-    def look_at_pages() -> Finding | None:
-        damages = store.damages()
-        if not damages:
-            return None
+def _damages(store: Store) -> Iterator[Finding]:
+    damages = store.damages()
+    if damages:
         some = "; ".join(damages[:5])
-        return Finding(DATABASE, "database", None, "a database that is whole", some, _DAMAGED)
-
-    found = look_at_pages() if pages else None
-    if found is not None:
-        subject.findings.suspect(found, look_at_pages)
+        yield Finding(DATABASE, "database", None, "a database that is whole", some, _DAMAGED)
 
 
-_DAMAGED = "what new indexes do not mend is lost: clone anew into an empty serverdir"
+_DAMAGED = "what new indexes do not repair is lost: clone into an empty serverdir"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from replisync.changelog.records import Source
@@ -21,9 +22,9 @@ _KINDS = ("changelog", "base-copy", _EXPORT)
 _TABLE = "replisync_source"
 _TIP = "replisync_tip"
 
-_ANEW = Hint("it is lost: rebuild the standby next to this one with {}", Advice("clone", reseed=True))
+_ANEW = Hint("its record is lost: rebuild it with {}", Advice("clone", reseed=True))
 _PROMOTED = Hint(
-    "if its promotion was interrupted, run {} again, otherwise clone into an empty serverdir",
+    "if its promotion was interrupted, run {} again; otherwise clone into an empty serverdir",
     Advice("promote"),
 )
 _ASK = "let the primary be asked: --secretfile or --replica-keyfile"
@@ -75,21 +76,14 @@ def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
 
 def look_at_source(subject: Subject) -> None:
     """Look whether what is remembered can be, and fits to the history."""
-    for one in _problems(subject):
+    subject.findings.consider(lambda: map(_finding, _problems(subject)))
+    subject.findings.consider(partial(_look_at_tip, subject))
 
-        def look(column: str = one.column) -> Finding | None:
-            again = (other for other in _problems(subject) if other.column == column)
-            return next(map(_finding, again), None)
 
-        subject.findings.suspect(_finding(one), look)
-
-    def look_at_tip() -> Finding | None:
-        why = wrong_tip(subject)
-        return None if why is None else Finding(SOURCE, _TIP, None, *why)
-
-    found = look_at_tip()
-    if found is not None:
-        subject.findings.suspect(found, look_at_tip)
+def _look_at_tip(subject: Subject) -> Iterator[Finding]:
+    why = wrong_tip(subject)
+    if why is not None:
+        yield Finding(SOURCE, _TIP, None, *why)
 
 
 def _finding(one: _Problem) -> Finding:
@@ -146,7 +140,7 @@ def wrong_tip(subject: Subject) -> tuple[str, str] | None:
 # Mending.
 
 
-def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str]:
+def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str | Hint]:
     """Set right what can be known; return why the rest stays as it is, by subject."""
     store = subject.store
     known = store.source()
@@ -168,7 +162,7 @@ def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str
     return {} if reason is None else {_TIP: reason}
 
 
-def _mend_tip(subject: Subject, ask: Ask | None) -> str | None:
+def _mend_tip(subject: Subject, ask: Ask | None) -> str | Hint | None:
     """Set the primary's own bytes of our last entry right; return why that cannot be."""
     store = subject.store
     tip, last, ours = audit.tip_now(store)
@@ -181,6 +175,6 @@ def _mend_tip(subject: Subject, ask: Ask | None) -> str | None:
     theirs = ask(last)
     agreement = Agreement(store, subject.source)
     if theirs is None or ours is None or last < agreement.first or not agreement.same(last, ours, theirs):
-        return "our last entry is not the primary's: clone anew"
+        return Hint("our last entry is not the primary's: rebuild it with {}", Advice("clone", reseed=True))
     store.put_tip((last, theirs.data) if exported else None)
     return None

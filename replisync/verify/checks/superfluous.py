@@ -2,7 +2,8 @@
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 from replisync.devpi.entries import parse_stored
 from replisync.devpi.keys import FILE_KEYNAMES
@@ -29,7 +30,10 @@ def strangers(subject: Subject, names: Iterable[bytes]) -> None:
     names: of all files in place.
     """
     for relpath in _unknown(subject, names):
-        subject.findings.suspect(_stranger(subject, relpath), _stranger_again(subject, relpath))
+        changed_at = subject.survey.changed_at(relpath)
+        subject.findings.suspect(
+            _stranger(subject, relpath), partial(_stranger_again, subject, relpath, changed_at)
+        )
 
 
 def names_nobody_has(subject: Subject) -> Iterator[str]:
@@ -78,13 +82,8 @@ def _stranger(subject: Subject, relpath: str) -> Finding:
     return Finding(kind, shown, None, "no such file", "a file that no key names")
 
 
-def _stranger_again(subject: Subject, relpath: str) -> Callable[[], Finding | None]:
-    before = subject.survey.changed_at(relpath)
-
-    def look() -> Finding | None:
-        return _stranger(subject, relpath) if is_stranger(subject, relpath, before) else None
-
-    return look
+def _stranger_again(subject: Subject, relpath: str, before: float | None) -> Finding | None:
+    return _stranger(subject, relpath) if is_stranger(subject, relpath, before) else None
 
 
 def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:

@@ -1,21 +1,23 @@
 """Which entries are to be replaced by the primary's, and which rows are not to be touched.
 
-An entry that can be read may have been altered all the same. So where a row of the keys or of the ledger
-says another thing than an entry, neither is believed: the primary's own entry tells which of the two is
-wrong. Where it cannot be had, both stay as they are.
+An entry that is not what its witness says is not believed. Entries from before there were witnesses may have
+been altered unnoticed: where rows do not fit to them, the whole history is first compared with the primary's,
+which gives them witnesses. Where that cannot be, nothing is guessed: entries and rows stay as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 
-from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, parse_stored
+from replisync.changelog.witness import witness
+from replisync.devpi.entries import EMPTY_ENTRY
 from replisync.errors import Advice, CorruptEntry, Hint
 from replisync.standby.database import audit
-from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger, read_history
+from replisync.verify.checks.entries import read_entry
+from replisync.verify.checks.history import History, latest_of, read_history
 from replisync.verify.checks.primary import Agreement, Ask
-from replisync.verify.findings import LISTED, OTHER_ENTRY, Findings, Report
-from replisync.verify.repair.disputes import Dispute, find_disputes
-from replisync.verify.scratch import FileDifference, KeyDifference, Scratch
+from replisync.verify.findings import BACK_SERIAL, KEY, LEDGER, OTHER_ENTRY, ROW, Finding, Findings, Report
+from replisync.verify.scratch import EVER, FileDifference, KeyDifference, Scratch
 from replisync.verify.subject import Subject
 
 # A standby with more bad entries than this is no standby that could be mended.
@@ -25,89 +27,98 @@ _MOST = 10_000
 _LOOK_FAR = 64
 _NEIGHBOURS = 2
 
-# Entries that the primary is asked for one by one; where more are in doubt its changelog is read as a whole.
-_ONE_BY_ONE = 50
+# Kinds of findings that rows and entries contradict each other by.
+_CONTRADICTIONS = frozenset({KEY, LEDGER, BACK_SERIAL, ROW})
 
-_NOBODY_ASKED = "let the primary be asked: --secretfile or --replica-keyfile"
-_EXPORTED = "it is older than the export that the standby began with: clone anew into an empty serverdir"
-_TOO_MANY = "too many entries are wrong: clone anew into an empty serverdir"
+NOT_ASKED = "let the primary be asked: --secretfile or --replica-keyfile"
+_EXPORTED = "it is older than the export that the standby began with: clone into an empty serverdir"
+_OTHERS_AROUND = Hint(
+    "the entries around it are not the primary's: run {}, which names the fork", Advice("catchup")
+)
+_TOO_MANY = "too many entries are wrong: clone into an empty serverdir"
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How the primary is asked.
-
-    one: asks it for an entry; None where it cannot be asked.
-    all: compares the history up to a serial with the primary's, and finds the entries that are others; None
-        where it cannot be asked, or that was done already.
-    """
-
-    one: Ask | None
-    all: Callable[[Subject, int], None] | None = None
+# Compares the history up to a serial with the primary's, and finds the entries that are others.
+Compare = Callable[[Subject, int], None]
 
 
 @dataclass(slots=True)
 class Healing:
     """What becomes of the entries that are not right.
 
-    odd: those that can be read and only name other back serials.
-    lost: those that are missing or cannot be read.
+    history: what was read of them.
+    proved: the serial from which on all entries were compared with the primary's; before it, witnesses alone
+        tell which entries are right.
     replaced: those whose places the primary's take; these are kept in a temporary database.
-    disputed: those that rows contradict, and nobody knows which of the two is right.
+    witnesses: what is to be noted of entries that come from the primary, or were compared with its own.
     hopeless: whether so much is missing that nothing is to be touched.
     adopted: whether entries behind our last commit were found to be the primary's.
     end: our last serial, where the timeline names later ones that were never committed.
     reasons: why others stay as they are, by serial.
     """
 
-    odd: set[int] = field(default_factory=set)
-    lost: set[int] = field(default_factory=set)
+    history: History
+    proved: int
+    replaced: set[int] = field(default_factory=set)
+    witnesses: dict[int, bytes] = field(default_factory=dict)
     hopeless: bool = False
     adopted: bool = False
     end: int | None = None
-    replaced: set[int] = field(default_factory=set)
-    disputed: set[int] = field(default_factory=set)
     reasons: dict[int, str | Hint] = field(default_factory=dict)
 
-    def reason_to_leave(self, one: KeyDifference | FileDifference) -> str | None:
-        """Return why a row is not set right by what the history says; None where it is."""
-        for serial in (one.found_serial, one.serial):
-            if serial in self.disputed:
-                why = self.reasons.get(serial, _NOBODY_ASKED)
-                return f"it and the entry at serial {serial} do not fit together: {why}"
-        return None
 
-
-def find_entries(subject: Subject, report: Report, asking: Asking, kept: Scratch) -> Healing:
+def find_entries(
+    subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, kept: Scratch
+) -> Healing:
     """Find what the places of entries that are not right are to have, and keep it.
 
     report: what was found.
+    ask: None where the primary cannot be asked.
+    compare: None where it cannot be asked, or that was done already.
     """
     last, committed = audit.position(subject.store)
     with Scratch(subject.store.holds_key) as scratch:
-        quiet = replace(subject, findings=Findings(lambda: None))
-        history = read_history(quiet, scratch)
-        load_keys(quiet, scratch)
-        load_ledger(quiet, scratch)
-        dispute = find_disputes(subject, scratch, history)
-    others = {one.serial for one in report.findings if one.kind == OTHER_ENTRY and one.serial is not None}
-    end = _true_end(subject, asking.one, last, committed)
-    if end is not None:
-        committed = end
+        history = read_history(replace(subject, findings=Findings(lambda: None)), scratch)
+    first = Agreement(subject.store, subject.source).first
+    # Entries that were not compared are judged by their witnesses alone.
+    healing = Healing(history, proved=last + 1 if ask is None or compare is not None else first)
+    healing.end = _true_end(subject, ask, last, committed)
+    healing.adopted = healing.end is not None
+    if healing.end is not None:
+        committed = healing.end
     if committed - history.upto > _MOST:
-        return Healing(hopeless=True, reasons={committed: _TOO_MANY, history.upto + 1: _TOO_MANY})
-    lost = history.unread | set(range(history.upto + 1, committed + 1))
-    healing = Healing(odd=history.odd - lost, lost=lost, end=end, adopted=end is not None)
-    others |= _judge(subject, asking, history, dispute, healing)
-    bad = lost | history.odd | others
+        healing.hopeless = True
+        healing.reasons = {committed: _TOO_MANY, history.upto + 1: _TOO_MANY}
+        return healing
+    history.unread |= set(range(history.upto + 1, committed + 1))
+    others = _others(report.findings)
+    if compare is not None and history.unproved and not _CONTRADICTIONS.isdisjoint(report.counts):
+        found = _compared(subject, compare, min(history.upto, committed))
+        if len(found) <= _MOST:
+            healing.proved = first
+        others |= found
+    bad = history.unread | history.odd | others
     if len(bad) > _MOST:
         healing.reasons = dict.fromkeys(bad, _TOO_MANY)
     else:
-        _Finder(subject, asking.one, kept, bad, dispute.contradicted).find(healing)
-    healing.disputed |= others - healing.replaced
+        _Finder(subject, ask, kept, bad).find(healing)
     if last > committed:
-        _adopt(subject, asking.one, healing, committed, last)
+        _adopt(subject, ask, healing, committed, last)
     return healing
+
+
+def _others(findings: Iterable[Finding]) -> set[int]:
+    return {one.serial for one in findings if one.kind == OTHER_ENTRY and one.serial is not None}
+
+
+def _compared(subject: Subject, compare: Compare, upto: int) -> set[int]:
+    """Return which entries are others than the primary's; those that are the same get witnesses."""
+    quiet = replace(subject, findings=Findings(lambda: None))
+    compare(quiet, upto)
+    quiet.findings.settle()
+    # Which they are is known of those that are listed.
+    listed = quiet.findings.listed
+    return _others(listed) if quiet.findings.total == len(listed) else set(range(upto + 1))
 
 
 def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> int | None:
@@ -125,56 +136,41 @@ def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> i
     return end if never else None
 
 
-# Whether entries are the primary's, where rows contradict them.
+# Where either of an entry and a row may be what is wrong.
 
 
-def _judge(
-    subject: Subject, asking: Asking, history: History, dispute: Dispute, healing: Healing
-) -> set[int]:
-    """Return which entries are others than the primary's; what cannot be judged becomes disputed."""
-    agreement = Agreement(subject.store, subject.source)
-    exported = {serial for serial in dispute.contradicted if serial < agreement.first}
-    healing.disputed |= exported
-    healing.reasons |= dict.fromkeys(exported, _EXPORTED)
-    doubtful = {serial for serial in dispute.concerned if serial >= agreement.first} - healing.lost
-    if not doubtful:
-        return set()
-    if asking.one is None:
-        healing.disputed |= dispute.contradicted
-        return set()
-    if asking.all is None:
-        return set()  # All others are known already.
-    # By itself an entry of a standby that began with an export does not tell enough.
-    if len(doubtful) > _ONE_BY_ONE or agreement.first > 0:
-        quiet = replace(subject, findings=Findings(lambda: None))
-        asking.all(quiet, min(history.upto, audit.position(subject.store).committed))
-        quiet.findings.settle()
-        if quiet.findings.total > LISTED:
-            healing.disputed |= dispute.contradicted
-            healing.reasons |= dict.fromkeys(dispute.contradicted, _TOO_MANY)
-        return {one.serial for one in quiet.findings.listed if one.serial is not None}
-    return _ask_one_by_one(subject, asking.one, agreement, dispute, doubtful, healing)
+def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[int, str | Hint]:
+    """Return the entries that rows contradict and nothing proves, and why it is not known which is right.
 
-
-def _ask_one_by_one(
-    subject: Subject, ask: Ask, agreement: Agreement, dispute: Dispute, doubtful: set[int], healing: Healing
-) -> set[int]:
-    others: set[int] = set()
-    for serial in sorted(doubtful):
+    scratch: what the history says, with all keys and the ledger.
+    """
+    found: dict[int, str | Hint] = {}
+    history = healing.history
+    if not history.unproved:
+        return found
+    first = Agreement(subject.store, subject.source).first
+    differences: Iterator[KeyDifference | FileDifference]
+    differences = chain(scratch.key_differences(EVER), scratch.file_differences(EVER))
+    for one in differences:
         subject.context.stop.check()
-        ours = subject.store.entry_data(serial)
-        why = "the primary has no such entry"
-        try:
-            theirs = ask(serial)
-        except CorruptEntry as err:
-            theirs, why = None, f"the primary's own entry cannot be used: {err.why}"
-        if theirs is None or ours is None:
-            if serial in dispute.contradicted:
-                healing.disputed.add(serial)
-                healing.reasons[serial] = why
-        elif not agreement.same(serial, ours, theirs):
-            others.add(serial)
-    return others
+        serial = one.found_serial
+        if serial is None or serial in found or not 0 <= serial < min(healing.proved, history.upto + 1):
+            continue
+        if serial in history.unread or serial in healing.replaced:
+            continue
+        data, proof = audit.entry_now(subject.store, serial)
+        if proof is None and not _fits(one, serial, data or b""):
+            found[serial] = _EXPORTED if serial < first else healing.reasons.get(serial, NOT_ASKED)
+    return found
+
+
+def _fits(one: KeyDifference | FileDifference, serial: int, data: bytes) -> bool:
+    """Return whether a row is what the entry says that it points at: then it is only an old one."""
+    name = one.key if isinstance(one, KeyDifference) else one.relpath
+    said = next((each for each in latest_of(read_entry(serial, data)) if each.key == name), None)
+    if isinstance(one, KeyDifference):
+        return said is not None and said.keyname == one.found_keyname
+    return said is not None and said.file == one.found_digest
 
 
 # What the primary has in their places.
@@ -184,13 +180,9 @@ class _Finder:
     """Finds the primary's entries for the places of bad ones.
 
     bad: the serials of all of them.
-    contradicted: those that rows contradict.
     """
 
-    def __init__(
-        self, subject: Subject, ask: Ask | None, kept: Scratch, bad: set[int], contradicted: set[int]
-    ) -> None:
-        self._contradicted = contradicted
+    def __init__(self, subject: Subject, ask: Ask | None, kept: Scratch, bad: set[int]) -> None:
         self._subject = subject
         self._ask = ask
         self._kept = kept
@@ -206,7 +198,7 @@ class _Finder:
                 self._subject.context.stop.check()
                 if neighbours is None and self._ask is not None and serial >= self._agreement.first:
                     neighbours = self._neighbours_of(self._ask, run)
-                reason = self._find_entry(serial, run, neighbours, decodes=serial not in healing.lost)
+                reason = self._find_entry(serial, run, neighbours, healing)
                 if reason is None:
                     healing.replaced.add(serial)
                 elif reason:
@@ -219,13 +211,13 @@ class _Finder:
         return list(below), list(above)
 
     def _find_entry(
-        self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, *, decodes: bool
+        self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, healing: Healing
     ) -> str | Hint | None:
         """Keep the primary's entry; return why not, "" where ours is the primary's; None if it is kept."""
         if serial < self._agreement.first:
             return _EXPORTED
         if self._ask is None or neighbours is None:
-            return _NOBODY_ASKED
+            return NOT_ASKED
         below, above = neighbours
         try:
             theirs = self._ask(serial)
@@ -233,32 +225,31 @@ class _Finder:
             return f"the primary's own entry cannot be used: {err.why}"
         if theirs is None:
             return "the primary has no such entry"
-        if decodes and self._agreement.first == 0 and theirs.data == self._subject.store.entry_data(serial):
+        # Those that follow an export have other bytes than the primary's.
+        own_bytes = self._agreement.first == 0
+        ours, proof = audit.entry_now(self._subject.store, serial)
+        found = witness(theirs.data)
+        if own_bytes and theirs.data == ours:
+            healing.witnesses[serial] = found
             return ""
-        if not all((*below, *above)) or not (below or above or run.start == 0):
-            return Hint(
-                "the entries around it are not the primary's: run {}, which names the fork", Advice("catchup")
-            )
-        if decodes and not above and not self._is_altered(serial, theirs):
-            # That an entry was altered, or the primary rewound to before it, looks the same from here.
-            back = Advice("rewind", to_serial=run.start - 1)
-            return Hint("go back with {}, then on with {}", back, Advice("catchup"))
+        if not (own_bytes and found == proof):
+            if not all((*below, *above)) or not (below or above or run.start == 0):
+                return _OTHERS_AROUND
+            altered = serial in healing.history.altered and not own_bytes
+            if not above and not altered and self._can_be_read(serial, ours):
+                # That an entry was altered, or the primary rewound to before it, looks the same from here.
+                back = Advice("rewind", to_serial=run.start - 1)
+                return Hint("go back with {}, then on with {}", back, Advice("catchup"))
         self._kept.put_entry(serial, theirs.data)
         return None
 
-    def _is_altered(self, serial: int, theirs: ChangelogEntry) -> bool:
-        """Tell whether the primary's entry is what ours was when it was committed, as the last one.
-
-        Its rows were written with it: where they contradict it, and say what the primary's says, it is known.
-        """
-        if _says_the_same(self._subject, serial, theirs.data):
-            return True
-        if serial not in self._contradicted or self._agreement.first > 0:
+    @staticmethod
+    def _can_be_read(serial: int, ours: bytes | None) -> bool:
+        try:
+            read_entry(serial, ours or b"")
+        except CorruptEntry:
             return False
-        said = latest_of(theirs)
-        keys = {one.key: one.keyname for one in said}
-        files = {one.key: one.file for one in said if one.file is not None}
-        return audit.rows_at(self._subject.store, serial) == (keys, files)
+        return True
 
     def _neighbours(self, ask: Ask, serials: Iterable[int]) -> Iterator[bool]:
         """Yield whether good entries of ours, the next ones that change something, are the primary's."""
@@ -283,27 +274,9 @@ class _Finder:
 
 def _runs(serials: set[int]) -> Iterator[range]:
     """Yield serials as ranges that follow each other without a gap."""
-    begin = end = None
-    for serial in sorted(serials):
-        if end is not None and begin is not None and serial != end:
-            yield range(begin, end)
-            begin = None
-        begin = serial if begin is None else begin
-        end = serial + 1
-    if begin is not None and end is not None:
-        yield range(begin, end)
-
-
-def _says_the_same(subject: Subject, serial: int, theirs: bytes) -> bool:
-    """Tell whether our entry says what the primary's says, but for back serials."""
-    try:
-        ours = parse_stored(serial, subject.store.entry_data(serial) or b"").changes
-        full = parse_stored(serial, theirs).changes
-    except CorruptEntry:
-        return False
-    return {path: (c.keyname, c.value) for path, c in ours.items()} == {
-        path: (c.keyname, c.value) for path, c in full.items()
-    }
+    for _, run in groupby(enumerate(sorted(serials)), lambda one: one[1] - one[0]):
+        found = [serial for _, serial in run]
+        yield range(found[0], found[-1] + 1)
 
 
 # What somebody else wrote.
@@ -315,7 +288,7 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
     tip, _, _ = audit.tip_now(subject.store)
     if agreement.first > 0 and (tip is None or tip[0] != last):
         # What a devpi-server stored has the primary's back serials; beside our own are the primary's bytes.
-        healing.reasons[committed] = "a devpi-server wrote to it: clone anew into an empty serverdir"
+        healing.reasons[committed] = "a devpi-server wrote to it: clone into an empty serverdir"
         return
     first = max(committed + 1, agreement.first)
     if last - first >= _MOST:
@@ -329,7 +302,9 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
                 "let the primary be asked whether it is its entry: --secretfile or --replica-keyfile"
                 if ask is None
                 else "the primary has another entry there: find out which devpi-server wrote to the standby, "
-                "and clone anew into an empty serverdir"
+                "and clone into an empty serverdir"
             )
             return
+        if ours == theirs.data:
+            healing.witnesses[serial] = witness(ours)
     healing.adopted = True

@@ -1,6 +1,6 @@
 """Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -10,10 +10,10 @@ from replisync.changelog.records import Fault
 from replisync.devpi.keys import Digest
 from replisync.errors import CorruptEntry
 from replisync.replication.fetch import Fetched, Fetcher, Refused
-from replisync.replication.pipeline import Pipeline
-from replisync.replication.refusals import Judgement
+from replisync.replication.refusals import Judgement, judge
 from replisync.replication.settle import settle
-from replisync.replication.wanted import Tally
+from replisync.replication.wanted import not_skipped
+from replisync.session.session import Session
 from replisync.standby.database import audit
 from replisync.standby.database.audit import LedgerFile
 from replisync.system import clock
@@ -43,9 +43,7 @@ class Brought:
 class Bringer:
     """Brings files from this machine or from the primary.
 
-    work: judges what it means that one cannot be had.
     asks: whether the primary is asked.
-    known: returns which of some files are known not to be had.
     give: lets the owner of the serverdir use a file.
     faults: all that could not be had.
     lost: why those of them could not be had of which that was not known.
@@ -53,18 +51,14 @@ class Bringer:
 
     def __init__(
         self,
+        session: Session,
         fetcher: Fetcher,
-        work: Pipeline,
-        tally: Tally,
         *,
         asks: bool,
-        known: Callable[[Iterable[str]], Mapping[str, Fault]],
         give: Callable[[str], None],
     ) -> None:
+        self._session = session
         self._fetcher = fetcher
-        self._work = work
-        self._tally = tally
-        self._known = known
         self._give = give
         self.asks = asks
         self.faults: list[Fault] = []
@@ -86,7 +80,7 @@ class Bringer:
         if self.asks:
             # Where an entry is damaged it cannot be told yet what kind of index a file is of.
             with suppress(CorruptEntry):
-                verdict = self._work.wanted.judge(refused)
+                verdict = judge(self._session.store, refused)
         done.absent = dict(verdict.absent)
         kinds = {fault.relpath: fault.kind for fault in verdict.faults}
         for one in refused:
@@ -95,7 +89,7 @@ class Bringer:
                 again = clock.later(_AGAIN_SECONDS)
                 done.refused.append(Fault(one.file.relpath, one.file.serial, kind, one.reason, 1, again))
         self.faults += done.refused
-        known = self._known([fault.relpath for fault in done.refused])
+        known = self._session.store.faults_of([fault.relpath for fault in done.refused])
         new = (fault for fault in done.refused if fault.relpath not in known)
         self.lost |= {fault.relpath: fault.reason for fault in new}
         return done
@@ -104,21 +98,21 @@ class Bringer:
         """Return those that are not of an index whose files are left out."""
         # Where an entry is damaged it cannot be told what kind of index a file is of.
         with suppress(CorruptEntry):
-            return self._work.wanted.not_skipped(wanted)
+            return not_skipped(self._session.store, self._session.settings.skip_indexes, wanted)
         return wanted
 
     def _count(self, outcome: Fetched) -> None:
         if outcome.origin == "primary":
-            self._tally.files += 1
-            self._tally.bytes += outcome.size
+            self._session.tally.files += 1
+            self._session.tally.bytes += outcome.size
         elif outcome.origin == "local":
-            self._tally.local += 1
+            self._session.tally.local += 1
 
 
 def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
     """Bring the files again that are missing or damaged; return why others could not be had, by relpath.
 
-    files: where those are put aside that are damaged and cannot be had: nobody must be served them.
+    files: where those are retained that are damaged and cannot be had: nobody must be served them.
     digests: whether their contents are looked at.
     """
     reasons: dict[str, str] = {}

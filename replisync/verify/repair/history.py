@@ -1,17 +1,19 @@
 """Mending what the database says: entries from the primary, keys and ledger from the entries.
 
 What is wrong is found out first, in one reading of the history. Then the primary is asked for the entries
-that are missing or damaged, or that rows contradict, and each is taken only where the entries around it are
-the primary's. A second reading, with them in their places, says what keys and ledger must be. The files
-that this demands are brought, and at last one transaction writes all rows that are not as they must be.
+that are missing, damaged or altered, and each is taken only if it is the one that was committed, or where the
+entries around it are the primary's. A second reading, with them in their places, says what keys and ledger
+must be. The files that this demands are brought, and at last one transaction writes all rows that are not as
+they must be.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from replisync.changelog.plan import WantedFile
 from replisync.changelog.records import ABSENT, PRESENT, UNASKED, WANTED, FileRow
 from replisync.changelog.rewrite import Rewriter, rewritten
+from replisync.changelog.witness import witness
 from replisync.devpi.entries import ChangelogEntry, parse_stored
 from replisync.devpi.keys import READ_KEYNAMES, Digest
 from replisync.errors import CorruptEntry, Hint
@@ -20,11 +22,11 @@ from replisync.standby.database.mending import Mending
 from replisync.system import clock
 from replisync.verify.checks.entries import read_entry
 from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger
+from replisync.verify.checks.primary import Ask
 from replisync.verify.findings import LISTED, Report
-from replisync.verify.repair.disputes import EVER
-from replisync.verify.repair.entries import Asking, Healing, find_entries
+from replisync.verify.repair.entries import Compare, Healing, contradicted, find_entries
 from replisync.verify.repair.files import Bringer, clear_way
-from replisync.verify.scratch import FileDifference, KeyDifference, Scratch
+from replisync.verify.scratch import EVER, FileDifference, KeyDifference, Scratch
 from replisync.verify.subject import Subject
 
 # Files that are brought for the ledger at a time.
@@ -32,14 +34,14 @@ _FILES = 500
 
 
 def mend_history(
-    subject: Subject, report: Report, asking: Asking, bringer: Bringer
+    subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, bringer: Bringer
 ) -> dict[object, str | Hint]:
     """Set the history, its keys and the ledger right; return why something stays wrong, by serial or subject.
 
-    report: what was found.
+    report, ask, compare: see `find_entries`.
     """
     with Scratch(subject.store.holds_key) as kept:
-        healing = find_entries(subject, report, asking, kept)
+        healing = find_entries(subject, report, ask, compare, kept)
         reasons: dict[object, str | Hint] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
         if healing.hopeless or (position.last > position.committed and not healing.adopted):
@@ -48,7 +50,7 @@ def mend_history(
             history = _read_again(subject, scratch, kept, healing)
             load_keys(subject, scratch)
             load_ledger(subject, scratch)
-            wrong = Wrong(scratch, history, healing)
+            wrong = Wrong(scratch, history, contradicted(subject, scratch, healing))
             _bring_files(subject, scratch, wrong, bringer)
             mending = _mending(scratch, kept, wrong, bringer, healing)
             mending.seed = subject.source.based_on
@@ -64,41 +66,38 @@ def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Heal
     position = audit.position(subject.store)
     history = History(max(position.last, *healing.replaced, -1))
     subject.context.progress.stage("history", history.upto + 1, "serials")
-    rewrite = _Rewrite(subject, scratch, kept)
+    rewrite = _Rewrite(subject, scratch, kept, healing)
     due = 0
     while due <= history.upto:
         subject.context.stop.check()
         page = dict(audit.entries(subject.store, due, history.upto, 500))
         end = max(page, default=history.upto)
         for serial in range(due, end + 1):
-            entry = _entry(serial, page.get(serial), rewrite, healing)
+            entry = _entry(serial, page.get(serial), rewrite)
             if entry is None:
                 history.unread.add(serial)
             else:
                 scratch.note(latest_of(entry))
         subject.context.progress.advance(end + 1 - due)
         due = end + 1
-    history.unread |= healing.lost - healing.replaced
     return history
 
 
-def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite", healing: Healing) -> ChangelogEntry | None:
-    """Return the entry that is to be at a serial; None where there will be none that can be read."""
-    if serial in healing.replaced:
+def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite") -> ChangelogEntry | None:
+    """Return the entry that is to be at a serial; None where there will be none that can be believed."""
+    if serial in rewrite.healing.replaced:
         return rewrite.theirs(serial)
     try:
-        entry = read_entry(serial, data or b"")
+        return rewrite.ours(read_entry(serial, data or b""))
     except CorruptEntry:
         return None
-    if serial in healing.odd:
-        return rewrite.ours(entry, healing)
-    return entry
 
 
 class _Rewrite:
     """Makes entries what they are in a standby that began with an export; elsewhere they stay as they are."""
 
-    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch) -> None:
+    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch, healing: Healing) -> None:
+        self.healing = healing
         self._store = subject.store
         self._based_on = subject.source.based_on
         self._scratch = scratch
@@ -111,18 +110,28 @@ class _Rewrite:
         if self._based_on >= 0:
             [[entry]] = Rewriter(self)([[entry]])
             self._kept.put_entry(serial, entry.data)
+        self.healing.witnesses[serial] = witness(entry.data)
         return entry
 
-    def ours(self, entry: ChangelogEntry, healing: Healing) -> ChangelogEntry:
-        """Return an entry of ours with right back serials, where it is ours to write them."""
-        if self._based_on < 0:
+    def ours(self, entry: ChangelogEntry) -> ChangelogEntry | None:
+        """Return an entry of ours, with right back serials where it is ours to write them.
+
+        None where it is altered: what it was is not known.
+        """
+        history = self.healing.history
+        proof = None if entry.serial in self.healing.witnesses else history.altered.get(entry.serial)
+        if proof is None and entry.serial not in history.odd:
             return entry
+        if self._based_on < 0:
+            return None if proof is not None else entry
         changes = parse_stored(entry.serial, entry.data).changes
         known = self._scratch.serials_of(changes)
         chained = {path: c._replace(back_serial=known.get(path, -1)) for path, c in changes.items()}
         new = rewritten(entry.serial, chained)
+        if proof is not None and witness(new.data) != proof:
+            return None
         self._kept.put_entry(entry.serial, new.data)
-        healing.reasons.pop(entry.serial, None)
+        self.healing.reasons.pop(entry.serial, None)
         return read_entry(entry.serial, new.data)
 
     # What a Rewriter asks for: what was known before the entry.
@@ -151,13 +160,14 @@ class _Rewrite:
 class Wrong:
     """The rows that are to be set right: all that are not as they must be, as far as anybody can tell.
 
+    disputed: the entries that rows contradict and nothing proves, and why; see `contradicted`.
     left: why others stay as they are, by key or relpath; a bounded number of them.
     """
 
-    def __init__(self, scratch: Scratch, history: History, healing: Healing) -> None:
+    def __init__(self, scratch: Scratch, history: History, disputed: Mapping[int, str | Hint]) -> None:
         self._scratch = scratch
         self._history = history
-        self._healing = healing
+        self._disputed = disputed
         self.left: dict[object, str | Hint] = {}
 
     def key_rows(self) -> Iterator[KeyDifference]:
@@ -173,11 +183,12 @@ class Wrong:
                 yield one
 
     def _is_known(self, one: KeyDifference | FileDifference, name: str) -> bool:
-        reason = self._healing.reason_to_leave(one)
-        if reason is not None and len(self.left) < LISTED:
-            self.left[name] = reason
-        # What an entry says that cannot be read may be just what the row says.
-        return reason is None and one.found_serial not in self._history.unread
+        serial = next((one for one in (one.found_serial, one.serial) if one in self._disputed), None)
+        if serial is not None and len(self.left) < LISTED:
+            why = self._disputed[serial]
+            self.left[name] = f"it and the entry at serial {serial} do not fit together: {why}"
+        # What an entry says that cannot be believed may be just what the row says.
+        return serial is None and one.found_serial not in self._history.unread
 
 
 def _bring_files(subject: Subject, scratch: Scratch, wrong: Wrong, bringer: Bringer) -> None:
@@ -220,4 +231,5 @@ def _mending(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, he
         bringer.faults,
         healing.adopted,
         healing.end,
+        witnesses=healing.witnesses,
     )

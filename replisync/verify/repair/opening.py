@@ -31,7 +31,7 @@ def refuse_server(serverdir: Serverdir) -> None:
         raise TargetUnusable(
             f"cannot repair {serverdir}",
             f"it was promoted, or made a server of its own: its role is {info.get('role')}",
-            hint="such a server is never written again; where that was a mistake, clone anew",
+            hint="such a server is never written again; if that was a mistake, clone into an empty serverdir",
         )
 
 

@@ -4,24 +4,20 @@ The order is that of every commit: files are durably in place before a transacti
 put aside goes after it. Each step can be repeated, so that whoever is interrupted simply begins anew.
 """
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
-from replisync.changelog.ports import FileSource, FileStore
-from replisync.changelog.records import Source
+from replisync.changelog.ports import FileSource
 from replisync.devpi.entries import ChangelogEntry
 from replisync.devpi.nodeinfo import standby_nodeinfo
 from replisync.errors import CorruptEntry, Hint, PrimaryUnreachable, TargetUnusable
 from replisync.primary.client import Primary
-from replisync.replication.fetch import Fetcher, NoSource
-from replisync.replication.loop import Patience
-from replisync.replication.settle import Settler, set_apart, settle
-from replisync.replication.wanted import Tally
-from replisync.session.session import connection, local_files, pipeline, recorded
-from replisync.session.settings import Context, Settings
+from replisync.replication.context import Context
+from replisync.replication.fetch import NoSource
+from replisync.session.session import Session, local_files
+from replisync.session.settings import Settings
 from replisync.standby.database import audit, oddrows
-from replisync.standby.database.store import Store
-from replisync.standby.opening import require_ours, target_files
+from replisync.standby.opening import require_ours
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 from replisync.system.durable import local_errors
@@ -33,13 +29,13 @@ from replisync.verify.checks.retained import forget_lost
 from replisync.verify.checks.source import mend_source
 from replisync.verify.findings import Report
 from replisync.verify.owner import give, give_folders, owner_of
-from replisync.verify.repair.entries import Asking
 from replisync.verify.repair.files import Bringer, mend_files, mend_states, put_aside_leftovers
 from replisync.verify.repair.history import mend_history
 from replisync.verify.repair.opening import opened, refuse_server
 from replisync.verify.reports import both, joined
 from replisync.verify.run import Level, compare_with, judged_source, look, subject_of
 from replisync.verify.standing import record
+from replisync.verify.subject import Subject
 
 # Kinds that the rows of the database have to be set right for.
 _ROWS = frozenset(
@@ -59,8 +55,8 @@ _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kind
 _STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
-_OUT_OF_REACH = "the database does not let it be set right: clone anew into an empty serverdir"
-_NOBODY = "nobody was asked for it: give --secretfile or --replica-keyfile"
+_OUT_OF_REACH = "the database does not let it be repaired: clone into an empty serverdir"
+_NOBODY = "the primary was not asked: give --secretfile or --replica-keyfile"
 
 
 def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Context) -> Report:
@@ -73,13 +69,13 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
     refuse_server(serverdir)
     modes = list(wrong_modes(serverdir))
     before = [finding for finding in modes if grant(serverdir, finding)]
-    secret = level == Level.PRIMARY or settings.secretfile is not None or settings.keyfile is not None
-    with (
-        opened(serverdir, before) as (store, source),
-        _primary(source, settings, secret=secret) as primary,
-    ):
-        asks = secret and _answers(primary, settings, context, must=level == Level.PRIMARY)
-        report = Mender(serverdir, store, source, settings, context, primary, asks=asks).run(level)
+    secret = level == Level.PRIMARY or settings.access.has_secret
+    with ExitStack() as stack:
+        store, source = stack.enter_context(opened(serverdir, before))
+        session = Session(serverdir, store, source, settings, context)
+        primary = stack.enter_context(session.primary(secret=secret))
+        asks = secret and _answers(primary, session, must=level == Level.PRIMARY)
+        report = Mender(session, primary, asks=asks).run(level)
         report.mended += before
         report.repaired += len(before)
         if report.repaired and report.outcome == "ok":
@@ -88,23 +84,18 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
         return report
 
 
-def _primary(source: Source, settings: Settings, *, secret: bool) -> Primary:
-    return connection(settings, source.primary_url, source.uuid, source.primary_uuid, secret=secret)
-
-
-def _answers(primary: Primary, settings: Settings, context: Context, *, must: bool) -> bool:
+def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
     """Tell whether the primary answers.
 
     must: whether that is an error if not.
     Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
     """
-    patience = Patience(context.stop, context.log, seconds=settings.patience)
     try:
-        patience.call(lambda: primary.entry(0))
+        session.patience().call(lambda: primary.entry(0))
     except PrimaryUnreachable as err:
         if must:
             raise
-        context.log.warning("the primary cannot be asked", error=str(err))
+        session.context.log.warning("the primary cannot be asked", error=str(err))
         return False
     except CorruptEntry:
         return True  # which answers, whatever it has there
@@ -115,34 +106,17 @@ class Mender:
     """One repair of an open standby that we hold the lock of.
 
     asks: whether the primary is asked.
-    files: where files go; those of the serverdir by default.
     """
 
-    def __init__(
-        self,
-        serverdir: Serverdir,
-        store: Store,
-        source: Source,
-        settings: Settings,
-        context: Context,
-        primary: Primary,
-        *,
-        asks: bool,
-        files: FileStore | None = None,
-    ) -> None:
-        self._serverdir = serverdir
-        self._store = store
-        self._source = source
-        self._settings = settings
-        self._context = context
+    def __init__(self, session: Session, primary: Primary, *, asks: bool) -> None:
+        self._session = session
+        self._serverdir, self._store, self._source = session.serverdir, session.store, session.source
+        self._files, self._context = session.files, session.context
         self._primary = primary
         self._asks = asks
-        self._files = files or target_files(serverdir, store, settings.threads)
-        self._patience = Patience(context.stop, context.log, seconds=settings.patience)
+        self._patience = session.patience()
+        self._compare = partial(compare_with, primary, self._patience)
         self._users = PrimaryUsers(primary, self._patience) if asks else None
-        retain = settings.retention_days > 0
-        self._settle = Settler(lambda: settle(store, self._files, retain=retain), context.log)
-        self.tally = Tally()
 
     def run(self, level: Level) -> Report:
         """Look, mend, and look again where there was anything to mend."""
@@ -152,7 +126,7 @@ class Mender:
             give_folders(self._serverdir)
         if not before.total:
             # What an interrupted run committed, and did not get to do on disk, is no finding.
-            self._settle()
+            self._session.settle()
             return before
         if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
             # First of all: what an index hides, or a trigger does, would be in the way of everything else.
@@ -175,43 +149,41 @@ class Mender:
                 left = [one.subject for one in after.findings if one.kind == kinds.ROW]
                 return both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
             before = joined(before, after)
-        with recorded(self._store, "verify", self):
+        with self._session.recorded("verify"):
             reasons = self._mend(before, level)
             after = self._look(level)
         return both(before, after, reasons)
 
     def _look(self, level: Level) -> Report:
-        compare = None
-        if level == Level.PRIMARY:
-            compare = partial(compare_with, self._primary, self._patience)
         return look(
-            self._serverdir,
-            self._store,
-            self._source,
+            self._subject,
             level,
-            self._context,
-            alone=True,
-            compare=compare,
+            compare=self._compare if level == Level.PRIMARY else None,
             users=self._users,
         )
+
+    def _subject(self) -> Subject:
+        return subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
 
     def _mend(self, report: Report, level: Level) -> dict[object, str | Hint]:
         """Mend what was found; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
         reasons: dict[object, str | Hint] = {}
-        self._recover()
+        self._session.recover()
         if kinds.PENDING_MOVE in found:
             self._store.forget_false_drops()
-        subject = subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
+        subject = self._subject()
         bringer = self._bringer()
+        ask = self._entry if self._asks else None
         if found & _ROWS:
-            reasons.update(mend_history(subject, report, self._asking(level), bringer))
+            compare = self._compare if self._asks and level < Level.PRIMARY else None
+            reasons.update(mend_history(subject, report, ask, compare, bringer))
             reasons.update(bringer.lost)
         if kinds.PASSWORD in found and self._users is not None:
             mend_passwords(subject, report, self._users)
         if found & (_ROWS | {kinds.SOURCE}):
             # After the history: what is remembered of its end must be of the end that it has then.
-            reasons.update(mend_source(subject, self._asking(level).one, clock.now()))
+            reasons.update(mend_source(subject, ask, clock.now()))
         if found & _LEFTOVERS and level >= Level.FULL:
             put_aside_leftovers(subject, self._files)
         if found & _STATES:
@@ -231,48 +203,19 @@ class Mender:
             self._store.restore_schema()
         return reasons
 
-    def _recover(self) -> None:
-        self._settle()
-        set_apart(self._store, self._files)
-        self._files.clean_staging(())
-
     def _bringer(self) -> Bringer:
         source: FileSource = self._primary if self._asks else NoSource(_NOBODY)
-        local = local_files(self._serverdir, self._settings)
-        fetcher = Fetcher(
-            source,
-            self._files,
-            threads=self._settings.threads,
-            stop=self._context.stop,
-            replace=True,
-            local=local,
-        )
-        work = pipeline(
-            self._serverdir,
-            self._store,
-            self._primary,
-            self._settings,
-            self._context,
-            files=source,
-            local=None,
-        )
+        local = local_files(self._serverdir, self._session.settings)
+        fetcher = self._session.fetcher(source, local, replace=True)
         return Bringer(
+            self._session,
             fetcher,
-            work,
-            self.tally,
             asks=self._asks,
-            known=self._store.faults_of,
             give=partial(give, owner_of(self._serverdir), self._serverdir.files),
         )
 
-    def _asking(self, level: Level) -> Asking:
-        def ask(serial: int) -> ChangelogEntry | None:
-            return self._patience.call(lambda: self._primary.entry(serial)[1])
-
-        if not self._asks:
-            return Asking(None)
-        compared = level == Level.PRIMARY
-        return Asking(ask, None if compared else partial(compare_with, self._primary, self._patience))
+    def _entry(self, serial: int) -> ChangelogEntry | None:
+        return self._patience.call(lambda: self._primary.entry(serial)[1])
 
     def _mend_small_files(self, found: set[str]) -> dict[object, str | Hint]:
         serverdir, source = self._serverdir, self._source

@@ -1,4 +1,4 @@
-"""Many small files over plain HTTP: what httpx's transport gives, at a fraction of its cost."""
+"""Requests by http.client: an answer means what it means to httpx's own transport."""
 
 import socket
 import threading
@@ -9,8 +9,7 @@ from typing import Self
 import httpx
 import pytest
 
-from replisync.primary.plain import PlainTransport
-from tests.fakes import Body
+from replisync.primary.transport import Transport
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -81,19 +80,6 @@ class Server:
                     self._over.wait(0.05)
 
 
-class Other(httpx.BaseTransport):
-    """Stands for httpx's own transport, and counts what it is asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Give an answer that is told from a server's."""
-        assert request.extensions["target"]
-        self.asked += 1
-        return httpx.Response(200, stream=Body(b"by httpx"))
-
-
 def request(port: int, target: bytes = b"/root/dev/a%25b", **timeouts: float) -> httpx.Request:
     """Return a request as `Origin` makes them."""
     extensions = {"target": target, "timeout": {**TIMEOUTS, **timeouts}}
@@ -108,21 +94,19 @@ def read(response: httpx.Response) -> bytes:
 
 
 @contextmanager
-def plain(server: Server) -> Iterator[tuple[PlainTransport, Other]]:
-    """Hold a transport, with a stand-in for httpx's own."""
-    other = Other()
-    with server, closing(PlainTransport(other)) as transport:
-        yield transport, other
+def asking(server: Server) -> Iterator[Transport]:
+    """Hold a transport, while the server plays."""
+    with server, closing(Transport(None)) as transport:
+        yield transport
 
 
 def test_an_answer_is_what_the_server_sent() -> None:
     server = Server([OK])
-    with plain(server) as (transport, other):
+    with asking(server) as transport:
         response = transport.handle_request(request(server.port))
         assert response.status_code == 200
         assert response.headers["x-devpi-serial"] == "7"
         assert read(response) == b"hello"
-    assert other.asked == 0
     [[sent]] = server.requests
     assert sent.startswith(b"GET /root/dev/a%25b HTTP/1.1\r\nHost: 127.0.0.1:")
     assert b"Authorization: Bearer t\r\n" in sent
@@ -130,7 +114,7 @@ def test_an_answer_is_what_the_server_sent() -> None:
 
 def test_connections_are_used_again() -> None:
     server = Server([OK, OK.replace(b"hello", b"again"), OK])
-    with plain(server) as (transport, _):
+    with asking(server) as transport:
         found = [read(transport.handle_request(request(server.port))) for _ in range(3)]
     assert found == [b"hello", b"again", b"hello"]
     assert [len(requests) for requests in server.requests] == [3]
@@ -148,28 +132,6 @@ def test_connections_are_used_again() -> None:
         OK[:-1],
         OK[:20],
         b"",
-    ],
-    ids=["200", "empty", "404", "close", "in pieces", "too long", "too short", "half a head", "nothing"],
-)
-def test_an_answer_means_what_it_means_to_httpx(answer: bytes) -> None:
-    def outcome(transport: httpx.BaseTransport, port: int) -> object:
-        try:
-            response = transport.handle_request(request(port))
-            status, headers = response.status_code, response.headers.multi_items()
-            return status, headers, read(response)
-        except httpx.TransportError as err:
-            return type(err)
-
-    found = []
-    for make in (httpx.HTTPTransport, lambda: PlainTransport(Other())):
-        with Server([answer]) as server, closing(make()) as transport:
-            found.append(outcome(transport, server.port))
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -186,18 +148,25 @@ def test_an_answer_means_what_it_means_to_httpx(answer: bytes) -> None:
     ],
     ids=lambda answer: answer[:80].decode("latin-1"),
 )
-def test_what_is_not_understood_is_left_to_httpx_from_then_on(answer: bytes) -> None:
-    server = Server([answer], [OK])
-    with plain(server) as (transport, other):
-        assert read(transport.handle_request(request(server.port))) == b"by httpx"
-        assert read(transport.handle_request(request(server.port))) == b"by httpx"
-    assert other.asked == 2
-    assert len(server.requests) == 1
+def test_an_answer_means_what_it_means_to_httpx(answer: bytes) -> None:
+    def outcome(transport: httpx.BaseTransport, port: int) -> object:
+        try:
+            response = transport.handle_request(request(port))
+            status, headers = response.status_code, response.headers.multi_items()
+            return status, headers, read(response)
+        except httpx.TransportError as err:
+            return type(err)
+
+    found = []
+    for make in (httpx.HTTPTransport, lambda: Transport(None)):
+        with Server([answer]) as server, closing(make()) as transport:
+            found.append(outcome(transport, server.port))
+    assert found[0] == found[1]
 
 
 def test_a_connection_that_the_server_closed_meanwhile_does_not_matter() -> None:
     server = Server([OK], [OK])
-    with plain(server) as (transport, _):
+    with asking(server) as transport:
         for _ in range(2):
             assert read(transport.handle_request(request(server.port))) == b"hello"
     assert len(server.requests) == 2
@@ -205,7 +174,7 @@ def test_a_connection_that_the_server_closed_meanwhile_does_not_matter() -> None
 
 def test_a_connection_that_is_closed_in_answer_to_a_request_is_asked_again_once() -> None:
     server = Server([OK, b""], [b""], [OK])
-    with plain(server) as (transport, _):
+    with asking(server) as transport:
         assert read(transport.handle_request(request(server.port))) == b"hello"
         with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
             transport.handle_request(request(server.port))
@@ -216,7 +185,7 @@ def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
     """As of a server that says that it waited long enough; or of an answer that has two ends."""
     stray = b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n"
     server = Server([OK + Server.PAUSE + stray, OK], [OK])
-    with plain(server) as (transport, _):
+    with asking(server) as transport:
         assert read(transport.handle_request(request(server.port))) == b"hello"
         wait_until(lambda: server.sent == 2, 5, "the answer to nothing")
         response = transport.handle_request(request(server.port))
@@ -227,7 +196,7 @@ def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
 @pytest.mark.parametrize("read_first", [True, False], ids=["begun", "not begun"])
 def test_an_answer_that_nobody_reads_to_its_end_ends_its_connection(read_first: bool) -> None:
     server = Server([OK.replace(b"hello", b"he" + Server.PAUSE + b"llo"), OK], [OK])
-    with plain(server) as (transport, _):
+    with asking(server) as transport:
         response = transport.handle_request(request(server.port))
         if read_first:
             assert next(response.iter_raw()) == b"he"
@@ -238,13 +207,13 @@ def test_an_answer_that_nobody_reads_to_its_end_ends_its_connection(read_first: 
 
 def test_a_head_without_an_end_is_not_read_for_ever() -> None:
     server = Server([b"HTTP/1.1 200 OK\r\n" + b"X: " + b"a" * 200_000])
-    with plain(server) as (transport, _), pytest.raises(httpx.RemoteProtocolError, match="more than"):
+    with asking(server) as transport, pytest.raises(httpx.RemoteProtocolError, match="more than"):
         transport.handle_request(request(server.port))
 
 
 def test_silence_is_a_timeout_before_the_answer_and_within_it() -> None:
     server = Server([None], [OK[:-3], None])
-    with plain(server) as (transport, _):
+    with asking(server) as transport:
         with pytest.raises(httpx.ReadTimeout):
             transport.handle_request(request(server.port, read=0.2))
         response = transport.handle_request(request(server.port, read=2.0))
@@ -253,5 +222,5 @@ def test_silence_is_a_timeout_before_the_answer_and_within_it() -> None:
 
 
 def test_nobody_there_is_a_connect_error() -> None:
-    with closing(PlainTransport(Other())) as transport, pytest.raises(httpx.ConnectError, match="refused"):
+    with closing(Transport(None)) as transport, pytest.raises(httpx.ConnectError, match="refused"):
         transport.handle_request(request(free_port()))
