@@ -1,16 +1,16 @@
-"""The witness of an entry: a short digest of its stored bytes, kept beside the commit that wrote them.
+"""The witness of an entry: a short digest of its stored bytes, kept with the commit that wrote them.
 
-It is made of bytes that come from the primary, or were compared with the primary's just now, and never of
-bytes that only lie in our database: those may be damaged, and a witness must not bless damage.
+Compute it from bytes that come from the primary, or were just compared with the primary's, and never from
+bytes that are only in our database: those may be damaged, and a witness must not bless damage.
 """
 
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 
-# In bytes: enough against damage. Against forgery none helps, as a forger would write the witness too.
+# In bytes: enough to detect damage. No size detects a forger, who would write the witness too.
 SIZE = 8
 
-# Stands where an entry has no witness.
+# Placeholder for an entry without a witness.
 UNKNOWN = bytes(SIZE)
 
 
@@ -25,15 +25,15 @@ def witnesses(entries: Iterable[bytes]) -> bytes:
 
 
 def kept_until(serial: int, last: int, found: bytes) -> bytes:
-    """Return what is left of the witnesses of a commit that ended at `last` and now ends at `serial`."""
+    """Return the remaining witnesses of a commit that ended at `last` and now ends at `serial`."""
     behind = (last - serial) * SIZE
     return found[: max(0, len(found) - behind)]
 
 
 def by_serial(last: int, found: bytes | None) -> dict[int, bytes]:
-    """Return the witnesses of a commit that ended at `last`, by serial; entries without one are left out.
+    """Return the witnesses of a commit that ended at `last`, by serial; omit entries without one.
 
-    found: as the database has it; None, or what is no row of witnesses, has none.
+    found: as stored; None, or an invalid value, has no witnesses.
     """
     if found is None or len(found) % SIZE:
         return {}
@@ -43,6 +43,6 @@ def by_serial(last: int, found: bytes | None) -> dict[int, bytes]:
 
 
 def replaced(before: int, last: int, found: bytes | None, new: Mapping[int, bytes]) -> bytes:
-    """Return the witnesses of the commit of the serials behind `before` up to `last`, some of them new."""
+    """Return the witnesses of the commit of the serials after `before` up to `last`, some of them new."""
     known = {**by_serial(last, found), **new}
     return b"".join(known.get(serial, UNKNOWN) for serial in range(before + 1, last + 1))

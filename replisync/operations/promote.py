@@ -69,7 +69,7 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What an operator decides of a promotion.
+    """The operator's choices for a promotion.
 
     accept_loss: promote even if the primary is known to have more, files are missing, or a verification found
         damage.

@@ -1,4 +1,4 @@
-"""Who watches a run."""
+"""The context of a run: log, progress, and stop flag."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from replisync.system.stop import Stop
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a run logs, shows its progress, and is told to stop."""
+    """Takes the log and the progress of a run, and tells it to stop."""
 
     stop: Stop
     log: Log
