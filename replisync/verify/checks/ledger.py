@@ -6,8 +6,7 @@ is no work of ours, and may hide that a file was lost.
 
 from functools import partial
 
-from replisync.standby.database import audit
-from replisync.standby.database.audit import LedgerFile
+from replisync.standby import LedgerFile, audit
 from replisync.verify.findings import LEDGER, MISSING_FILE, Finding
 from replisync.verify.subject import Subject
 
