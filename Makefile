@@ -14,15 +14,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help test quick check fix demo bench fuzz soak minimum audit clean
+.PHONY: help test quick check fix demo picture bench fuzz soak minimum audit clean
 
 help:
 	@echo "make demo    run the main job on a real devpi-server and tell the story"
+	@echo "make picture draw the terminal of the README from what the demo prints"
 	@echo "make test    run all tests"
 	@echo "make quick   run the unit tests: half a minute"
-	@echo "make fix     let ruff mend format and imports"
+	@echo "make fix     let ruff correct format and imports"
 	@echo "make check   check format, lint, imports, types, and dependencies where their advisories can be asked"
-	@echo "make bench   measure speed and memory beside devpi's own replica"
+	@echo "make bench   measure speed and memory, compared with devpi's own replica"
 	@echo "make fuzz    feed mutated changelogs to their reader for MINUTES=10"
 	@echo "make soak    follow a busy primary for MINUTES=20 while everything fails and is killed"
 	@echo "make minimum run the quick tests with the oldest versions of all dependencies"
@@ -45,6 +46,9 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/python -m tests.audit
+
+picture: $(STAMP)
+	@$(BIN)/python -m tests.picture $(ARGS)
 
 demo: $(STAMP)
 	@$(BIN)/python -m tests.demo $(ARGS)

@@ -1,95 +1,59 @@
-"""`python -m tests.picture`: run the demo, and draw a part of what it printed as the picture of the README."""
+"""`python -m tests.picture`: draw the terminal of README.md from what the demo really prints.
+
+DEMO: a file with the output of an earlier `make demo`; without it the demo is run.
+"""
 
 import io
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
-PICTURE = Path(__file__).parents[1] / "docs" / "images" / "session.svg"
-
-# What the commands begin with that are shown, in the order of the demo.
-SHOWN = (
-    "replisync derive-key ",
-    "replisync clone ",
-    "replisync follow ",
-    "replisync status --serverdir standby",
-    "kill -KILL ",
-    "replisync promote ",
-    "devpi-server --serverdir standby ",
-)
-# Lines of the story that say no more than others do.
-_LEFT_OUT = re.compile(r"upload \d+:|start it:")
-_FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
-_WIDTH = 116
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "demo.svg"
+COLUMNS = 104
+# The steps of the demo that show the main job, by their numbers.
+STEPS = ("3", "4", "5", "7")
 
 
-class Told(NamedTuple):
-    """A command of the demo, with the title of its step and the lines that follow it."""
-
-    title: str
-    command: str
-    lines: list[str]
-
-
-def told(story: str) -> Iterator[Told]:
-    """Yield the commands of the demo in their order."""
-    title, lines = "", []
-    for line in story.splitlines():
-        if step := re.match(r"\d+\. (.*)", line):
-            title, lines = step[1], []
-        elif line.startswith("   $ "):
-            lines = []
-            yield Told(title, line.removeprefix("   $ "), lines)
-        elif line.startswith("     ") and not _LEFT_OUT.match(line.strip()):
-            lines.append(line.removeprefix("     "))
+def steps(output: str) -> list[str]:
+    """Return the lines of the steps that are shown."""
+    parts = re.split(r"^(?=\d+\. )", output, flags=re.MULTILINE)
+    chosen = [part for part in parts if part.partition(".")[0] in STEPS]
+    return "\n".join(part.rstrip() + "\n" for part in chosen).rstrip().splitlines()
 
 
-def chosen(story: str) -> list[Told]:
-    """Return the commands that are shown.
-
-    Raises ValueError if the demo does not run them in this order.
-    """
-    found: list[Told] = []
-    for each in list(told(story)):
-        beginning = SHOWN[len(found)]
-        if each.command == beginning or (beginning.endswith(" ") and each.command.startswith(beginning)):
-            found.append(each)
-        if len(found) == len(SHOWN):
-            return found
-    raise ValueError(f"the demo does not run `{SHOWN[len(found)]}`")
-
-
-def drawn(story: str) -> str:
-    """Return the picture. It loads nothing from elsewhere: its fonts are those of the reader."""
-    console = Console(record=True, width=_WIDTH, file=io.StringIO(), highlight=False)
-    title = ""
-    for each in chosen(story):
-        if each.title != title:
-            title = each.title
-            console.print(Text(f"# {title}", style="bright_black"))
-        console.print(Text.assemble(("$ ", "bold green"), (each.command, "bold")))
-        for line in each.lines:
-            console.print(Text(line))
-    return _FONTS.sub("", console.export_svg(title="make demo", unique_id="replisync"))
-
-
-def main() -> int:
-    """Run the demo and write the picture."""
-    demo = subprocess.run(
-        [sys.executable, "-m", "tests.demo"], stdout=subprocess.PIPE, encoding="utf-8", check=False
+def draw(lines: list[str]) -> str:
+    """Return the lines on a terminal, as SVG without anything that is loaded from elsewhere."""
+    console = Console(
+        width=COLUMNS, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
-    if demo.returncode:
-        print(demo.stdout, file=sys.stderr)
-        return demo.returncode
-    PICTURE.write_text(drawn(demo.stdout))
+    for line in lines:
+        style = "bold" if line[:1].isdigit() else "green" if line.lstrip().startswith("$ ") else ""
+        console.print(Text(line.removeprefix("   "), style=style), no_wrap=True, overflow="ellipsis")
+    svg = console.export_svg(title="make demo", unique_id="demo")
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL).replace("Fira Code", "Menlo, Consolas")
+
+
+def main(argv: list[str]) -> int:
+    """Write the picture."""
+    if argv:
+        output = Path(argv[0]).read_text()
+    else:
+        output = subprocess.run(
+            [sys.executable, "-m", "tests.demo"], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+    lines = steps(output)
+    if len(lines) < 20:
+        print("picture: the output of the demo has not the steps that are shown", file=sys.stderr)
+        return 1
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_text(draw(lines))
+    print(PICTURE)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
