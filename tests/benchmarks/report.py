@@ -105,7 +105,7 @@ def as_markdown(results: Sequence[Result], load: ForeignLoad, settings: dict[str
     about = (
         f"{machine['cores']} cores shared with the primary, {machine['system']}, Python {machine['python']}; "
         f"{settings['serials']} serials, {settings['files']} files of {settings['file_size']} bytes; "
-        f"median of {settings['repeat']}. Others used "
+        f"median of {settings['repeat']} runs. Others used "
         f"{machine['foreign_cores_median']:.2f} cores in the median measurement, "
         f"{machine['foreign_cores_max']:.2f} in the worst. Goals missed: {missed}."
     )
