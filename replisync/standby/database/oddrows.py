@@ -33,7 +33,7 @@ _TIMES = frozenset(
         "finished",
         "next_try",
         "retained_at",
-        "wall_at",
+        "overdue_at",
     }
 )
 
@@ -324,7 +324,7 @@ _NEW_VALUES = {
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"
     ),
     ("replisync_retained", "retained_at"): ":now",
-    ("replisync_retained", "lived_at"): "NULL",  # its retention begins anew
+    ("replisync_retained", "overdue_at"): "NULL",  # the next look finds it again
     ("replisync_faults", "next_try"): ":now",
     ("replisync_faults", "tries"): "1",
 }
