@@ -182,8 +182,8 @@ pending = Table(
 )
 
 # Files that deltas dropped or replaced, kept for the retention time. serial: which one did; -1 where it is
-# none of this history, because a rewind took it back. lived_at: the lived time from which its retention
-# counts; NULL until somebody looks for what is to expire.
+# none of this history, because a rewind took it back. overdue_at: when its retention was first found to be
+# over, by a clock that may be wrong; NULL before.
 retained = Table(
     "replisync_retained",
     metadata,
@@ -191,19 +191,8 @@ retained = Table(
     Column("relpath", _PATH, nullable=False),
     Column("serial", Integer, nullable=False),
     Column("retained_at", String(32), nullable=False),
-    Column("lived_at", Float),
+    Column("overdue_at", String(32)),
     Index("replisync_retained_relpath_idx", "relpath", "serial"),
-)
-
-# How long the standby has lived, in seconds, and the moment up to which that is counted: one row.
-lived = Table(
-    "replisync_lived",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("lived", Float, nullable=False),
-    Column("wall_at", String(32), nullable=False),
-    Column("boot", String(64)),
-    Column("boottime", Float, nullable=False),
 )
 
 
