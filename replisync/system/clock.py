@@ -25,7 +25,7 @@ def later(seconds: float) -> str:
 
 
 def days_before(moment: str, days: float) -> str:
-    """Return the time so many days before a moment."""
+    """Return the time that is `days` before a moment."""
     return stamp(datetime.fromisoformat(moment) - timedelta(days=min(_MOST_DAYS, days)))
 
 
