@@ -48,7 +48,7 @@ def catchup(
     timeout: float | None,
     **values: Any,
 ) -> None:
-    """Apply all changes up to the primary's current serial, then exit."""
+    """Apply changes up to the primary's current serial, then exit."""
     # Only who names it now means now: a service, and a file of settings, name it at every start.
     named = click.get_current_context().get_parameter_source("retention") is ParameterSource.COMMANDLINE
     with watched(log) as context, naming_reseed():
