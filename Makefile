@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 MINUTES ?=
 
 VENV := .venv
