@@ -116,7 +116,7 @@ MUTATIONS = [
         "entries of another writer are taken for ours",
         "standby/database/history.py",
         "if last != (-1 if own is None else own):",
-        "if own is None:",
+        "if last < (-1 if own is None else own):",
         "edges/test_store.py edges/test_pipeline.py",
     ),
     Mutation(

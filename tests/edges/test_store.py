@@ -53,6 +53,15 @@ class TestPosition:
         assert database.read("SELECT data FROM changelog WHERE serial = 1") == [(b"foreign",)]
         assert database.read("SELECT count(*) FROM kv WHERE key = 'x'") == [(0,)]
 
+    def test_a_batch_that_follows_a_row_of_another_writer_is_refused(
+        self, store: Store, database: Database
+    ) -> None:
+        store.apply(commit(entry(0, USER)), 5, NOW)
+        database.write("INSERT INTO changelog (serial, data) VALUES (1, ?)", b"foreign")
+        with pytest.raises(ForeignWriter, match="our last commit was 0"):
+            store.apply(commit(entry(2, {"x": ("PLUGIN", -1, 1)})), 5, NOW)
+        assert store.last_serial() == 1
+
 
 class TestKeys:
     """Keys point at the last serial that changed them."""
