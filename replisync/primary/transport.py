@@ -11,8 +11,12 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
+from contextlib import contextmanager, suppress
+from email.errors import (
+    FirstHeaderLineIsContinuationDefect,
+    InvalidHeaderDefect,
+    MissingHeaderBodySeparatorDefect,
+)
 from http.client import HTTPException, HTTPResponse, RemoteDisconnected
 from typing import Any
 
@@ -28,7 +32,7 @@ _READ_BYTES = 256 * 1024
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_MALFORMED = (MissingHeaderBodySeparatorDefect, FirstHeaderLineIsContinuationDefect)
+_MALFORMED = (FirstHeaderLineIsContinuationDefect, InvalidHeaderDefect, MissingHeaderBodySeparatorDefect)
 
 
 class Transport(httpx.BaseTransport):
@@ -76,7 +80,7 @@ class Transport(httpx.BaseTransport):
     def _answer(self, connection: "_Connection", request: httpx.Request) -> httpx.Response:
         try:
             answer = connection.exchange(request)
-            headers = _headers(answer)
+            headers, reason = _headers(answer), _value(answer.reason).encode("latin-1")
         except BaseException:
             connection.close()
             raise
@@ -84,7 +88,7 @@ class Transport(httpx.BaseTransport):
             answer.status,
             headers=headers,
             stream=_Body(connection, answer, self._idle),
-            extensions={"network_stream": connection},
+            extensions={"network_stream": connection, "reason_phrase": reason},
         )
 
 
@@ -95,7 +99,10 @@ def _headers(answer: HTTPResponse) -> list[tuple[bytes, bytes]]:
     """
     lengths = set(answer.msg.get_all("content-length", ()))
     defect = any(isinstance(one, _MALFORMED) for one in answer.msg.defects)
-    if defect or len(lengths) > 1 or not all(_LENGTH.fullmatch(one.strip()) for one in lengths):
+    uncertain = len(lengths) > 1 or not all(_LENGTH.fullmatch(one.strip()) for one in lengths)
+    # Any other coding would be taken for content.
+    coded = len(answer.msg.get_all("transfer-encoding", ())) != answer.chunked
+    if defect or uncertain or coded:
         raise httpx.RemoteProtocolError("the head of the answer is malformed")
     return [(name.encode("latin-1"), _value(value).encode("latin-1")) for name, value in answer.getheaders()]
 
@@ -137,8 +144,8 @@ class _Connection:
         try:
             own = socket.create_connection((host, url.port or (443 if secure else 80)), seconds)
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if secure and context is not None:
-                own = context.wrap_socket(own, server_hostname=host)
+            if secure:
+                own = (context or ssl.create_default_context()).wrap_socket(own, server_hostname=host)
         except TimeoutError as err:
             raise httpx.ConnectTimeout(str(err)) from err
         except (OSError, UnicodeError) as err:
@@ -151,6 +158,8 @@ class _Connection:
 
     def is_quiet(self) -> bool:
         """Return whether it can take a request: what came unasked is the end, or an answer to nothing."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return False
         return time.monotonic() - self._used < _IDLE_SECONDS and not self._poll.poll(0)
 
     def exchange(self, request: httpx.Request) -> HTTPResponse:
@@ -163,15 +172,16 @@ class _Connection:
         lines = [b"%s: %s\r\n" % header for header in request.headers.raw]
         head = b"%s %s HTTP/1.1\r\n%s\r\n" % (request.method.encode(), target, b"".join(lines))
         self._socket.settimeout(seconds["write"])
-        try:
-            with _as_httpx("Write"):
-                self._socket.sendall(head)
-        except httpx.WriteError as err:
-            raise _Gone from err
+        # A server that closes the connection without reading the request may have said why.
+        with _as_httpx("Write"), suppress(ConnectionError, ssl.SSLError):
+            self._socket.sendall(head)
         answer = HTTPResponse(self._reads, method=request.method)  # type: ignore[arg-type]
         with self._reads.head(seconds["read"]), _as_httpx("Read"):
             try:
                 answer.begin()
+                while 101 < answer.status < 200:  # the answer is still to come
+                    answer.headers = None  # type: ignore[assignment] # else `begin` has nothing to do
+                    answer.begin()
             except (RemoteDisconnected, ConnectionError) as err:
                 raise _Gone from err
         return answer
@@ -244,6 +254,8 @@ class _Body(httpx.SyncByteStream):
         while True:
             with _as_httpx("Read"):
                 piece = self._answer.read1(_READ_BYTES)
+            if self._answer.chunked and (self._answer.chunk_left or 0) < 0:
+                raise httpx.RemoteProtocolError("a chunk of the answer has a length below zero")
             if not piece:
                 break
             yield piece

@@ -1,8 +1,9 @@
 """Requests by http.client: an answer means what it means to httpx's own transport."""
 
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Self
 
@@ -143,6 +144,13 @@ def test_connections_are_used_again() -> None:
         b"HTTP/1.1 200 OK\r\n\r\nhello",
         b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + OK,
+        b"HTTP/1.1 503 Own Words\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n: x\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfive\r\nhello\r\n0\r\n\r\n",
         b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
     ],
@@ -152,8 +160,8 @@ def test_an_answer_means_what_it_means_to_httpx(answer: bytes) -> None:
     def outcome(transport: httpx.BaseTransport, port: int) -> object:
         try:
             response = transport.handle_request(request(port))
-            status, headers = response.status_code, response.headers.multi_items()
-            return status, headers, read(response)
+            status = response.status_code, response.reason_phrase
+            return status, response.headers.multi_items(), read(response)
         except httpx.TransportError as err:
             return type(err)
 
@@ -162,6 +170,45 @@ def test_an_answer_means_what_it_means_to_httpx(answer: bytes) -> None:
         with Server([answer]) as server, closing(make()) as transport:
             found.append(outcome(transport, server.port))
     assert found[0] == found[1]
+
+
+def test_a_chunk_of_a_length_below_zero_is_no_content() -> None:
+    server = Server([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n"])
+    with asking(server) as transport, pytest.raises(httpx.RemoteProtocolError, match="below zero"):
+        read(transport.handle_request(request(server.port)))
+
+
+class Late(dict[str, object]):
+    """The extensions of a request that is written when something has been done.
+
+    work: what is done once the connection stands.
+    """
+
+    def __init__(self, extensions: dict[str, object], work: Callable[[], None]) -> None:
+        super().__init__(extensions)
+        self._work = work
+
+    def get(self, name: str, default: object = None) -> object:
+        """Do the work, and return an extension."""
+        self._work()
+        return super().get(name, default)
+
+
+def test_what_a_server_says_before_it_reads_the_request_is_its_answer() -> None:
+    """As of a proxy that is full: it answers, and resets the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(Transport(None)) as transport:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(b"HTTP/1.1 503 Full\r\nContent-Length: 0\r\n\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+        asked = request(listener.getsockname()[1])
+        asked.extensions = Late(dict(asked.extensions), answer)
+        response = transport.handle_request(asked)
+    assert (response.status_code, response.reason_phrase) == (503, "Full")
+    response.close()
 
 
 def test_a_connection_that_the_server_closed_meanwhile_does_not_matter() -> None:
