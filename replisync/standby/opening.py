@@ -30,7 +30,7 @@ def open_database(
 
     create: whether to make it where it is not there; a database of PostgreSQL is there in any case.
     alone: be the only replisync that writes, which with SQLite the lock of the serverdir sees to.
-    Raises TargetUnusable where it is missing.
+    Raises TargetUnusable if it is missing.
     """
     storage = serverdir.storage()
     if storage.name == POSTGRES:

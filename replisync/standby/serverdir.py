@@ -127,11 +127,11 @@ class Serverdir:
                 fsync_folder(changed)
 
     def is_ours(self) -> bool:
-        """Tell whether replisync made, or began to make, this serverdir."""
+        """Return whether replisync made, or began to make, this serverdir."""
         return bool(self._is(stat.S_ISDIR, self.own))
 
     def is_open(self) -> bool:
-        """Tell whether any user of this machine can read what is in it.
+        """Return whether any user of this machine can read what is in it.
 
         Raises LocalFailure.
         """
@@ -140,11 +140,11 @@ class Serverdir:
         return self._is(lambda mode: bool(mode & stat.S_IROTH), self.root / SQLITE_FILE) is not False
 
     def has_database(self) -> bool:
-        """Tell whether there is a file for SQLite."""
+        """Return whether there is a file for SQLite."""
         return self._is(stat.S_ISREG, self.root / SQLITE_FILE) is not None
 
     def _is(self, kind: Callable[[int], bool], path: Path) -> bool | None:
-        """Tell whether what is at a path is of a kind; None where nothing is."""
+        """Return whether what is at a path is of a kind; None if nothing is."""
         with local_errors(f"cannot look into {self.root}"):
             try:
                 return kind(os.stat(path).st_mode)
@@ -164,7 +164,7 @@ class Serverdir:
     def remembered_storage(self) -> Storage | None:
         """Return the storage that the clone began with, or None where it did not get so far.
 
-        Raises TargetUnusable where nobody can tell.
+        Raises TargetUnusable if nobody can tell.
         """
         with local_errors(f"cannot read {self._storage}"):
             try:
@@ -179,7 +179,7 @@ class Serverdir:
     def storage(self) -> Storage:
         """Return the storage, with the password that this run was given.
 
-        Raises UsageError where the command line names another kind of storage.
+        Raises UsageError if the command line names another kind of storage.
         """
         known = self.remembered_storage() or Storage((self.given or Storage()).name)
         return known.with_more(self.given, self.password)
@@ -207,7 +207,7 @@ class Serverdir:
     def nodeinfo(self) -> dict[str, Any] | None:
         """Return what `.nodeinfo` says, or None where there is none.
 
-        Raises TargetUnusable where it cannot be read as what devpi writes.
+        Raises TargetUnusable if it cannot be read as what devpi writes.
         """
         with local_errors(f"cannot read {self._nodeinfo}"):
             if self._nodeinfo.exists() and not self._nodeinfo.is_file():  # such as a pipe
@@ -260,7 +260,7 @@ class Serverdir:
     def lock(self) -> Iterator[None]:
         """Be the only replisync that writes here, until the context or the process ends.
 
-        Raises TargetLocked where another one is.
+        Raises TargetLocked if another one is.
         """
         path = self.own / "lock"
         with local_errors(f"cannot lock {self.root}"):

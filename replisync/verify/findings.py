@@ -79,7 +79,7 @@ class Finding:
     """One thing that is wrong.
 
     subject: what it is about: a path, a key, a serial.
-    serial: that it belongs to; None where it belongs to none.
+    serial: that it belongs to; None if it belongs to none.
     remedy: what helps where `--repair` does not.
     """
 
@@ -113,7 +113,7 @@ def _shown(one: Finding, *, repaired: bool) -> dict[str, Any]:
     return {**asdict(one), "remedy": str(one.remedy), "repaired": repaired}
 
 
-# Looks once more, and returns what is wrong now; None where nothing is.
+# Looks once more, and returns what is wrong now; None if nothing is.
 Look = Callable[[], Finding | None]
 
 # Looks at something as a whole, and yields what looks wrong.

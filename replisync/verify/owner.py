@@ -54,12 +54,12 @@ class Owner(NamedTuple):
         return None
 
     def suits(self, folders: Iterable[Kind]) -> bool:
-        """Tell whether nothing is wrong with any of these kinds of folders."""
+        """Return whether nothing is wrong with any of these kinds of folders."""
         return all(self.lacks(*kind) is None for kind in folders)
 
 
 def owner_of(serverdir: Serverdir) -> Owner | None:
-    """Return who a serverdir belongs to; None where nobody can tell, or no file lies in it."""
+    """Return who a serverdir belongs to; None if nobody can tell, or no file lies in it."""
     try:
         own, files = serverdir.own.stat(), serverdir.files.stat()
     except OSError:
@@ -105,7 +105,7 @@ def give_folders(serverdir: Serverdir) -> None:
 
 
 def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str | Hint] | None:
-    """Return what a folder should be, its mode and owner, and what helps; None where nothing is wrong."""
+    """Return what a folder should be, its mode and owner, and what helps; None if nothing is wrong."""
     try:
         found = os.lstat(f"{files}/{folder}")
     except OSError:

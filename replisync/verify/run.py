@@ -76,7 +76,7 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
 
     settings: how the primary is asked, which the level of this name alone does.
     Writes nothing but what is remembered of the verification itself.
-    Raises TargetUnusable where it is no standby that can be judged, Stopped, and what asking the primary
+    Raises TargetUnusable if it is no standby that can be judged, Stopped, and what asking the primary
     raises.
     """
     with ExitStack() as stack:
@@ -118,7 +118,7 @@ def compare_with(primary: History, patience: Patience, subject: Subject, upto: i
 def _compare_tip(subject: Subject, primary: History, patience: Patience, upto: int) -> None:
     """Compare the primary's bytes of our last entry, as we keep them where ours are others.
 
-    Raises WrongHistory where the primary has another entry there.
+    Raises WrongHistory if the primary has another entry there.
     """
     tip, _, _ = audit.tip_now(subject.store)
     if tip is None:
@@ -147,7 +147,7 @@ def look(
 
     subject_now: returns it as nothing was looked at yet; called again if all that was read is worthless.
     compare: compares its history with the primary's.
-    users: the primary's; None where it is not to be asked for them.
+    users: the primary's; None if it is not to be asked for them.
     """
     started, began = clock.now(), time.monotonic()
     # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
@@ -263,7 +263,7 @@ def _pause(context: Context, *, alone: bool) -> None:
 def readable(serverdir: Serverdir) -> Iterator[Store]:
     """Open the database of a standby for reading, also where nobody can write.
 
-    Raises TargetUnusable where it is none of ours, or one that we do not know.
+    Raises TargetUnusable if it is none of ours, or one that we do not know.
     """
     attempted = f"cannot verify {serverdir}"
     require_ours(serverdir)
@@ -277,7 +277,7 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
 def judged_source(serverdir: Serverdir, store: Store) -> Source:
     """Return where a standby's data comes from.
 
-    Raises TargetUnusable where it is not complete, or is no standby any more.
+    Raises TargetUnusable if it is not complete, or is no standby any more.
     """
     attempted = f"cannot verify {serverdir}"
     source = None if _SOURCE in store.missing_objects() else store.source()

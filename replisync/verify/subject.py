@@ -49,9 +49,9 @@ class Subject:
         self.stages[name] = round(time.monotonic() - began, 3)
 
     def storage_is_database(self) -> bool:
-        """Tell whether files are rows, and none lies on disk."""
+        """Return whether files are rows, and none lies on disk."""
         return self.serverdir.storage().name == POSTGRES
 
     def in_use(self) -> bool:
-        """Tell whether another replisync writes to the target now."""
+        """Return whether another replisync writes to the target now."""
         return not self.alone and self.serverdir.locked_by() is not None

@@ -86,7 +86,7 @@ def serials(store: Store) -> Serials:
 
 
 def gap_after(store: Store, serial: int) -> int | None:
-    """Return the first serial behind one that is missing; None where all are there up to the last one."""
+    """Return the first serial behind one that is missing; None if all are there up to the last one."""
     page = 50_000
     due = serial + 1
     while True:
@@ -265,7 +265,7 @@ def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
 
 
 def has_files_below(store: Store, relpath: str) -> bool:
-    """Tell whether the ledger has files in a folder."""
+    """Return whether the ledger has files in a folder."""
     return any(file.relpath.startswith(f"{relpath}/") for file in ledger(store, f"{relpath}/", 1))
 
 
@@ -334,7 +334,7 @@ def count_of_present(store: Store) -> int:
 
 
 def rewound_since(store: Store, moment: str) -> bool:
-    """Tell whether serials were, or are being, taken back since a moment."""
+    """Return whether serials were, or are being, taken back since a moment."""
     ended = or_(t.runs.c.finished.is_(None), t.runs.c.finished >= moment)
     query = select(t.runs.c.id).where(t.runs.c.command == "rewind", ended).limit(1)
     # One that was killed never ends.

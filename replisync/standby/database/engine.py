@@ -73,7 +73,7 @@ class Database:
         raise NotImplementedError
 
     def holds_key(self, key: str) -> bool:  # noqa: ARG002
-        """Tell whether the database is sure to hold a row of this key."""
+        """Return whether the database is sure to hold a row of this key."""
         return True
 
     def _finish_rows(self, connection: Connection, last: int) -> None:
@@ -143,7 +143,7 @@ class Database:
     def prepare(self) -> None:
         """Make devpi's tables and bring ours up to date.
 
-        Raises TargetUnusable where a newer replisync wrote them.
+        Raises TargetUnusable if a newer replisync wrote them.
         """
         with self._reading() as connection:
             if schema.current_version(connection) == schema.HEAD:

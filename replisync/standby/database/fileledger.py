@@ -65,7 +65,7 @@ class FileLedger(History):
         return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
 
     def wanted_file(self, relpath: str) -> WantedFile | None:
-        """Return a file of the ledger that is not here yet; None where it is, or is no longer demanded."""
+        """Return a file of the ledger that is not here yet; None if it is, or is no longer demanded."""
         files = t.files.c
         query = select(files.serial, files.digest).where(files.relpath == relpath, files.state == WANTED)
         with self._reading() as connection:

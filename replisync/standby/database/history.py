@@ -82,7 +82,7 @@ class History(Database):
         return found
 
     def value(self, relpath: str) -> Any:
-        """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there."""
+        """Return the latest value of a key of READ_KEYNAMES; None if it is deleted or was never there."""
         with self._reading() as connection:
             query = select(t.kv.c.serial).where(t.kv.c.key.in_(askable(connection, [relpath])))
             serial = connection.execute(query).scalar()
@@ -93,7 +93,7 @@ class History(Database):
         return None if change is None else change.value
 
     def index_type(self, index: str) -> str | None:
-        """Return the type of the index `user/index` as of our last serial; None where there is none."""
+        """Return the type of the index `user/index` as of our last serial, or None."""
         return index_type(self.value(user_key(index)), index)
 
     def entries_behind(self, serial: int, before: int) -> list[tuple[int, bytes]]:

@@ -178,7 +178,7 @@ def _local(storage: Storage, err: BaseException | None) -> Exception:
 
 
 def sqlstate(err: BaseException | None) -> str:
-    """Return the server's code for an error of pg8000; "" where it has none."""
+    """Return the server's code for an error of pg8000; "" if it has none."""
     if isinstance(err, pg8000.dbapi.Error) and err.args and isinstance(err.args[0], dict):
         return str(err.args[0].get("C", ""))
     return ""

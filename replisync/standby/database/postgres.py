@@ -250,7 +250,7 @@ class PostgresStore(Store):
         connection.execute(known, {"serial": max(last, 0), "used": last >= 0})
 
     def holds_key(self, key: str) -> bool:
-        """Tell whether the database is sure to hold a row of this key.
+        """Return whether the database is sure to hold a row of this key.
 
         Its texts have no NUL, and the index of kv has a bound that depends on how well a key is compressed.
         """

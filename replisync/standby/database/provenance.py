@@ -37,7 +37,7 @@ class Provenance(History):
         return Source(**{k: v for k, v in row.items() if k != "id"})
 
     def identity(self) -> Identity | None:
-        """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""
+        """Return whose the target is, whatever the version of our tables; None if no seeding has begun."""
         with self._reading() as connection:
             if schema.current_version(connection) is None:
                 return None
@@ -86,7 +86,7 @@ class Provenance(History):
                 connection.execute(update(t.contact).values(primary_serial=primary_serial))
 
     def divergence(self) -> Divergence | None:
-        """Return how the primary's history was found not to be ours; None where it is."""
+        """Return how the primary's history was found not to be ours; None if it is."""
         with self._reading() as connection:
             row = connection.execute(select(t.divergence)).mappings().first()
         return None if row is None else Divergence(**{k: v for k, v in row.items() if k != "id"})
@@ -153,7 +153,7 @@ class Provenance(History):
     ) -> None:
         """Remember what a verification found, in the place of those of its level and below.
 
-        left: returns what stands of one of a higher level; None where nothing does.
+        left: returns what stands of one of a higher level; None if nothing does.
         """
         rank = LEVELS.index(done.level)
         with self._writing() as connection:

@@ -33,7 +33,7 @@ def migrations_folder() -> Path:
 def current_version(connection: Connection) -> str | None:
     """Return the revision that the database has, or None where our tables are missing.
 
-    Raises TargetUnusable where they are there, and nothing says of which revision they are.
+    Raises TargetUnusable if they are there, and nothing says of which revision they are.
     """
     version = _noted_version(connection)
     if version is None and inspect(connection).has_table(source.name):
@@ -68,7 +68,7 @@ def note_version(connection: Connection) -> bool:
 def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
     """Bring our tables to `revision` within the connection's transaction.
 
-    Raises TargetUnusable where the database was written by a newer replisync.
+    Raises TargetUnusable if the database was written by a newer replisync.
     """
     current = current_version(connection)
     if current == revision:

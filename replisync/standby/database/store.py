@@ -32,7 +32,7 @@ class Store(Moves, FileLedger, Provenance):
 
         primary_serial: where the primary is, as far as we know.
         now: the wall time, RFC 3339.
-        Raises ForeignWriter where the target's last serial is not the one before the batch.
+        Raises ForeignWriter if the target's last serial is not the one before the batch.
         """
         batch = commit.batch
         with self._writing() as connection:
@@ -62,7 +62,7 @@ class Store(Moves, FileLedger, Provenance):
 
         commit: its batch is the one that takes back what is behind `serial`; what it says of files is made
             true as in `apply`.
-        Raises ForeignWriter where the target's last serial is not the one before the batch's, TargetUnusable
+        Raises ForeignWriter if the target's last serial is not the one before the batch's, TargetUnusable
         where our history does not tell what was before.
         """
         with self._writing() as connection:

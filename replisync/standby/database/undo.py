@@ -40,7 +40,7 @@ def undo_keys(connection: Connection, last: int, serial: int, write_keys: WriteK
     """Give each key that entries behind `serial` changed the serial that it had at `serial`.
 
     last: of the changelog.
-    Raises TargetUnusable where the back serials do not lead there.
+    Raises TargetUnusable if the back serials do not lead there.
     """
     for rows in _pages(connection, last, serial):
         keys: dict[str, tuple[str, int]] = {}

@@ -79,8 +79,8 @@ class DiskFiles:
     ) -> Received:
         """Write what arrives to the staging folder and check it; it is not durable before `place` or `hold`.
 
-        length: the bytes that were announced; None where they were not.
-        Raises WrongContent where length or digest are not right, LocalFailure where it cannot be
+        length: the bytes that were announced; None if they were not.
+        Raises WrongContent if length or digest are not right, LocalFailure if it cannot be
         written; then nothing is left.
         """
         name = hashlib.sha256(relpath.encode()).hexdigest()
@@ -230,7 +230,7 @@ class DiskFiles:
             self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
 
     def staged(self, name: str) -> bool:
-        """Tell whether a staged file is there."""
+        """Return whether a staged file is there."""
         return os.path.isfile(f"{self._staging}/{name}")
 
     def discard(self, names: Iterable[str]) -> None:
@@ -400,7 +400,7 @@ class DiskFiles:
 
 
 def open_plain(path: str) -> int | None:
-    """Open a file for reading; None where there is none, or what is there is no plain file."""
+    """Open a file for reading, or None, or what is there is no plain file."""
     try:
         # Without waiting: it may be a pipe to which nobody writes.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -426,7 +426,7 @@ def _link(source: int, path: str, target: str) -> bool:
 
 
 def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:
-    """Return size, sha256, and the digest that is asked for; None where the file cannot be read."""
+    """Return size, sha256, and the digest that is asked for; None if the file cannot be read."""
     sha256 = hashlib.sha256()
     other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else sha256
     size = 0

@@ -13,11 +13,11 @@ _BLOCK = 256 * 1024
 class Seen(NamedTuple):
     """What a file in place is.
 
-    size: in bytes; None where there is none, or none that can be read.
-    digest: hexdigest; None where it was not asked for.
+    size: in bytes, or None, or none that can be read.
+    digest: hexdigest; None if it was not asked for.
     problem: number of the system's error with which it cannot be read; 0 where there is none.
     mode: its mode; 0 where it has none.
-    said: the size that is noted beside it, which devpi-server announces; None where none is.
+    said: the size that is noted beside it, which devpi-server announces, or None.
     uid, gid: whose it is; -1 where it is nobody's.
     """
 

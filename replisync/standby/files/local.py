@@ -38,7 +38,7 @@ class LocalFiles:
         no digest too.
     link: whether to take files as hard links where that is possible.
     linked: more of the like, in which is looked first, and from which files are always taken as links.
-    Raises UsageError where one of the folders cannot be one.
+    Raises UsageError if one of the folders cannot be one.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LocalFiles:
         ]
 
     def links(self, path: str) -> bool:
-        """Tell whether a file is to be taken as a link."""
+        """Return whether a file is to be taken as a link."""
         return self._link or path.startswith(self._linked)
 
     def paths(self, file: WantedFile) -> Iterator[str]:
@@ -72,7 +72,7 @@ class LocalFiles:
             yield f"{self._own}/{file.relpath}"
 
     def find(self, file: WantedFile) -> tuple[Path, int] | None:
-        """Return the folder that seems to have a file, and its size there; None where none does.
+        """Return the folder that seems to have a file, and its size there; None if none does.
 
         A file under the right name is not read: what is wrong with it is found when it is taken.
         """
@@ -88,7 +88,7 @@ class LocalFiles:
 
 
 def size_of(path: str) -> int | None:
-    """Return the size of a plain file; None where there is none."""
+    """Return the size of a plain file, or None."""
     try:
         found = os.lstat(path)
     except (OSError, ValueError):
@@ -139,7 +139,7 @@ class _Tree:
                     yield from _names(folder)
 
     def is_sure(self, file: WantedFile, path: str) -> bool:
-        """Tell whether what lies at a path can hardly be another file than the one that is looked for."""
+        """Return whether what lies at a path can hardly be another file than the one that is looked for."""
         # Tox results lie beside what was tested, under names of their own.
         return os.path.basename(path) == os.path.basename(file.relpath)
 
@@ -203,7 +203,7 @@ def read_dump(root: Path, note: Callable[[dict[str, Any]], None] = lambda _item:
     """Read the index of a dump; return it without files and versions, of which there may be millions.
 
     note: called with what the index says of each file.
-    Raises UsageError where it is no index of a dump.
+    Raises UsageError if it is no index of a dump.
     """
     path = root / DUMP_INDEX
 

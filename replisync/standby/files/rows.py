@@ -93,7 +93,7 @@ class DatabaseFiles:
     ) -> Received:
         """Take what arrives and check it; it is not durable before `place` or `hold`.
 
-        Raises WrongContent where length or digest are not right, LocalFailure where it cannot be kept.
+        Raises WrongContent if length or digest are not right, LocalFailure if it cannot be kept.
         """
         held: list[bytes] = []
         size = 0
@@ -184,7 +184,7 @@ class DatabaseFiles:
         """Do nothing: a row that can be seen is durable."""
 
     def staged(self, name: str) -> bool:
-        """Tell whether what arrived is still under no name."""
+        """Return whether what arrived is still under no name."""
         return name in self._small or self._disk.staged(name)
 
     def discard(self, names: Iterable[str]) -> None:

@@ -97,7 +97,7 @@ class Syncer:
         return True
 
     def _reports_failures(self) -> bool:
-        """Tell whether this system has syncfs(2), and it says when data could not be written."""
+        """Return whether this system has syncfs(2), and it says when data could not be written."""
         if sys.platform != "linux" or not hasattr(self._system, "syncfs"):
             return False
         release = os.uname().release.replace("-", ".").split(".")

@@ -161,7 +161,7 @@ def _entry_again(subject: Subject, serial: int) -> Finding | None:
 
 
 def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
-    """Tell whether a back serial is right although we know of another entry, or of none."""
+    """Return whether a back serial is right although we know of another entry, or of none."""
     if named in history.unread:
         return True
     if before >= 0 or named < 0:
@@ -180,7 +180,7 @@ def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> 
 
 
 def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
-    """Return the back serial that an entry has for a key; None where it has no such key."""
+    """Return the back serial that an entry has for a key; None if it has no such key."""
     try:
         changes = read_entry(serial, data.get(serial, b"")).changes
     except CorruptEntry:

@@ -80,7 +80,7 @@ def _own_folders(serverdir: Serverdir) -> tuple[Path, ...]:
 
 
 def _other_kind(serverdir: Serverdir, path: Path) -> bool:
-    """Tell whether a folder is where a file of ours must be, or the other way round.
+    """Return whether a folder is where a file of ours must be, or the other way round.
 
     Only where we make it anew, and never a link: it may lead to a disk that is not mounted.
     """
@@ -123,7 +123,7 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | No
 
 
 def _is_closed(mode: int, owner: int) -> bool:
-    """Tell whether somebody else's cannot be used: a file, or a folder that its owner alone may change."""
+    """Return whether somebody else's cannot be used: a file, or a folder that its owner alone may change."""
     shared = any(mode & bits == bits for bits in (stat.S_IRWXG, stat.S_IRWXO))
     # In whosever folder, the superuser may do what it wants.
     return stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not shared and owner != 0)

@@ -140,7 +140,7 @@ def look_at_passwords(subject: Subject, users: PrimaryUsers | None) -> None:
     """Look whether users that came with an export have a password that the primary's do not have.
 
     What is empty, and is so on the primary or cannot be compared, becomes a note.
-    users: the primary's; None where it is not to be asked.
+    users: the primary's; None if it is not to be asked.
     """
     seed = subject.source.based_on
     found = _users(subject.store, seed)

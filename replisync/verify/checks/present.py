@@ -71,7 +71,7 @@ def _look_at_folders(subject: Subject, owner: Owner, folders: Folders, relpaths:
 
 
 def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:
-    """Return the kind of what is wrong with a file; None where nothing is.
+    """Return the kind of what is wrong with a file; None if nothing is.
 
     owner: who must be able to read it.
     """
@@ -95,7 +95,7 @@ def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:
 
 
 def is_misstated(seen: Seen) -> bool:
-    """Tell whether another size is noted beside a content than it has."""
+    """Return whether another size is noted beside a content than it has."""
     return seen.said is not None and seen.said != seen.size
 
 
@@ -117,7 +117,7 @@ def _named(subject: Subject, file: LedgerFile, seen: Seen) -> Finding:
 
 
 def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
-    """Return what is wrong with one file now; None where nothing is, or somebody is changing it."""
+    """Return what is wrong with one file now; None if nothing is, or somebody is changing it."""
     row, move = audit.file_now(subject.store, relpath)
     if row is None:
         return None
@@ -130,7 +130,7 @@ def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding 
 
 
 def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:
-    """Tell whether what is in a file's place is about to go, or to be replaced."""
+    """Return whether what is in a file's place is about to go, or to be replaced."""
     if move.action == "replace":
         return move.staged is not None and (subject.serverdir.tmp / move.staged).exists()
     return move.action == "drop" and row.state != PRESENT

@@ -24,7 +24,7 @@ _MANY = 100
 # Nor are the last so many entries that change something.
 _LAST = 4
 
-# Asks the primary for an entry; None where it has none.
+# Asks the primary for an entry; None if it has none.
 Ask = Callable[[int], ChangelogEntry | None]
 
 # A user whose entries are damaged: nobody can tell which of the indexes are mirrors.
@@ -63,7 +63,7 @@ class Agreement:
         return self._based_on + 1
 
     def same(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
-        """Tell whether two entries say the same; also where ours cannot be read, which is found elsewhere."""
+        """Return whether two entries say the same; also where ours cannot be read, which is found elsewhere."""
         if ours == theirs.data:
             if self._based_on >= 0:
                 # Later entries are judged by the types that indexes have then.
@@ -115,9 +115,9 @@ def _is_mirrors(path: str, users: tuple[Any, ...]) -> bool:
 
 
 def value_at(store: Store, key: str, serial: int) -> Any:
-    """Return the value that a key had at a serial, by its chain of back serials; None where it had none.
+    """Return the value that a key had at a serial, by its chain of back serials; None if it had none.
 
-    Raises CorruptEntry where the chain is broken.
+    Raises CorruptEntry if the chain is broken.
     """
     at = store.serials_of([key]).get(key, -1)
     while at >= 0:
@@ -135,7 +135,7 @@ def value_at(store: Store, key: str, serial: int) -> Any:
 def compare(subject: Subject, primary: History, patience: Patience, upto: int) -> None:
     """Look whether all entries up to `upto` are the primary's.
 
-    Raises WrongHistory where the histories parted.
+    Raises WrongHistory if the histories parted.
     """
     agreement = Agreement(subject.store, subject.source)
     due, differing, last = agreement.first, 0, 0

@@ -57,7 +57,7 @@ def _consider(subject: Subject, *checks: Callable[[Subject], Iterable[Finding]])
 
 
 def tables_missing(store: Store) -> bool:
-    """Tell whether there is a table of devpi-server's history, or of ours, that cannot be looked at."""
+    """Return whether there is a table of devpi-server's history, or of ours, that cannot be looked at."""
     names = store.missing_objects()
     return not _HISTORY.isdisjoint(names) or any(map(_is_ours, names))
 

@@ -41,7 +41,7 @@ def forget_lost(subject: Subject) -> None:
 
 
 def _next_run_does_it(subject: Subject) -> bool:
-    """Tell whether a run is removing files, or was cut short, which the next one ends."""
+    """Return whether a run is removing files, or was cut short, which the next one ends."""
     run = subject.store.last_run()
     cut_short = run is not None and run.outcome != "ok"
     return subject.in_use() or (cut_short and not subject.alone)

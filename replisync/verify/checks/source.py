@@ -61,12 +61,12 @@ def _end_of_seed(store: Store, serial: int) -> int:
 
 
 def is_handed_over(serverdir: Serverdir, source: Source) -> bool:
-    """Tell whether a clone was completed, whatever its database says: `.nodeinfo` comes last."""
+    """Return whether a clone was completed, whatever its database says: `.nodeinfo` comes last."""
     return is_replica(serverdir, source.uuid)
 
 
 def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
-    """Tell whether `.nodeinfo` is that of a replica, which has this UUID."""
+    """Return whether `.nodeinfo` is that of a replica, which has this UUID."""
     try:
         info = serverdir.nodeinfo() or {}
     except TargetUnusable:

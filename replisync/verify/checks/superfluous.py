@@ -63,7 +63,7 @@ def _unknown(subject: Subject, names: Iterable[bytes]) -> Iterator[str]:
 
 
 def _linked_folder(subject: Subject, relpath: str) -> bool:
-    """Tell whether a path is a link to a folder in which files lie that must be here."""
+    """Return whether a path is a link to a folder in which files lie that must be here."""
     try:
         relpath.encode()
     except UnicodeEncodeError:
@@ -87,7 +87,7 @@ def _stranger_again(subject: Subject, relpath: str, before: float | None) -> Fin
 
 
 def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
-    """Tell whether a file is here that nobody needs, and nobody is bringing.
+    """Return whether a file is here that nobody needs, and nobody is bringing.
 
     before: when it was changed, by an earlier look.
     """
@@ -111,7 +111,7 @@ def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
 
 
 def _is_here(subject: Subject, relpath: str) -> bool:
-    """Tell whether anything has this name, be it a file or not."""
+    """Return whether anything has this name, be it a file or not."""
     [seen] = subject.survey.look_at([("", relpath)]).files
     if seen.problem in (errno.ENOENT, errno.ENOTDIR):
         return False
@@ -119,7 +119,7 @@ def _is_here(subject: Subject, relpath: str) -> bool:
 
 
 def _is_link(subject: Subject, relpath: str) -> bool:
-    """Tell whether a key that is not deleted has this path: the link of a mirror."""
+    """Return whether a key that is not deleted has this path: the link of a mirror."""
     now = audit.key_now(subject.store, relpath)
     if now.row is None or now.row.serial is None or now.row.keyname not in FILE_KEYNAMES:
         return False

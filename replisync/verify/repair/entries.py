@@ -122,7 +122,7 @@ def _compared(subject: Subject, compare: Compare, upto: int) -> set[int]:
 
 
 def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> int | None:
-    """Return our last serial where only the timeline says that we had later ones; None where nobody knows.
+    """Return our last serial where only the timeline says that we had later ones; None if nobody knows.
 
     Entries that are lost leave keys that point at them, and the primary has them.
     """

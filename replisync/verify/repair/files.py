@@ -185,7 +185,7 @@ def _bring(
 
 
 def _is_right(subject: Subject, file: LedgerFile) -> bool:
-    """Tell whether a file's content has the digest that it must have."""
+    """Return whether a file's content has the digest that it must have."""
     digest = Digest.parse(file.digest)
     if digest is None:
         return False

@@ -84,7 +84,7 @@ def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Heal
 
 
 def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite") -> ChangelogEntry | None:
-    """Return the entry that is to be at a serial; None where there will be none that can be believed."""
+    """Return the entry that is to be at a serial; None if there will be none that can be believed."""
     if serial in rewrite.healing.replaced:
         return rewrite.theirs(serial)
     try:

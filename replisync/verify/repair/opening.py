@@ -40,7 +40,7 @@ def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store,
     """Hold the lock and the open database of a standby that may be damaged.
 
     mended: gets what had to be mended before it could be opened.
-    Raises TargetUnusable where it is no standby, or another replisync writes to it.
+    Raises TargetUnusable if it is no standby, or another replisync writes to it.
     """
     with ExitStack() as stack:
         stack.enter_context(serverdir.lock())

@@ -63,7 +63,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
     """Look at a standby, mend what can be mended, and look again.
 
     settings: with a secret, the primary is asked for files and entries.
-    Raises TargetUnusable where we may not write to it, and what asking the primary raises.
+    Raises TargetUnusable if we may not write to it, and what asking the primary raises.
     """
     require_ours(serverdir)
     refuse_server(serverdir)
@@ -85,7 +85,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
 
 
 def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
-    """Tell whether the primary answers.
+    """Return whether the primary answers.
 
     must: whether that is an error if not.
     Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
@@ -236,7 +236,7 @@ class Mender:
         return {}
 
     def _names_a_primary(self) -> bool:
-        """Tell whether `.nodeinfo` is what a replica has, whosever it is."""
+        """Return whether `.nodeinfo` is what a replica has, whosever it is."""
         with suppress(TargetUnusable):
             info = self._serverdir.nodeinfo() or {}
             primary = info.get("primary-uuid") or info.get("master-uuid")
