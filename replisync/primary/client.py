@@ -180,7 +180,7 @@ class Primary:
             yield changes
 
     def _lacks_batches(self, response: httpx.Response, attempted: str, first: int) -> bool:
-        """Return whether this is an answer of a server before 4.9.0, which has an endpoint for one entry only.
+        """Return whether this is an answer of a server before 4.9.0, whose endpoint is for one entry only.
 
         It reads the "-" as part of the number: a 404 or, if it tries to remember the replica, a 500.
         """

@@ -140,9 +140,9 @@ def test_an_exception_without_words_is_named() -> None:
         (
             ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
             PrimaryUnreachable,
-            "can be reached",
+            "is reachable",
         ),
-        (socket.gaierror(-2, "Name or service not known"), PrimaryUnreachable, "can be reached"),
+        (socket.gaierror(-2, "Name or service not known"), PrimaryUnreachable, "is reachable"),
     ],
 )
 def test_the_cause_of_a_failed_connection_decides_what_to_do(

@@ -176,7 +176,7 @@ def test_a_folder_that_is_in_the_way_is_left(place: Path, mark: object) -> None:
 
 def test_a_mark_that_cannot_be_read_is_refused(place: Path) -> None:
     (place.with_name("standby.reseed") / ".replisync/reseed").write_text("[]")
-    with pytest.raises(TargetUnusable, match="not what replisync wrote"):
+    with pytest.raises(TargetUnusable, match="not written by replisync"):
         Swap(place).claim(OLD)
 
 

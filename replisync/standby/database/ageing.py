@@ -1,8 +1,8 @@
-"""How old what is retained is, in time that was lived through.
+"""The age of retained files, in time that the standby lived through.
 
-The system clock may jump by any number of days, and what it says must not decide alone on what is removed for
-good. So the time that the standby lived is added up from one look to the next, and the time of each retained
-file counts from the first look that finds it: it may stay longer for that, and does not go too early.
+The system clock may jump by any number of days, and must not decide alone when files are removed for good. So
+lived time is summed up from one check to the next, and the retention of each file counts from the first check
+that finds it: it may stay longer for that, but never goes too early.
 """
 
 import math
@@ -15,15 +15,15 @@ from replisync.standby.database import tables as t
 from replisync.system import clock
 from replisync.system.clock import Moment
 
-# What the system clock is believed between two looks where nothing else tells: after the machine was started
-# anew, or the serverdir went to another one. A clock that comes up wrong then costs no more than this.
+# How far to believe the system clock between two checks if nothing else is known: after a reboot, or a move
+# of the serverdir to another machine. A clock that comes up wrong then costs no more than this.
 _BELIEVED_SECONDS = 86400.0
 
 
 def retained_beyond(connection: Connection, now: Moment, seconds: float) -> list[str]:
-    """Return the names of what is retained for at least so many seconds of lived time, counted up to now."""
+    """Return the names of files retained for at least `seconds` of lived time, counted up to now."""
     lived = _live(connection, now)
-    # What is counted from a time to come was counted by a record that is lost: it begins anew.
+    # A start in the future was recorded by a lost record: start again.
     new = or_(t.retained.c.lived_at.is_(None), t.retained.c.lived_at > lived)
     connection.execute(update(t.retained).where(new).values(lived_at=lived))
     query = select(t.retained.c.stored_as).where(t.retained.c.lived_at <= lived - seconds)
@@ -41,7 +41,7 @@ def _live(connection: Connection, now: Moment) -> float:
 
 
 def _read(lived: Any, wall: Any, boot: Any, boottime: Any) -> tuple[float, Moment] | None:
-    """Return the lived time and its moment, or None where a bad disk left what is none."""
+    """Return the lived time and its moment; None if a bad disk damaged them."""
     for seconds in (lived, boottime):
         if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             return None
@@ -51,7 +51,7 @@ def _read(lived: Any, wall: Any, boot: Any, boottime: Any) -> tuple[float, Momen
 
 
 def lived_between(before: Moment, now: Moment) -> float:
-    """Return how many seconds were lived through between two moments, as far as that can be believed."""
+    """Return the seconds lived between two moments, as far as they can be believed."""
     if before.boot is not None and before.boot == now.boot and now.boottime >= before.boottime:
         return now.boottime - before.boottime
     wall = datetime.fromisoformat(now.wall) - datetime.fromisoformat(before.wall)
