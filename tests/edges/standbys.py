@@ -156,7 +156,7 @@ class Standby:
                 given_files=files,  # type: ignore[arg-type]
             )
             report = Mender(session, target.primary, asks=asks).run(level)
-            report.mended += granted
+            report.repairs += granted
             return report
 
     # Files, wherever they are.

@@ -87,7 +87,7 @@ def test_a_standby_that_a_devpi_server_was_started_on_as_primary(world: World) -
     edit_nodeinfo(target, role="replica")
     before = snapshot(target)
     said = run_here("catchup", *world.options(target), code=6)
-    assert "and our last commit was" in said.message
+    assert "but our last commit was" in said.message
     assert_untouched(target, before)
 
 

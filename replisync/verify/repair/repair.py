@@ -1,7 +1,7 @@
-"""Mending a standby: what a verification finds is set right as far as it can be, and then looked at again.
+"""Repair of a standby: repair the findings of a verification as far as possible, then verify again.
 
-The order is that of every commit: files are durably in place before a transaction names them, and what is
-put aside goes after it. Each step can be repeated, so that whoever is interrupted simply begins anew.
+The order is that of every commit: files are durably in place before a transaction names them, and are
+retained after it. Each step can be repeated, so that after an interruption the repair simply starts again.
 """
 
 from contextlib import ExitStack, suppress
@@ -37,7 +37,7 @@ from replisync.verify.run import Level, compare_with, judged_source, look, subje
 from replisync.verify.standing import record
 from replisync.verify.subject import Subject
 
-# Kinds that the rows of the database have to be set right for.
+# Kinds that need a repair of the database's rows.
 _ROWS = frozenset(
     {
         kinds.POSITION,
@@ -47,11 +47,11 @@ _ROWS = frozenset(
         kinds.BACK_SERIAL,
         kinds.KEY,
         kinds.LEDGER,
-        kinds.ROW,  # which were removed, and are made anew
+        kinds.ROW,  # rows that were removed are rebuilt
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
-# What a state of a file that nothing explains is found as, at every level.
+# The kinds of findings, at any level, for a state of a file without a reason.
 _STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
@@ -60,10 +60,10 @@ _NOBODY = "the primary was not asked: give --secretfile or --replica-keyfile"
 
 
 def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Context) -> Report:
-    """Look at a standby, mend what can be mended, and look again.
+    """Verify a standby, repair it, and verify it again.
 
     settings: with a secret, the primary is asked for files and entries.
-    Raises TargetUnusable if we may not write to it, and what asking the primary raises.
+    Raises TargetUnusable if we may not write to it, and the errors of asking the primary.
     """
     require_ours(serverdir)
     refuse_server(serverdir)
@@ -76,7 +76,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
         primary = stack.enter_context(session.primary(secret=secret))
         asks = secret and _answers(primary, session, must=level == Level.PRIMARY)
         report = Mender(session, primary, asks=asks).run(level)
-        report.mended += before
+        report.repairs += before
         report.repaired += len(before)
         if report.repaired and report.outcome == "ok":
             report.outcome = "repaired"
@@ -87,7 +87,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
 def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
     """Return whether the primary answers.
 
-    must: whether that is an error if not.
+    must: whether it is an error if it does not.
     Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
     """
     try:
@@ -98,12 +98,12 @@ def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
         session.context.log.warning("the primary cannot be asked", error=str(err))
         return False
     except CorruptEntry:
-        return True  # which answers, whatever it has there
+        return True  # it answers, whatever it has there
     return True
 
 
 class Mender:
-    """One repair of an open standby that we hold the lock of.
+    """One repair of an open standby whose lock we hold.
 
     asks: whether the primary is asked.
     """
@@ -119,21 +119,21 @@ class Mender:
         self._users = PrimaryUsers(primary, self._patience) if asks else None
 
     def run(self, level: Level) -> Report:
-        """Look, mend, and look again where there was anything to mend."""
+        """Verify, repair, and verify again if there was anything to repair."""
         before = self._look(level)
         if level >= Level.FILES:
-            # Also those that hold no file now: the next one that comes may need them.
+            # Including folders without files: the next file may need them.
             give_folders(self._serverdir)
         if not before.total:
-            # What an interrupted run committed, and did not get to do on disk, is no finding.
+            # Moves that an interrupted run committed, but did not do, are not findings.
             self._session.settle()
             return before
         if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
-            # First of all: what an index hides, or a trigger does, would be in the way of everything else.
+            # First of all: data hidden by an index, or effects of a trigger, would disturb everything else.
             oddrows.show(self._store)
             self._store.mend_structure()
             if kinds.SCHEMA in before.counts:
-                # Without its tables not everything could be looked at.
+                # Without its tables not everything could be checked.
                 self._store.restore_schema()
             self._source = judged_source(self._serverdir, self._store)
             after = self._look(level)
@@ -141,8 +141,8 @@ class Mender:
                 return both(before, after, {})
             before = joined(before, after)
         if {kinds.DATABASE, kinds.ROW} & set(before.counts):
-            # Before anything else is written: what is hidden from a look would be in the way. What is removed
-            # is made anew from the history.
+            # Before anything else is written: hidden rows would disturb it. Removed rows are rebuilt from the
+            # history.
             done = oddrows.mend(self._store, clock.now())
             after = self._look(level)
             if not done:
@@ -166,7 +166,7 @@ class Mender:
         return subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
 
     def _mend(self, report: Report, level: Level) -> dict[object, str | Hint]:
-        """Mend what was found; return why something stays as it is, by serial or relpath."""
+        """Repair the findings; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
         reasons: dict[object, str | Hint] = {}
         self._session.recover()
@@ -182,7 +182,7 @@ class Mender:
         if kinds.PASSWORD in found and self._users is not None:
             mend_passwords(subject, report, self._users)
         if found & (_ROWS | {kinds.SOURCE}):
-            # After the history: what is remembered of its end must be of the end that it has then.
+            # After the history: the records of its end must match the end that it has then.
             reasons.update(mend_source(subject, ask, clock.now()))
         if found & _LEFTOVERS and level >= Level.FULL:
             put_aside_leftovers(subject, self._files)
@@ -224,7 +224,7 @@ class Mender:
         if kinds.EVENT_SERIAL in found:
             serverdir.write_event_serial(audit.position(self._store).last)
         if kinds.IDENTITY in found and not self._asks and self._names_a_primary():
-            # Either of the two may be what is damaged, and only the primary can tell.
+            # Either of the two may be damaged, and only the primary can tell.
             return {".nodeinfo": f"it or the database is wrong, and {_NOBODY}"}
         if kinds.IDENTITY in found:
             serverdir.write_nodeinfo(
@@ -236,7 +236,7 @@ class Mender:
         return {}
 
     def _names_a_primary(self) -> bool:
-        """Return whether `.nodeinfo` is what a replica has, whosever it is."""
+        """Return whether `.nodeinfo` is that of a replica, of any standby."""
         with suppress(TargetUnusable):
             info = self._serverdir.nodeinfo() or {}
             primary = info.get("primary-uuid") or info.get("master-uuid")
