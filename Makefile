@@ -14,13 +14,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help test quick check fix demo picture bench fuzz soak minimum audit clean
+.PHONY: help test quick check fix types coverage mutations demo picture bench fuzz soak minimum audit clean
 
 help:
 	@echo "make demo    run the main job on a real devpi-server and tell the story"
 	@echo "make picture draw the terminal of the README from what the demo prints"
 	@echo "make test    run all tests"
 	@echo "make quick   run the unit tests: half a minute"
+	@echo "make types   check the types alone"
+	@echo "make coverage say which lines the unit and edge tests do not reach"
+	@echo "make mutations break the code in places that matter: a test must fail each time"
 	@echo "make fix     let ruff mend format and imports"
 	@echo "make check   check format, lint, imports, types, and dependencies where their advisories can be asked"
 	@echo "make bench   measure speed and memory beside devpi's own replica"
@@ -35,6 +38,16 @@ test: $(STAMP)
 
 quick: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/unit $(ARGS)
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --cov replisync --cov-report term-missing:skip-covered \
+		tests/unit tests/edges $(ARGS)
+
+mutations: $(STAMP)
+	@$(BIN)/python -m tests.mutations $(ARGS)
 
 fix: $(STAMP)
 	$(BIN)/ruff check --fix --quiet .

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from replisync.errors import Advice
-from replisync.system.advice import quoted
+from replisync.system import quoted
 
 # Key in click's meta: the values of those options that commands in messages need as well.
 GIVEN = "replisync.given"

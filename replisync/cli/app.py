@@ -28,7 +28,7 @@ from replisync.cli.logs import FORMATS, LEVELS, make_logger, printable
 from replisync.cli.options import PATH, WANTS_JSON
 from replisync.cli.output import print_json
 from replisync.errors import Hint, LocalFailure, ReplisyncError, UsageError, telling
-from replisync.system.durable import trouble
+from replisync.system import trouble
 
 LOGGER = "replisync.logger"
 

@@ -12,16 +12,14 @@ import click
 from replisync.cli.advice import GIVEN
 from replisync.cli.arguments import hide
 from replisync.cli.progress import shown
-from replisync.devpi.storage import Storage
-from replisync.devpi.tokens import KeyCost
+from replisync.devpi import KeyCost, Storage
 from replisync.errors import UsageError
-from replisync.primary.access import Access
-from replisync.primary.tls import Tls
-from replisync.replication.context import Context
-from replisync.seed.export.tools import ToolOptions
-from replisync.session.settings import Settings
-from replisync.standby.serverdir import Serverdir
-from replisync.system.stop import Stop
+from replisync.primary import Access, Tls
+from replisync.replication import Context
+from replisync.seed import ToolOptions
+from replisync.session import Settings
+from replisync.standby import Serverdir
+from replisync.system import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from replisync.changelog.ports import Log, Progress
+from replisync.changelog import Log, Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from replisync.changelog.records import Contact, Source
+from replisync.changelog import Contact, Source
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, ReplisyncError, WrongHistory
-from replisync.primary.access import Access
+from replisync.primary import Access
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from replisync import __version__
-from replisync.changelog.records import Contact, Divergence, Source
+from replisync.changelog import Contact, Divergence, Source
 from replisync.errors import Advice, ConditionFailed, Hint, PrimaryRefused, TargetUnusable, WrongHistory
 from replisync.monitoring.position import Position, ask_position, known_position
-from replisync.primary.access import Access
-from replisync.primary.tls import Tls
-from replisync.session.settings import ASK_SECONDS
-from replisync.standby.database.store import Store
-from replisync.standby.opening import open_database
-from replisync.standby.serverdir import Serverdir
+from replisync.primary import Access, Tls
+from replisync.session import ASK_SECONDS
+from replisync.standby import Serverdir, Store, open_database
 from replisync.system import clock
-from replisync.verify.standing import distinct, standing
+from replisync.verify import distinct, standing
 
 # Without contact to the primary for this long, being at its last known serial proves little.
 _STALE_SECONDS = 300.0

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from replisync.changelog.records import Fault
+from replisync.changelog import Fault
 from replisync.errors import Advice, Hint, UsageError
-from replisync.standby.database import schema
-from replisync.standby.database.store import Store
-from replisync.standby.opening import open_database, require_ours, require_replica, require_standby
-from replisync.standby.serverdir import Serverdir
+from replisync.standby import (
+    Serverdir,
+    Store,
+    open_database,
+    require_ours,
+    require_replica,
+    require_standby,
+    schema,
+)
 from replisync.system import clock
 
 

@@ -4,17 +4,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from replisync.devpi.nodeinfo import plain_url
+from replisync.devpi import plain_url
 from replisync.errors import LocalFailure
-from replisync.primary.connection import normalized_url
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience, catch_up, follow
-from replisync.replication.pipeline import Pipeline
-from replisync.replication.settle import expire_retained
-from replisync.session.session import Session, local_files
-from replisync.session.settings import Settings
-from replisync.standby.opening import warn_of_readers
-from replisync.standby.serverdir import Serverdir
+from replisync.primary import normalized_url
+from replisync.replication import Context, Patience, Pipeline, catch_up, expire_retained, follow
+from replisync.session import Session, Settings, local_files
+from replisync.standby import Serverdir, warn_of_readers
 from replisync.system import clock
 
 # The number of files that a follower retries at once while changes are pending.

@@ -4,23 +4,28 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from replisync.changelog.records import UNFETCHABLE, Source
+from replisync.changelog import UNFETCHABLE, Source
 from replisync.errors import Advice, ConditionFailed, Hint, LocalFailure, NewerPrimary, TargetUnusable
-from replisync.monitoring.position import Position, ask_position
-from replisync.primary.access import Access
-from replisync.primary.tls import Tls
-from replisync.replication.context import Context
-from replisync.replication.settle import settle
-from replisync.session.settings import ASK_SECONDS
-from replisync.standby.database.store import Store
-from replisync.standby.opening import existing_standby, target_files
-from replisync.standby.serverdir import Serverdir
-from replisync.system import clock
-from replisync.system.advice import chmod, quoted
-from replisync.system.denied import read_only
-from replisync.verify.findings import DATABASE, PERMISSIONS, Finding, Report
-from replisync.verify.run import Level, look, readable, subject_of
-from replisync.verify.standing import Standing, distinct, found_now, standing
+from replisync.monitoring import Position, ask_position
+from replisync.primary import Access, Tls
+from replisync.replication import Context, settle
+from replisync.session import ASK_SECONDS
+from replisync.standby import Serverdir, Store, existing_standby, target_files
+from replisync.system import chmod, clock, quoted, read_only
+from replisync.verify import (
+    DATABASE,
+    PERMISSIONS,
+    Finding,
+    Level,
+    Report,
+    Standing,
+    distinct,
+    found_now,
+    look,
+    readable,
+    standing,
+    subject_of,
+)
 
 # An event serial before all events: devpi-server then replays all of the history to its plugins.
 _NOTHING_HANDLED = -1

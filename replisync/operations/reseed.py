@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from replisync.changelog.records import Source
-from replisync.devpi.storage import SQLITE, Storage
+from replisync.changelog import Source
+from replisync.devpi import SQLITE, Storage
 from replisync.errors import (
     Advice,
     Hint,
@@ -23,26 +23,19 @@ from replisync.errors import (
 )
 from replisync.operations.follow import run_catchup
 from replisync.operations.swap import Swap
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience
-from replisync.replication.wanted import Tally
-from replisync.seed.forecast.forecast import forecast, forecast_rest
-from replisync.seed.forecast.survey import Forecast
-from replisync.seed.target import Cloned
-from replisync.seed.ways import Seeding, Sources, clone
-from replisync.session.runs import recorded
-from replisync.session.settings import Settings
-from replisync.standby.opening import (
+from replisync.replication import Context, Patience, Tally
+from replisync.seed import Cloned, Forecast, Seeding, Sources, clone, forecast, forecast_rest
+from replisync.session import Settings, recorded
+from replisync.standby import (
+    Serverdir,
     existing_standby,
     open_database,
     require_same,
     require_standby,
     warn_of_readers,
 )
-from replisync.standby.serverdir import Serverdir
-from replisync.system import clock
-from replisync.system.advice import quoted
-from replisync.verify.run import Level, verify
+from replisync.system import clock, quoted
+from replisync.verify import Level, verify
 
 # Entries of a serverdir that a new one creates itself, or does not need.
 _NOT_MISSED = frozenset(

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from replisync.errors import LocalFailure, TargetUnusable
-from replisync.standby.serverdir import Serverdir
-from replisync.system.durable import fsync_folder, local_errors, trouble, write_file
-from replisync.system.owners import heir_of, new_folder, who
+from replisync.standby import Serverdir
+from replisync.system import fsync_folder, heir_of, local_errors, new_folder, trouble, who, write_file
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -2,3 +2,9 @@
 
 Knows how to undo later serials. Must not know the reason.
 """
+
+from replisync.rewind.rewind import rewind
+
+__all__ = [
+    "rewind",
+]

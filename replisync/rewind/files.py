@@ -5,14 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from replisync.changelog.plan import WantedFile
-from replisync.changelog.ports import ChunkSource, Download, FileSource, FileStore
+from replisync.changelog import ChunkSource, Download, FileSource, FileStore, WantedFile
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, WrongHistory
-from replisync.primary.client import Primary
-from replisync.replication.fetch import Refused
-from replisync.replication.wanted import not_skipped
+from replisync.primary import Primary
+from replisync.replication import Refused, not_skipped
 from replisync.rewind.undo import Undo
-from replisync.session.session import Session
+from replisync.session import Session
 
 
 @dataclass(slots=True)

@@ -7,17 +7,14 @@ transaction reverts changelog, keys and our tables, then the files of later seri
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from replisync.changelog.ports import FileStore
-from replisync.changelog.records import Commit, Fault, Source
+from replisync.changelog import Commit, Fault, FileStore, Source
 from replisync.errors import Advice, ConditionFailed, Hint
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.refusals import Judgement, judge
+from replisync.primary import Primary
+from replisync.replication import Context, Judgement, judge
 from replisync.rewind.files import Bringer, Found, leaving
 from replisync.rewind.undo import Undo, plan
-from replisync.session.session import Session
-from replisync.session.settings import Settings
-from replisync.standby.serverdir import Serverdir
+from replisync.session import Session, Settings
+from replisync.standby import Serverdir
 from replisync.system import clock
 
 # The number of missing files that are named one by one.

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from replisync.changelog.plan import Batch
-from replisync.devpi.entries import ChangelogEntry, parse_stored
-from replisync.devpi.keys import FILE_KEYNAMES, READ_KEYNAMES
+from replisync.changelog import Batch
+from replisync.devpi import FILE_KEYNAMES, READ_KEYNAMES, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry
-from replisync.standby.database.store import Store
-from replisync.standby.database.undo import damaged
+from replisync.standby import Store, damaged
 
 
 @dataclass(slots=True)

@@ -11,13 +11,10 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from replisync.changelog.records import Source
+from replisync.changelog import Source
 from replisync.errors import FilesMissing, UsageError
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.fetch import NoSource
-from replisync.replication.loop import Patience, catch_up
-from replisync.replication.pipeline import Pipeline
+from replisync.primary import Primary
+from replisync.replication import Context, NoSource, Patience, Pipeline, catch_up
 from replisync.seed.history import LocalHistory
 from replisync.seed.snapshot import Rows, take_snapshot
 from replisync.seed.target import (
@@ -33,12 +30,9 @@ from replisync.seed.target import (
     new_target,
     release,
 )
-from replisync.session.session import Session, local_files
-from replisync.session.settings import Settings
-from replisync.standby.files.local import FILES, LocalFiles
-from replisync.standby.serverdir import SQLITE_FILE, Serverdir
-from replisync.system import clock
-from replisync.system.durable import emptied, local_errors
+from replisync.session import Session, Settings, local_files
+from replisync.standby import FILES, SQLITE_FILE, LocalFiles, Serverdir
+from replisync.system import clock, emptied, local_errors
 
 KIND = "base-copy"
 

@@ -6,10 +6,8 @@ committed meanwhile; `.nodeinfo` last. Until it is there no devpi-server starts 
 
 from dataclasses import replace
 
-from replisync.changelog.records import Source
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience, catch_up
-from replisync.replication.pipeline import Pipeline
+from replisync.changelog import Source
+from replisync.replication import Context, Patience, Pipeline, catch_up
 from replisync.seed.target import (
     Cloned,
     begin,
@@ -22,10 +20,8 @@ from replisync.seed.target import (
     known_identity,
     new_target,
 )
-from replisync.session.session import Session, local_files
-from replisync.session.settings import Settings
-from replisync.standby.database.store import Store
-from replisync.standby.serverdir import Serverdir
+from replisync.session import Session, Settings, local_files
+from replisync.standby import Serverdir, Store
 from replisync.system import clock
 
 KIND = "changelog"

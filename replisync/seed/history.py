@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from replisync.changelog.ports import Changes, Hello
-from replisync.devpi.entries import ChangelogEntry, parse_stored
-from replisync.devpi.keys import READ_KEYNAMES
+from replisync.changelog import Changes, Hello
+from replisync.devpi import READ_KEYNAMES, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry
 from replisync.seed.snapshot import Rows
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from replisync.devpi.entries import ChangelogEntry, parse_stored
-from replisync.devpi.keys import FILE_KEYNAMES, READ_KEYNAMES
+from replisync.devpi import FILE_KEYNAMES, READ_KEYNAMES, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry, LocalFailure, PrimaryDamaged
 
 # Pages that are copied before writers get their turn.

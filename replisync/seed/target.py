@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from replisync.changelog.ports import Hello
-from replisync.changelog.records import FileCounts, Identity, Source
-from replisync.changelog.rewrite import EXPORT
-from replisync.devpi.nodeinfo import standby_nodeinfo
-from replisync.devpi.storage import SQLITE
+from replisync.changelog import EXPORT, FileCounts, Hello, Identity, Source
+from replisync.devpi import SQLITE, standby_nodeinfo
 from replisync.errors import (
     Advice,
     CorruptEntry,
@@ -20,15 +17,11 @@ from replisync.errors import (
     TargetUnusable,
     WrongHistory,
 )
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience, catch_up
-from replisync.replication.pipeline import Pipeline
-from replisync.session.settings import Settings
-from replisync.standby.database.store import Store
-from replisync.standby.opening import open_database, require_replica
-from replisync.standby.serverdir import Serverdir
-from replisync.system.durable import local_errors, make_folder, write_file
+from replisync.primary import Primary
+from replisync.replication import Context, Patience, Pipeline, catch_up
+from replisync.session import Settings
+from replisync.standby import Serverdir, Store, open_database, require_replica
+from replisync.system import local_errors, make_folder, write_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from replisync.errors import Hint, PrimaryDamaged, UsageError
-from replisync.replication.context import Context
+from replisync.replication import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.basecopy import copy as copy_serverdir
 from replisync.seed.changelog import clone as clone_changelog
@@ -26,9 +26,8 @@ from replisync.seed.export.dumps import NamedDump, OwnDump
 from replisync.seed.export.export import copy_dump
 from replisync.seed.export.tools import ToolOptions
 from replisync.seed.target import Cloned, begun_export
-from replisync.session.settings import Settings
-from replisync.standby.opening import warn_of_readers
-from replisync.standby.serverdir import Serverdir
+from replisync.session import Settings
+from replisync.standby import Serverdir, warn_of_readers
 
 _OTHER_SOURCES = (
     "such a history is not available over the changelog: run the same command with --from-serverdir if the "

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from replisync.errors import Advice, Hint, NotPermitted
-from replisync.standby.files.hashing import Kind
-from replisync.standby.serverdir import Serverdir
-from replisync.system.durable import local_errors
-from replisync.system.owners import OURS, hand_back, held
+from replisync.standby import Kind, Serverdir
+from replisync.system import OURS, hand_back, held, local_errors
 
 # The remedy for files of another owner.
 REMEDY = Hint("run {} as root", Advice("verify", repair=True))

@@ -8,19 +8,13 @@ from enum import IntEnum
 from functools import partial
 from itertools import chain, islice
 
-from replisync.changelog.ports import History
-from replisync.changelog.records import Source
-from replisync.devpi.entries import same_entry
+from replisync.changelog import History, Source
+from replisync.devpi import same_entry
 from replisync.errors import Advice, Hint, ReplisyncError, TargetUnusable, UnreadableText, UsageError
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience
-from replisync.session.settings import Settings
-from replisync.standby.database import audit
-from replisync.standby.database.store import Store
-from replisync.standby.opening import open_database, require_ours, require_replica, survey_of
-from replisync.standby.serverdir import Serverdir
-from replisync.system import clock
-from replisync.system.prefetch import Prefetch
+from replisync.replication import Context, Patience
+from replisync.session import Settings
+from replisync.standby import Serverdir, Store, audit, open_database, require_ours, require_replica, survey_of
+from replisync.system import Prefetch, clock
 from replisync.verify.checks import history, quick, rows
 from replisync.verify.checks import ledger as states
 from replisync.verify.checks import present as files

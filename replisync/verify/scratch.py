@@ -6,7 +6,7 @@ So a history of any length is verified in limited memory, and nothing of the tar
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
-from replisync.system.tempdb import open_temporary, translated
+from replisync.system import open_temporary, translated
 
 # After all serials: no row of a standby that does not change meanwhile is too new.
 EVER = 2**63 - 1

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from replisync.changelog.records import Verification
-from replisync.standby.database.store import Store
+from replisync.changelog import Verification
+from replisync.standby import Store
 from replisync.verify.findings import EVENT_SERIAL, PERMISSIONS, SUPERFLUOUS_FILE, TEMPORARY, Finding, Report
 
 # Kinds that are harmless for a promoted server; all others are about entries, rows, files, or its start.

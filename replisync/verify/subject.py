@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from replisync.changelog.records import Source
-from replisync.devpi.storage import POSTGRES
-from replisync.replication.context import Context
-from replisync.standby.database.store import Store
-from replisync.standby.files.survey import Survey
-from replisync.standby.serverdir import Serverdir
+from replisync.changelog import Source
+from replisync.devpi import POSTGRES
+from replisync.replication import Context
+from replisync.standby import Serverdir, Store, Survey
 from replisync.verify.findings import Findings, Note
 from replisync.verify.owner import Owner
 

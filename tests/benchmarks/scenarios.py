@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replisync.devpi.keys import READ_KEYNAMES
-from tests.benchmarks import databases, dataset, decoding, latency, proofs
+from tests.benchmarks import databases, dataset, decoding, latency, proofs, static
 from tests.benchmarks import seeding as seeds
 from tests.benchmarks.copies import clone, devpi_replica, drain, metadata_seconds
 from tests.benchmarks.machine import Finished, ForeignLoad, alternate, median
@@ -105,6 +105,41 @@ def files(run: Run) -> list[Result]:
         Ratio("clone with files", "s", found["clone"], found["replica"], DEVPI, 3.5, AT_LEAST, inverted=True),
         Ratio("files", "/s", rates, found[best], f"{best[5:]} bare connections", 0.9, AT_LEAST),
     ]
+
+
+def nginx(run: Run) -> list[Result]:
+    """Files by nginx's static path, over http and https, beside rsync and cp of the same tree."""
+    stage = run.stage
+    if missing := static.missing_programs():
+        run.say(f"left out: not installed: {', '.join(missing)}")
+        return []
+    cpu: dict[str, list[float]] = {"http": [], "https": [], "metadata": []}
+
+    def note(name: str, finished: Finished) -> float:
+        cpu[name].append(finished.cpu_seconds)
+        return finished.seconds
+
+    with static.before(stage) as server:
+        found = run.alternate(
+            metadata=lambda: note("metadata", static.clone(stage, server, server.http, files=False)),
+            http=lambda: note("http", static.clone(stage, server, server.http, files=True)),
+            https=lambda: note("https", static.clone(stage, server, server.https, files=True)),
+            rsync=lambda: static.copied(stage, "rsync", "-a"),
+            cp=lambda: static.copied(stage, "cp", "-r"),
+        )
+    count, before = stage.dataset.files, median(found["metadata"])
+    results: list[Result] = []
+    for way in ("http", "https"):
+        rates = [count / (seconds - before) for seconds in found[way]]
+        for other in ("rsync", "cp"):
+            baseline = [count / seconds for seconds in found[other]]
+            results.append(Ratio(f"files by nginx, {way}", "/s", rates, baseline, other))
+    costs = {
+        way: [(seconds - median(cpu["metadata"])) / count * 1e6 for seconds in cpu[way]]
+        for way in ("https", "http")
+    }
+    results.append(Ratio("CPU of a file by nginx, https", "us", costs["https"], costs["http"], "http"))
+    return results
 
 
 def _load(stage: Stage, connections: int) -> float:
@@ -276,6 +311,7 @@ SCENARIOS: dict[str, Callable[[Run], list[Result]]] = {
     "decoder": decoder,
     "metadata": metadata,
     "files": files,
+    "nginx": nginx,
     "postgres": postgres,
     "seeding": seeding,
     "verify": verify,

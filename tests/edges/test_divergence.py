@@ -151,13 +151,13 @@ def test_a_primary_that_goes_away_meanwhile_does_not_hide_that_they_differ() -> 
     histories.broken[49] = PrimaryUnreachable("reading", "the connection was lost")
     error = histories.parted()
     assert "fork_serial" not in error.details
-    assert "could not be found out: the connection was lost" in str(error)
+    assert "up to which they agree is unknown: the connection was lost" in str(error)
 
 
 def test_a_clone_that_is_not_complete_cannot_be_rewound() -> None:
     error = Histories(common(100), common(50), complete=False).parted()
     assert "agree up to serial 49" in str(error)
-    assert "rebuild the standby" in error.hint
+    assert "clone into an empty serverdir" in error.hint
 
 
 def test_an_entry_of_ours_that_is_damaged_is_not_said_to_be_the_primarys() -> None:

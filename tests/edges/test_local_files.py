@@ -103,12 +103,12 @@ def test_the_index_of_a_dump_cannot_lead_out_of_it(tmp_path: Path, relpath: str)
 @pytest.mark.parametrize("text", ["", "[", "{}", '"dumpversion"', "[" * 100_000])
 def test_what_is_no_index_of_a_dump_is_refused(tmp_path: Path, text: str) -> None:
     put(tmp_path / "dataindex.json", text.encode())
-    with pytest.raises(UsageError, match="no index of devpi-export"):
+    with pytest.raises(UsageError, match="not an index of devpi-export"):
         LocalFiles([tmp_path])
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         LocalFiles([tmp_path / "missing"])
 
 

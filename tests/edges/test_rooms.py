@@ -1,8 +1,10 @@
 """The rooms: who may import whom, by the contracts in pyproject.toml."""
 
+import ast
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,58 @@ def test_a_module_that_breaks_a_rule_is_found(checkout: Path, module: str, line:
     said = lint(checkout)
     assert said.returncode != 0
     assert any(broken in one and "BROKEN" in one for one in said.stdout.splitlines()), said.stdout
+
+
+# Rooms up to `session` know the modules of those below them; all others, also ones to come, know faces.
+BELOW = {"errors", "system", "devpi", "changelog", "primary", "standby", "replication", "session"}
+
+
+def face(package: Path, room: str) -> set[str]:
+    """Return the names that a room hands on."""
+    for node in ast.parse((package / room / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def past_faces(package: Path) -> Iterator[str]:
+    """Yield each import of what another room does not hand on, by a module of a room above `session`."""
+    for path in sorted(package.rglob("*.py")):
+        room = path.relative_to(package).parts[0]
+        if room.endswith(".py") or room in BELOW:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            )
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
+            for module in modules:
+                first, _, rest = module.partition(".")
+                other, _, inner = rest.partition(".")
+                if first != "replisync" or other in ("", "errors", room):
+                    continue
+                unknown = (
+                    [inner] if inner or isinstance(node, ast.Import) else set(names) - face(package, other)
+                )
+                yield from (f"{path.relative_to(package)}: {module}: {name}" for name in unknown)
+
+
+def test_rooms_above_the_session_import_faces_alone() -> None:
+    assert list(past_faces(ROOT / "replisync")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from replisync.standby.serverdir import Serverdir",
+        "from replisync.standby import _private",
+        "import replisync.standby.serverdir",
+        "import replisync.standby",
+    ],
+)
+@pytest.mark.parametrize("module", ["operations/promote.py", "archive/target.py"])
+def test_an_import_past_a_face_is_found(checkout: Path, module: str, line: str) -> None:
+    path = checkout / "replisync" / module
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((path.read_text() if path.exists() else "") + f"\n{line}\n")
+    assert len(list(past_faces(checkout / "replisync"))) == 1

@@ -85,7 +85,7 @@ def test_a_primary_that_was_restored_from_a_backup(world: World, restored: Resto
             assert f"agree up to serial {world.early_serial}" in said.message
         said = detected(world, "clone", clone, "--primary-url", world.proxy.url)
         assert why in said.message
-        assert "rebuild the standby" in said.message
+        assert "clone into an empty serverdir" in said.message
 
 
 @contextmanager

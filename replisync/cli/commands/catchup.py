@@ -17,7 +17,7 @@ from replisync.cli.options import (
     watched,
 )
 from replisync.cli.output import naming_reseed
-from replisync.operations.follow import run_catchup
+from replisync.operations import run_catchup
 
 
 @click.command()

@@ -22,11 +22,10 @@ from replisync.cli.options import (
     tools,
     watched,
 )
-from replisync.operations.reseed import forecast_reseed
-from replisync.operations.reseed import reseed as run_reseed
-from replisync.seed.forecast.forecast import forecast
-from replisync.seed.ways import Seed, Seeding, Sources
-from replisync.seed.ways import clone as run_clone
+from replisync.operations import forecast_reseed
+from replisync.operations import reseed as run_reseed
+from replisync.seed import Seed, Seeding, Sources, forecast
+from replisync.seed import clone as run_clone
 
 
 @click.command()

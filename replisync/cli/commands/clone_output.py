@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from replisync.errors import Advice
-from replisync.operations.reseed import Reseeded
-from replisync.seed.forecast.survey import Forecast
-from replisync.seed.target import Cloned
+from replisync.operations import Reseeded
+from replisync.seed import Cloned, Forecast
 
 
 def show_result(serverdir: Path, done: Cloned, *, as_json: bool) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from replisync.cli.options import PATH, cost_options, key_cost, secretfile_option
-from replisync.devpi.tokens import derive_key as derive
+from replisync.devpi import derive_key as derive
 from replisync.errors import UsageError
-from replisync.primary.secretfiles import check_place, read_secret, write_key
+from replisync.primary import check_place, read_secret, write_key
 
 
 @click.command("derive-key")

@@ -8,7 +8,7 @@ import click
 from replisync.cli.logs import printable
 from replisync.cli.options import json_option, serverdir_option, storage_option, target
 from replisync.cli.output import print_json
-from replisync.operations.faults import clear_faults, list_faults, retry_faults, skip_fault
+from replisync.operations import clear_faults, list_faults, retry_faults, skip_fault
 
 
 @click.group()

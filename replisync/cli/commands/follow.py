@@ -17,7 +17,7 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import naming_reseed
 from replisync.errors import Stopped
-from replisync.operations.follow import run_follow
+from replisync.operations import run_follow
 
 
 @click.command()

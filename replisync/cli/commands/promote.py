@@ -18,11 +18,10 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import print_json
 from replisync.cli.progress import Lines
-from replisync.operations.promote import Choices
-from replisync.operations.promote import promote as run_promote
-from replisync.replication.context import Context
-from replisync.system.advice import quoted
-from replisync.system.stop import Stop
+from replisync.operations import Choices
+from replisync.operations import promote as run_promote
+from replisync.replication import Context
+from replisync.system import Stop, quoted
 
 
 @click.command()

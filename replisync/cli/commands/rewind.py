@@ -20,7 +20,7 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import print_json
 from replisync.errors import Advice
-from replisync.rewind.rewind import rewind as run_rewind
+from replisync.rewind import rewind as run_rewind
 
 
 @click.command()

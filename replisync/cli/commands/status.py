@@ -16,8 +16,8 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import print_json
 from replisync.errors import ConditionFailed
-from replisync.monitoring.status import check_lag
-from replisync.monitoring.status import status as run_status
+from replisync.monitoring import check_lag
+from replisync.monitoring import status as run_status
 
 
 @click.command()

@@ -20,11 +20,10 @@ from replisync.cli.options import (
 )
 from replisync.cli.output import print_json
 from replisync.errors import Advice, Hint, VerificationFailed
+from replisync.verify import LISTED, Finding, Level, Report
 from replisync.verify import owner as access
-from replisync.verify.findings import LISTED, Finding, Report
-from replisync.verify.repair.repair import repair as run_repair
-from replisync.verify.run import Level
-from replisync.verify.run import verify as run_verify
+from replisync.verify import repair as run_repair
+from replisync.verify import verify as run_verify
 
 
 @click.command()

@@ -12,21 +12,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from replisync.changelog.plan import WantedFile, wanted_file
-from replisync.changelog.ports import FileSource
-from replisync.devpi.keys import index_of, index_type, user_key
-from replisync.devpi.storage import SQLITE
+from replisync.changelog import FileSource, WantedFile, wanted_file
+from replisync.devpi import SQLITE, index_of, index_type, user_key
 from replisync.errors import FilesMissing, PrimaryDamaged
-from replisync.replication.context import Context
-from replisync.replication.fetch import Fetcher, NoSource, Refused
+from replisync.replication import Context, Fetcher, NoSource, Refused
 from replisync.seed.export.tools import EXPORT_TOOL, run_tool
 from replisync.seed.snapshot import Rows, forget_renames, take_snapshot
-from replisync.session.settings import Settings
-from replisync.standby.files.disk import DiskFiles
-from replisync.standby.files.local import FILES, LocalFiles
-from replisync.standby.files.sync import NoSync
-from replisync.standby.serverdir import SQLITE_FILE
-from replisync.system.durable import local_errors
+from replisync.session import Settings
+from replisync.standby import FILES, SQLITE_FILE, DiskFiles, LocalFiles, NoSync
+from replisync.system import local_errors
 
 # A running server may delete a file that the snapshot demands: then a newer one is taken, so often at most.
 _ROUNDS = 20

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from replisync.changelog.ports import FileSource
+from replisync.changelog import FileSource
 from replisync.errors import ReplisyncError, UsageError, WrongHistory
-from replisync.replication.context import Context
+from replisync.replication import Context
 from replisync.seed.basecopy import Origin, check_apart
 from replisync.seed.export.dumping import Dumper
 from replisync.seed.export.tools import EXPORT_TOOL, IMPORT_TOOL, find_tool
-from replisync.session.settings import Settings
-from replisync.standby.files.local import DUMP_INDEX, read_dump
-from replisync.standby.serverdir import Serverdir
-from replisync.system.durable import local_errors
+from replisync.session import Settings
+from replisync.standby import DUMP_INDEX, Serverdir, read_dump
+from replisync.system import local_errors
 
 # Of devpi-import 6 (`devpi_server/importexport.py`, Migrator); devpi-export 7 makes 3.
 _NEWEST_DUMP = 2

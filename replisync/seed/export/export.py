@@ -9,18 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
-from replisync.changelog.plan import BatchLimits
-from replisync.changelog.records import Source
-from replisync.changelog.rewrite import EXPORT
-from replisync.devpi.entries import ChangelogEntry, parse_stored, same_entry
-from replisync.devpi.keys import hold_problem, index_of
-from replisync.devpi.storage import SQLITE
+from replisync.changelog import EXPORT, BatchLimits, Source
+from replisync.devpi import SQLITE, ChangelogEntry, hold_problem, index_of, parse_stored, same_entry
 from replisync.errors import PrimaryDamaged, PrimaryUnreachable, WrongHistory
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.fetch import NoSource
-from replisync.replication.loop import Patience, catch_up
-from replisync.replication.pipeline import Pipeline
+from replisync.primary import Primary
+from replisync.replication import Context, NoSource, Patience, Pipeline, catch_up
 from replisync.seed.export.dumps import DumpSource
 from replisync.seed.export.importing import Imported, Importer, import_command
 from replisync.seed.export.rebase import RebasedImport, users_without_password
@@ -39,12 +32,8 @@ from replisync.seed.target import (
     new_target,
     release,
 )
-from replisync.session.session import Session, local_files
-from replisync.session.settings import Settings
-from replisync.standby.database.store import Store
-from replisync.standby.files.local import FILES, LocalFiles
-from replisync.standby.files.takeover import take_over
-from replisync.standby.serverdir import SQLITE_FILE, Serverdir
+from replisync.session import Session, Settings, local_files
+from replisync.standby import FILES, SQLITE_FILE, LocalFiles, Serverdir, Store, take_over
 from replisync.system import clock
 
 # Entries of one commit: most of those before an import are empty.

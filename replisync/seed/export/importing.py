@@ -11,23 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replisync.changelog.rewrite import EXPORT
-from replisync.devpi.keys import PWHASH
-from replisync.devpi.storage import SQLITE
+from replisync.changelog import EXPORT
+from replisync.devpi import PWHASH, SQLITE
 from replisync.errors import TargetUnusable, UsageError
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience
+from replisync.primary import Primary
+from replisync.replication import Context, Patience
 from replisync.seed.export.dumps import DumpSource, OwnDump
 from replisync.seed.export.tools import IMPORT_TOOL, ToolOptions, endless_bases, find_tool, run_tool
 from replisync.seed.target import found_unusable, start_over
-from replisync.session.settings import Settings
-from replisync.standby.database.store import Store
-from replisync.standby.files.local import DUMP_INDEX, FILES, read_dump
-from replisync.standby.files.sync import Syncer
-from replisync.standby.serverdir import Serverdir
-from replisync.system.durable import local_errors, write_file
-from replisync.system.owners import give_all, heir_of, new_folder
+from replisync.session import Settings
+from replisync.standby import DUMP_INDEX, FILES, Serverdir, Store, Syncer, read_dump
+from replisync.system import give_all, heir_of, local_errors, new_folder, write_file
 
 # A program that removes a folder with all that is in it.
 _REMOVE = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"

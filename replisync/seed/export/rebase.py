@@ -15,10 +15,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from replisync.changelog.ports import Changes, Hello
-from replisync.changelog.rewrite import rewritten
-from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, KeyChange, parse_stored
-from replisync.devpi.keys import USER_KEYNAME, index_of, index_type, user_name, without_password
+from replisync.changelog import Changes, Hello, rewritten
+from replisync.devpi import (
+    EMPTY_ENTRY,
+    USER_KEYNAME,
+    ChangelogEntry,
+    KeyChange,
+    index_of,
+    index_type,
+    parse_stored,
+    user_name,
+    without_password,
+)
 from replisync.seed.snapshot import Rows
 
 _GROUP = 1000

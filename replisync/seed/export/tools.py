@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from replisync.errors import UsageError
-from replisync.replication.context import Context
-from replisync.system.durable import local_errors, write_file
+from replisync.replication import Context
+from replisync.system import local_errors, write_file
 
 EXPORT_TOOL = "devpi-export"
 IMPORT_TOOL = "devpi-import"

@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from replisync.changelog.ports import Hello
-from replisync.changelog.records import Identity
-from replisync.changelog.rewrite import EXPORT
-from replisync.devpi.storage import SQLITE
+from replisync.changelog import EXPORT, Hello, Identity
+from replisync.devpi import SQLITE
 from replisync.errors import PrimaryDamaged
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience
+from replisync.primary import Primary
+from replisync.replication import Context, Patience
 from replisync.seed import basecopy, changelog
 from replisync.seed.export.dumping import demanded
 from replisync.seed.export.dumps import NamedDump, OwnDump
@@ -33,12 +30,16 @@ from replisync.seed.target import (
     known_identity,
 )
 from replisync.seed.ways import Seed, Seeding
-from replisync.session.session import local_files
-from replisync.session.settings import Settings
-from replisync.standby.database.store import Store
-from replisync.standby.files.local import FILES, LocalFiles
-from replisync.standby.opening import open_database, require_same, require_standby
-from replisync.standby.serverdir import Serverdir
+from replisync.session import Settings, local_files
+from replisync.standby import (
+    FILES,
+    LocalFiles,
+    Serverdir,
+    Store,
+    open_database,
+    require_same,
+    require_standby,
+)
 
 
 def forecast(serverdir: Serverdir, seeding: Seeding, settings: Settings, context: Context) -> Forecast:

@@ -6,9 +6,9 @@ They are kept in a temporary database: memory does not grow with the history or 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from replisync.changelog.plan import Batch, WantedFile
-from replisync.devpi.keys import Digest, index_of, index_type
-from replisync.system.tempdb import open_temporary, translated
+from replisync.changelog import Batch, WantedFile
+from replisync.devpi import Digest, index_of, index_type
+from replisync.system import open_temporary, translated
 
 _TABLES = (
     "CREATE TABLE files (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID",

@@ -11,21 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from replisync.changelog.divergence import Comparison
-from replisync.changelog.plan import BatchLimits, WantedFile, batches
-from replisync.changelog.ports import History
-from replisync.devpi.keys import fetch_problem, index_of, path_problem
-from replisync.devpi.storage import SQLITE
+from replisync.changelog import BatchLimits, Comparison, History, WantedFile, batches
+from replisync.devpi import SQLITE, fetch_problem, index_of, path_problem
 from replisync.errors import BrokenStream, PrimaryRefused, PrimaryUnreachable, WrongHistory
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.loop import Patience
-from replisync.replication.pipeline import until
+from replisync.primary import Primary
+from replisync.replication import Context, Patience, until
 from replisync.seed.forecast.live import LiveFiles
-from replisync.session.settings import Settings
-from replisync.standby.database.store import Store
-from replisync.standby.files.local import LocalFiles, read_dump, size_of
-from replisync.standby.serverdir import Serverdir
+from replisync.session import Settings
+from replisync.standby import LocalFiles, Serverdir, Store, read_dump, size_of
 
 _LIMITS = BatchLimits(files=10_000)
 

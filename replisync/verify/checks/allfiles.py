@@ -2,11 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from replisync.changelog.records import PRESENT
-from replisync.devpi.keys import Digest
-from replisync.standby.database import audit
-from replisync.standby.database.audit import LedgerFile
-from replisync.standby.files.hashing import Looked
+from replisync.changelog import PRESENT
+from replisync.devpi import Digest
+from replisync.standby import LedgerFile, Looked, audit
 from replisync.verify.checks.ahead import ahead
 from replisync.verify.subject import Subject
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from replisync.devpi.entries import EMPTY_ENTRY, KeyChange, parse_stored
+from replisync.devpi import EMPTY_ENTRY, KeyChange, parse_stored
 from replisync.errors import CorruptEntry
-from replisync.standby.database import audit
+from replisync.standby import audit
 from replisync.verify.findings import BACK_SERIAL, DAMAGED_ENTRY, KEY, Finding
 from replisync.verify.subject import Subject
 

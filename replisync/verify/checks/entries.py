@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from replisync.changelog.plan import wanted_file
-from replisync.devpi.entries import ChangelogEntry, parse_stored
-from replisync.devpi.keys import FILE_KEYNAMES
+from replisync.changelog import wanted_file
+from replisync.devpi import FILE_KEYNAMES, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry
 
 # A change: key, keyname, back serial, and the digest of its file: "" for none, None for no file.

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from replisync.changelog.witness import witness
-from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry
+from replisync.changelog import witness
+from replisync.devpi import EMPTY_ENTRY, ChangelogEntry
 from replisync.errors import CorruptEntry
-from replisync.standby.database import audit
+from replisync.standby import audit
 from replisync.verify.checks.chain import wrong_back_serial
 from replisync.verify.checks.entries import Read, changes_of, read_all, read_entry
 from replisync.verify.checks.quick import missing_entry

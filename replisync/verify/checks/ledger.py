@@ -6,8 +6,7 @@ reason is not ours, and may hide a lost file.
 
 from functools import partial
 
-from replisync.standby.database import audit
-from replisync.standby.database.audit import LedgerFile
+from replisync.standby import LedgerFile, audit
 from replisync.verify.findings import LEDGER, MISSING_FILE, Finding
 from replisync.verify.subject import Subject
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from replisync.devpi.storage import SQLITE
+from replisync.devpi import SQLITE
 from replisync.errors import LocalFailure
-from replisync.standby.serverdir import SQLITE_FILE, Serverdir
-from replisync.system.owners import OURS, hand_back, held
+from replisync.standby import SQLITE_FILE, Serverdir
+from replisync.system import OURS, hand_back, held
 from replisync.verify.findings import PERMISSIONS, Finding
 from replisync.verify.owner import REMEDY
 

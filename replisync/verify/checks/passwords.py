@@ -9,18 +9,21 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from replisync.changelog.ports import History
-from replisync.changelog.rewrite import rewritten
-from replisync.changelog.witness import witness
-from replisync.devpi.entries import KeyChange, parse_stored
-from replisync.devpi.keys import PWHASH, PWSALT, READ_KEYNAMES, USER_KEYNAME, user_name, without_password
-from replisync.devpi.tokens import is_empty_password
+from replisync.changelog import History, rewritten, witness
+from replisync.devpi import (
+    PWHASH,
+    PWSALT,
+    READ_KEYNAMES,
+    USER_KEYNAME,
+    KeyChange,
+    is_empty_password,
+    parse_stored,
+    user_name,
+    without_password,
+)
 from replisync.errors import BrokenStream, CorruptEntry, PrimaryDamaged, WrongHistory
-from replisync.replication.loop import Patience
-from replisync.replication.pipeline import until
-from replisync.standby.database import audit
-from replisync.standby.database.mending import Mending
-from replisync.standby.database.store import Store
+from replisync.replication import Patience, until
+from replisync.standby import Mending, Store, audit
 from replisync.system import clock
 from replisync.verify.findings import (
     EMPTY_PASSWORD,

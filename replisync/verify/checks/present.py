@@ -5,14 +5,11 @@ import os
 from collections.abc import Iterator
 from functools import partial
 
-from replisync.changelog.records import PRESENT, Pending
-from replisync.devpi.keys import Digest
+from replisync.changelog import PRESENT, Pending
+from replisync.devpi import Digest
 from replisync.errors import NotPermitted
-from replisync.standby.database import audit
-from replisync.standby.database.audit import LedgerFile
-from replisync.standby.files.hashing import Seen
-from replisync.system.denied import DENIED
-from replisync.system.owners import who
+from replisync.standby import LedgerFile, Seen, audit
+from replisync.system import DENIED, who
 from replisync.verify import owner as access
 from replisync.verify.checks.allfiles import look_at, looked_at
 from replisync.verify.findings import (

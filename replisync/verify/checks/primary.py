@@ -4,17 +4,23 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from replisync.changelog.divergence import Comparison
-from replisync.changelog.ports import History
-from replisync.changelog.records import Source
-from replisync.changelog.witness import witness
-from replisync.devpi.entries import EMPTY_ENTRY, ChangelogEntry, KeyChange, digest, parse_stored, same_entry
-from replisync.devpi.keys import READ_KEYNAMES, USER_KEYNAME, index_of, index_type, user_key
+from replisync.changelog import Comparison, History, Source, witness
+from replisync.devpi import (
+    EMPTY_ENTRY,
+    READ_KEYNAMES,
+    USER_KEYNAME,
+    ChangelogEntry,
+    KeyChange,
+    digest,
+    index_of,
+    index_type,
+    parse_stored,
+    same_entry,
+    user_key,
+)
 from replisync.errors import Advice, BrokenStream, CorruptEntry, Hint
-from replisync.replication.loop import Patience
-from replisync.replication.pipeline import until
-from replisync.standby.database import audit
-from replisync.standby.database.store import Store
+from replisync.replication import Patience, until
+from replisync.standby import Store, audit
 from replisync.verify.findings import OTHER_ENTRY, Finding
 from replisync.verify.subject import Subject
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from replisync.changelog.records import ABSENT, WANTED
-from replisync.devpi.nodeinfo import plain_url
+from replisync.changelog import ABSENT, WANTED
+from replisync.devpi import plain_url
 from replisync.errors import Advice, Hint, TargetUnusable
-from replisync.standby.database import audit
-from replisync.standby.database.store import Store
+from replisync.standby import Store, audit
 from replisync.verify.checks.chain import newest_chain
 from replisync.verify.checks.modes import wrong_modes
 from replisync.verify.findings import (

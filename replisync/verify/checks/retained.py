@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator
 
-from replisync.changelog.records import Retained
-from replisync.standby.database import audit
-from replisync.system.durable import local_errors
+from replisync.changelog import Retained
+from replisync.standby import audit
+from replisync.system import local_errors
 from replisync.verify.findings import LEDGER, Finding
 from replisync.verify.subject import Subject
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from replisync.standby.database.oddrows import OddRow, hide, odd_rows
-from replisync.standby.database.store import Store
+from replisync.standby import OddRow, Store, hide, odd_rows
 from replisync.verify.findings import DATABASE, ROW, SCHEMA, Finding
 from replisync.verify.subject import Subject
 

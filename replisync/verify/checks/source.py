@@ -5,13 +5,11 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from replisync.changelog.records import Source
-from replisync.devpi.entries import parse_stored
+from replisync.changelog import Source
+from replisync.devpi import parse_stored
 from replisync.errors import Advice, CorruptEntry, Hint, TargetUnusable
-from replisync.standby.database import audit
-from replisync.standby.database.store import Store
-from replisync.standby.serverdir import Serverdir
-from replisync.system.clock import is_time
+from replisync.standby import Serverdir, Store, audit
+from replisync.system import is_time
 from replisync.verify.checks.primary import Agreement, Ask
 from replisync.verify.findings import SOURCE, Finding
 from replisync.verify.subject import Subject

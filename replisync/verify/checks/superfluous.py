@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from replisync.devpi.entries import parse_stored
-from replisync.devpi.keys import FILE_KEYNAMES
+from replisync.devpi import FILE_KEYNAMES, parse_stored
 from replisync.errors import CorruptEntry
-from replisync.standby.database import audit
+from replisync.standby import audit
 from replisync.system import clock
 from replisync.verify.checks.allfiles import known_files
 from replisync.verify.findings import SUPERFLUOUS_FILE, TEMPORARY, Finding

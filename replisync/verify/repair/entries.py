@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 
-from replisync.changelog.witness import witness
-from replisync.devpi.entries import EMPTY_ENTRY
+from replisync.changelog import witness
+from replisync.devpi import EMPTY_ENTRY
 from replisync.errors import Advice, CorruptEntry, Hint
-from replisync.standby.database import audit
+from replisync.standby import audit
 from replisync.verify.checks.entries import read_entry
 from replisync.verify.checks.history import History, latest_of, read_history
 from replisync.verify.checks.primary import Agreement, Ask

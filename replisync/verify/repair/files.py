@@ -4,18 +4,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from replisync.changelog.plan import WantedFile
-from replisync.changelog.ports import FileStore
-from replisync.changelog.records import Fault
-from replisync.devpi.keys import Digest
+from replisync.changelog import Fault, FileStore, WantedFile
+from replisync.devpi import Digest
 from replisync.errors import CorruptEntry
-from replisync.replication.fetch import Fetched, Fetcher, Refused
-from replisync.replication.refusals import Judgement, judge
-from replisync.replication.settle import settle
-from replisync.replication.wanted import not_skipped
-from replisync.session.session import Session
-from replisync.standby.database import audit
-from replisync.standby.database.audit import LedgerFile
+from replisync.replication import Fetched, Fetcher, Judgement, Refused, judge, not_skipped, settle
+from replisync.session import Session
+from replisync.standby import LedgerFile, audit
 from replisync.system import clock
 from replisync.verify.checks.allfiles import look_at, looked_at
 from replisync.verify.checks.present import is_misstated, problem_of

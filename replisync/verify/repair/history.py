@@ -9,15 +9,20 @@ files that this demands are fetched, and finally one transaction writes all rows
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from replisync.changelog.plan import WantedFile
-from replisync.changelog.records import ABSENT, PRESENT, UNASKED, WANTED, FileRow
-from replisync.changelog.rewrite import Rewriter, rewritten
-from replisync.changelog.witness import witness
-from replisync.devpi.entries import ChangelogEntry, parse_stored
-from replisync.devpi.keys import READ_KEYNAMES, Digest
+from replisync.changelog import (
+    ABSENT,
+    PRESENT,
+    UNASKED,
+    WANTED,
+    FileRow,
+    Rewriter,
+    WantedFile,
+    rewritten,
+    witness,
+)
+from replisync.devpi import READ_KEYNAMES, ChangelogEntry, Digest, parse_stored
 from replisync.errors import CorruptEntry, Hint
-from replisync.standby.database import audit
-from replisync.standby.database.mending import Mending
+from replisync.standby import Mending, audit
 from replisync.system import clock
 from replisync.verify.checks.entries import read_entry
 from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger

@@ -3,12 +3,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from replisync.changelog.records import Source
+from replisync.changelog import Source
 from replisync.errors import TargetUnusable
-from replisync.standby.database.schema import HEAD, VERSION_TABLE
-from replisync.standby.database.store import Store
-from replisync.standby.opening import open_database
-from replisync.standby.serverdir import Serverdir
+from replisync.standby import HEAD, VERSION_TABLE, Serverdir, Store, open_database
 from replisync.verify import findings as kinds
 from replisync.verify.findings import Finding
 from replisync.verify.run import judged_source

@@ -7,20 +7,14 @@ retained after it. Each step can be repeated, so that after an interruption the 
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from replisync.changelog.ports import FileSource
-from replisync.devpi.entries import ChangelogEntry
-from replisync.devpi.nodeinfo import standby_nodeinfo
+from replisync.changelog import FileSource
+from replisync.devpi import ChangelogEntry, standby_nodeinfo
 from replisync.errors import CorruptEntry, Hint, PrimaryUnreachable, TargetUnusable
-from replisync.primary.client import Primary
-from replisync.replication.context import Context
-from replisync.replication.fetch import NoSource
-from replisync.session.session import Session, local_files
-from replisync.session.settings import Settings
-from replisync.standby.database import audit, oddrows
-from replisync.standby.opening import require_ours
-from replisync.standby.serverdir import Serverdir
-from replisync.system import clock
-from replisync.system.durable import local_errors
+from replisync.primary import Primary
+from replisync.replication import Context, NoSource
+from replisync.session import Session, Settings, local_files
+from replisync.standby import Serverdir, audit, oddrows, require_ours
+from replisync.system import clock, local_errors
 from replisync.verify import findings as kinds
 from replisync.verify.checks.modes import grant, wrong_modes
 from replisync.verify.checks.passwords import PrimaryUsers, mend_passwords
