@@ -46,7 +46,7 @@ def catchup(
     timeout: float | None,
     **values: Any,
 ) -> None:
-    """Apply all changes up to the primary's current serial, then exit."""
+    """Apply changes up to the primary's current serial, then exit."""
     with watched(log) as context, naming_reseed():
         done = run_catchup(
             target(serverdir, storage),

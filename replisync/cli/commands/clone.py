@@ -86,7 +86,10 @@ def clone(
     json: bool,
     **values: Any,
 ) -> None:
-    """Copy a primary into a new serverdir; run it again after an interruption to resume."""
+    """Copy a primary into a new serverdir.
+
+    Run it again after an interruption to resume.
+    """
     names = ("primary_url", "from_serverdir", "from_export", "at_serial")
     sources = Sources(*(values.pop(name) for name in names))
     seeding = Seeding(sources, Seed(values.pop("seed")), tools(values))

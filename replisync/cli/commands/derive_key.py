@@ -16,7 +16,7 @@ from replisync.primary import check_place, read_secret, write_key
 @click.option("--output", type=PATH, required=True, metavar="F", help="The file to write, mode 0600.")
 @cost_options
 def derive_key(secretfile: Path | None, output: Path, **values: Any) -> None:
-    """Derive the replication key from the server's secret, and write it to a file."""
+    """Write the replication key, derived from the server's secret."""
     if secretfile is None:
         raise UsageError("cannot read the secret", "--secretfile is not given")
     check_place(output)  # before the work

@@ -43,7 +43,10 @@ def follow(
     timeout: float | None,
     **values: Any,
 ) -> None:
-    """Apply each change as the primary commits it, until SIGTERM or SIGINT."""
+    """Apply each change as the primary commits it.
+
+    End with exit code 0 on SIGTERM or SIGINT.
+    """
     with watched(log) as context, naming_reseed():
         try:
             run_follow(

@@ -43,7 +43,10 @@ from replisync.system import Stop, quoted
 @json_option
 @click.pass_obj
 def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **choices: Any) -> None:
-    """Check that the standby is complete, and make it startable as primary."""
+    """Make the standby startable as primary.
+
+    Check first that it is complete.
+    """
     # Its stages are short: no display, and signals keep their default action.
     context = Context(Stop(), log, Lines(log))
     trusted = tls(choices)

@@ -45,7 +45,10 @@ def rewind(
     json: bool,
     **values: Any,
 ) -> None:
-    """Rewind the standby to serial N, so that it can follow the primary from there."""
+    """Rewind the standby to an earlier serial.
+
+    It can then follow the primary from there.
+    """
     with watched(log) as context:
         chosen = settings(values)
         done = run_rewind(target(serverdir, storage), to_serial, chosen, context, **values)

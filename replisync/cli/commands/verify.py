@@ -53,7 +53,10 @@ def verify(
     json: bool,
     **values: Any,
 ) -> None:
-    """Check the standby for damage (safe while `follow` runs), or repair it."""
+    """Check the standby for damage, or repair it.
+
+    Checking is safe while `follow` runs.
+    """
     with watched(log) as context:
         where, how = target(serverdir, storage), settings(values)
         if repair:
