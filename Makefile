@@ -7,7 +7,7 @@
 
 PYTHON ?= python3
 ARGS ?=
-JOBS ?= 3
+JOBS ?= 4
 MINUTES ?=
 
 VENV := .venv
@@ -24,9 +24,9 @@ help:
 	@echo "make types   check the types alone"
 	@echo "make coverage say which lines the unit and edge tests do not reach"
 	@echo "make mutations break the code in places that matter: a test must fail each time"
-	@echo "make fix     let ruff mend format and imports"
+	@echo "make fix     let ruff correct format and imports"
 	@echo "make check   check format, lint, imports, types, and dependencies where their advisories can be asked"
-	@echo "make bench   measure speed and memory beside devpi's own replica"
+	@echo "make bench   measure speed and memory, compared with devpi's own replica"
 	@echo "make fuzz    feed mutated changelogs to their reader for MINUTES=10"
 	@echo "make soak    follow a busy primary for MINUTES=20 while everything fails and is killed"
 	@echo "make minimum run the quick tests with the oldest versions of all dependencies"

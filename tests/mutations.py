@@ -199,9 +199,9 @@ MUTATIONS = [
     ),
     Mutation(
         "retained files are removed too early",
-        "standby/database/ageing.py",
-        "t.retained.c.lived_at <= lived - seconds",
-        "t.retained.c.lived_at <= lived",
+        "standby/database/moves.py",
+        "select(t.retained.c.stored_as).where(noted <= moment)",
+        "select(t.retained.c.stored_as).where(noted <= now)",
         "edges/test_retention.py",
     ),
     Mutation(
@@ -214,8 +214,10 @@ MUTATIONS = [
     Mutation(
         "a head that drips is waited for",
         "primary/transport.py",
-        "            if left <= 0:\n",
-        "            if False:\n",
+        "            if left <= 0:\n"
+        '                raise TimeoutError("the head of the answer is not complete")\n'
+        "            self._own.settimeout(left)\n",
+        "            pass\n",
         "edges/test_heads.py",
     ),
     Mutation(

@@ -203,4 +203,4 @@ class Retained:
     relpath: str
     serial: int
     retained_at: str
-    lived_at: float | None
+    overdue_at: str | None

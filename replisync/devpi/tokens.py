@@ -118,9 +118,9 @@ class TokenSigner:
     ) -> None:
         self._key = key
         self._clock = clock
-        self._steady = steady or clock
+        self.steady = steady or clock
         self._last: tuple[str, int, str] = ("", 0, "")
-        self._period_ends = self._steady()
+        self._period_ends = self.steady()
         self._left = 0  # tokens that may still be tried in this period
         self.offset = 0.0  # of the primary's clock from ours, in seconds, as far as known
 
@@ -129,12 +129,13 @@ class TokenSigner:
         self.offset = offset
         self._last = ("", 0, "")
 
-    def offsets(self, expired: float, date: float | None) -> Iterator[tuple[float, float]]:
+    def offsets(self, expired: float, date: float | None, took: float = 0.0) -> Iterator[tuple[float, float]]:
         """Yield offsets to try after the primary called a token expired.
 
         For one thread at a time, up to the first offset that the primary accepts.
         expired: the offset of the rejected token.
         date: the primary's time by its answer (or a proxy's), in seconds since the epoch, or None.
+        took: seconds from the request to that answer.
         Yields pairs: the offset to keep, and the offset to try for it. The tried token is as old as tokens
         get if the primary's clock may be ahead, and as young as they get if it may be behind.
         """
@@ -142,6 +143,9 @@ class TokenSigner:
             # Another thread has learned it meanwhile.
             yield self.offset, self.offset
             expired = self.offset
+        elif took > _REUSE_SECONDS:
+            # The token may have expired on its way, as to a server that is busy with its start.
+            yield expired, expired
         centres = [expired]
         # `Date` has whole seconds, rounded down, and is older than now: up to a second too early.
         said = expired if date is None else date - self._clock()
@@ -149,7 +153,7 @@ class TokenSigner:
             yield said, said
             if abs(said - expired) > _STEPS * _STEP_SECONDS:
                 centres.append(said)
-        began = self._steady()
+        began = self.steady()
         if began >= self._period_ends:
             self._period_ends, self._left = began + _PERIOD_SECONDS, _MOST_IN_PERIOD
         for centre in centres:
@@ -158,7 +162,7 @@ class TokenSigner:
                     (centre - distance, centre - distance),
                     (centre + distance, centre + distance - _REUSE_SECONDS),
                 ):
-                    if self._left <= 0 or self._steady() - began > _SEARCH_SECONDS:
+                    if self._left <= 0 or self.steady() - began > _SEARCH_SECONDS:
                         return
                     self._left -= 1
                     yield offset, tried

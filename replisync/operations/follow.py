@@ -53,8 +53,9 @@ def _connected(
 
 
 def _expire(session: Session) -> None:
+    days, at_once = session.settings.retention_days, session.settings.expire_at_once
     try:
-        expire_retained(session.store, session.files, session.settings.retention_days, clock.moment())
+        expire_retained(session.store, session.files, days, clock.now(), at_once=at_once)
     except LocalFailure as err:
         # This can wait; applying changes cannot, and reports its own failures.
         session.context.log.warning("retained files are not removed", error=str(err))

@@ -201,11 +201,11 @@ class Origin:
         """
         signer = self._signer
         with ExitStack() as stack:
-            offset = signer.offset if signer else 0.0
+            offset, asked = (signer.offset, signer.steady()) if signer else (0.0, 0.0)
             response = stack.enter_context(ask(signer.token(self.uuid) if signer else ""))
             if signer is not None and self._expired(response, attempted):
                 with self._searching:
-                    for better, tried in signer.offsets(offset, _date(response)):
+                    for better, tried in signer.offsets(offset, _date(response), signer.steady() - asked):
                         stack.close()
                         response = stack.enter_context(ask(signer.token_by(self.uuid, tried)))
                         if not self._expired(response, attempted):

@@ -111,9 +111,17 @@ def set_apart(store: Store, files: FileStore) -> None:
         store.set_apart(names)
 
 
-def expire_retained(store: Store, files: FileStore, days: float, now: clock.Moment) -> None:
-    """Remove files that were retained for `days`, counting only time in which the machine ran until `now`."""
-    names = store.retained_beyond(now, days * 86400)
+def expire_retained(store: Store, files: FileStore, days: float, now: str, *, at_once: bool = False) -> None:
+    """Remove files that are retained for at least `days`, and were found so a day before `now` already.
+
+    So a system clock that is set forwards, and back within a day, removes none of them.
+    at_once: remove them when they are first found; so are all of them with 0 days, whatever the clock says.
+    """
+    oldest = clock.days_before(now, days) if days else clock.LAST
+    if at_once or not days:
+        names = store.retained_before(oldest)
+    else:
+        names = store.overdue_since(clock.days_before(now, 1), oldest, now)
     if names:
         for name in names:
             _check(name, alone=True)

@@ -17,6 +17,7 @@ class Settings:
     access: how to reach the primary.
     skip_indexes: indexes (`user/index`), types of indexes, or "all", whose files are skipped.
     retention_days: how long dropped files are retained; 0 retains none.
+    expire_at_once: remove files retained for longer when they are first found, not a day later.
     patience: seconds to retry transient errors without progress; None for ever.
     search: folders to search for files before downloading them; see standby.files.local.
     hard_links: whether to link files that are found there instead of copying them.
@@ -26,6 +27,7 @@ class Settings:
     access: Access = field(default_factory=Access)
     skip_indexes: frozenset[str] = frozenset()
     retention_days: float = 30.0
+    expire_at_once: bool = False
     patience: float | None = 60.0
     limits: BatchLimits = field(default_factory=BatchLimits)
     search: tuple[Path, ...] = ()

@@ -1,35 +1,12 @@
-"""Wall time in the format of the tables and the output, and time since the machine booted."""
+"""Wall time in the format of the tables and the output."""
 
-import time
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# No time that we can write is later.
+LAST = "9999-12-31T23:59:59.999Z"
 
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A moment by two clocks: wall time, which can be set, and boot time, which is monotonic.
-
-    wall: RFC 3339.
-    boot: ID of this boot of this machine; None if the system has none.
-    boottime: seconds since boot, including time suspended.
-    """
-
-    wall: str
-    boot: str | None
-    boottime: float
-
-
-def moment() -> Moment:
-    """Return this moment."""
-    try:
-        with open(_BOOT_ID, encoding="utf-8") as file:
-            boot = file.read(64).strip() or None
-    except (OSError, ValueError):
-        boot = None
-    # Linux has both; very old kernels have neither.
-    return Moment(now(), boot, time.clock_gettime(time.CLOCK_BOOTTIME) if boot else 0.0)
+# As many days are before any time that we meet: 1,900 years.
+_MOST_DAYS = 700_000.0
 
 
 def now() -> str:
@@ -45,6 +22,11 @@ def stamp(moment: datetime) -> str:
 def later(seconds: float) -> str:
     """Return the time `seconds` from now."""
     return stamp(datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+def days_before(moment: str, days: float) -> str:
+    """Return the time that is `days` before a moment."""
+    return stamp(datetime.fromisoformat(moment) - timedelta(days=min(_MOST_DAYS, days)))
 
 
 def seconds_since(moment: str) -> float:

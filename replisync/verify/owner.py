@@ -33,19 +33,19 @@ class Owner(NamedTuple):
     groups: frozenset[int]
     closed: bool
 
+    def may(self, bits: int, mode: int, uid: int, gid: int) -> bool:
+        """Return whether a mode and owner grant these bits of access, given as those of an owner."""
+        if uid not in (self.uid, -1):
+            if self.uid == 0:
+                return True
+            bits >>= 3 if gid in self.groups else 6
+        return mode & bits == bits
+
     def lacks(self, mode: int, uid: int, gid: int) -> str | None:
         """Return what a file or folder should be, by its mode and owner; None if it is that."""
         folder = stat.S_ISDIR(mode)
-        needed = stat.S_IRWXU if folder else stat.S_IRUSR
-        if uid == self.uid or uid < 0:
-            usable = mode & needed == needed
-        elif self.uid == 0:
-            usable = True
-        else:
-            needed >>= 3 if gid in self.groups else 6
-            usable = mode & needed == needed
         what = "a folder" if folder else "a file"
-        if not usable:
+        if not self.may(stat.S_IRWXU if folder else stat.S_IRUSR, mode, uid, gid):
             return f"{what} that its owner can {'use' if folder else 'read'}"
         if self.closed and mode & stat.S_IWOTH:
             return f"{what} that not everybody may write to"
@@ -57,18 +57,21 @@ class Owner(NamedTuple):
 
 
 def owner_of(serverdir: Serverdir) -> Owner | None:
-    """Return the owner of a serverdir; None if unknown, or if it has no files on disk."""
+    """Return the owner of a serverdir; None if unknown."""
+    closed = False
     try:
-        own, files = serverdir.own.stat(), serverdir.files.stat()
+        own = serverdir.own.stat()
     except OSError:
         return None
+    with suppress(OSError):  # files may be in a database
+        closed = not serverdir.files.stat().st_mode & stat.S_IWOTH
     groups = {own.st_gid}
     with suppress(KeyError, OSError):
         account = pwd.getpwuid(own.st_uid)
         groups |= {account.pw_gid, *os.getgrouplist(account.pw_name, account.pw_gid)}
     if own.st_uid == os.geteuid():
         groups |= {os.getegid(), *os.getgroups()}
-    return Owner(own.st_uid, own.st_gid, frozenset(groups), not files.st_mode & stat.S_IWOTH)
+    return Owner(own.st_uid, own.st_gid, frozenset(groups), closed)
 
 
 class Folders:

@@ -99,13 +99,13 @@ def as_table(results: Sequence[Result], load: ForeignLoad, settings: dict[str, A
 def as_markdown(results: Sequence[Result], load: ForeignLoad, settings: dict[str, Any]) -> str:
     """Return a table for the documentation, and under it what has to be known to judge it."""
     machine = _machine(load)
-    rows = ["| | replisync | beside it | ratio | goal | |", "|---|---|---|---|---|---|"]
+    rows = ["| | replisync | compared with | ratio | goal | |", "|---|---|---|---|---|---|"]
     rows += [f"| {' | '.join(cells)} |" for cells in map(_cells, results)]
     missed = sum(result.met is False for result in results)
     about = (
         f"{machine['cores']} cores shared with the primary, {machine['system']}, Python {machine['python']}; "
         f"{settings['serials']} serials, {settings['files']} files of {settings['file_size']} bytes; "
-        f"{settings['repeat']} measurements of each, of which the median counts. Others used "
+        f"median of {settings['repeat']} runs. Others used "
         f"{machine['foreign_cores_median']:.2f} cores in the median measurement, "
         f"{machine['foreign_cores_max']:.2f} in the worst. Goals missed: {missed}."
     )

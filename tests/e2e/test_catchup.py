@@ -1,5 +1,6 @@
 """Bringing a standby up to date once: every kind of change, up to a serial, from wherever the primary is."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tests.support.history import connect
 from tests.support.oracle import assert_equal_history, assert_files, assert_replicated
 from tests.support.ports import free_port
 from tests.support.proxy import Proxy
+from tests.support.runs import run_here
 from tests.support.snapshot import assert_untouched, snapshot
 from tests.support.standby import Standby, settled
 from tests.support.upstream import Upstream
@@ -359,6 +361,27 @@ def test_what_a_change_drops_is_kept_aside(pair: Pair, tmp_path: Path) -> None:
     for relpath, content in contents.values():
         assert content in retained(standby, relpath)
         assert retained(spare, relpath) == []
+
+
+def test_what_is_over_age_goes_at_once_where_the_command_line_says_for_how_long(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """Otherwise, also by a file of settings, it is marked, and goes a day later: the clock may be wrong."""
+    standby = pair.standby
+    relpath = pair.client.upload_wheel("root/dev", "aged", "1.0")
+    standby.catchup()
+    pair.client.delete_file(relpath)
+    standby.catchup()
+    with closing(sqlite3.connect(standby.serverdir / ".sqlite")) as database, database:
+        old = "UPDATE replisync_retained SET retained_at = '2020-02-02T02:02:02.222Z' WHERE relpath = ?"
+        database.execute(old, (relpath,))
+    configuration = tmp_path / "replisync.toml"
+    configuration.write_text("[catchup]\nretention = 7\n")
+    standby.catchup()
+    run_here("catchup", *standby.with_secret, before=("-c", str(configuration)))
+    assert len(retained(standby, relpath)) == 1
+    standby.catchup("--retention", 7)
+    assert retained(standby, relpath) == []
 
 
 def retained(standby: Standby, relpath: str) -> list[bytes]:

@@ -342,12 +342,9 @@ DAMAGES = {
     "witnesses that are text": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
         lambda s: s.database.write("UPDATE replisync_timeline SET witnesses = 'text' WHERE serial = 4")
     ),
-    "lived time that ends at no time": _damage(Level.QUICK, kinds.ROW)(
-        lambda s: s.database.write("INSERT INTO replisync_lived VALUES (1, 5.0, 'soon', NULL, 0.0)")
-    ),
-    "an age of a retained file that is no number": _damage(Level.QUICK, kinds.ROW, storage="sqlite")(
+    "a retained file that was found overdue at no time": _damage(Level.QUICK, kinds.ROW)(
         lambda s: s.database.write(
-            "INSERT INTO replisync_retained (stored_as, relpath, serial, retained_at, lived_at) "
+            "INSERT INTO replisync_retained (stored_as, relpath, serial, retained_at, overdue_at) "
             "VALUES ('2-x', ?, 2, '2026-11-22T11:39:23.000Z', 'long')",
             B,
         )
@@ -373,7 +370,7 @@ DAMAGES = {
     ),
     "a row of the list of retained files with more than one thing wrong": _damage(
         Level.QUICK, kinds.ROW, storage="sqlite"
-    )(lambda s: s.database.write("UPDATE replisync_retained SET retained_at = 'once', lived_at = 'long'")),
+    )(lambda s: s.database.write("UPDATE replisync_retained SET retained_at = 'once', overdue_at = 'long'")),
     "a time that is an empty text": _damage(Level.QUICK, kinds.ROW)(
         lambda s: s.database.write("UPDATE replisync_retained SET retained_at = ''")
     ),
@@ -1010,9 +1007,9 @@ def test_a_pipe_in_the_place_of_the_nodeinfo_is_not_waited_for(one: Standby) -> 
 def test_a_schema_that_cannot_even_be_told_is_no_bug_of_ours(one: Standby) -> None:
     with closing(sqlite3.connect(one.root / ".sqlite", isolation_level=None)) as database:
         database.execute("PRAGMA writable_schema = 1")
-        sql = b"CREATE TABLE replisync_lived (id INTEGER \xff"
+        sql = b"CREATE TABLE replisync_tip (id INTEGER \xff"
         database.execute(
-            "UPDATE sqlite_master SET sql = CAST(? AS TEXT) WHERE name = 'replisync_lived'", (sql,)
+            "UPDATE sqlite_master SET sql = CAST(? AS TEXT) WHERE name = 'replisync_tip'", (sql,)
         )
     for verb in (one.look, one.repair):
         with pytest.raises(TargetUnusable):

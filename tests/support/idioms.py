@@ -72,7 +72,7 @@ IDIOMS = (
     _idiom("whoever", "name the actor"),
     _idiom(rf"{_PRONOUN} (?:is|are|was|were) (?-i:none)", "not, no, missing, without"),
     _idiom(
-        "(?:it|that|this|they|which) (?:is|are|was|were) no (?!longer|more|doubt|better|worse|less)[a-z]",
+        "(?:it|that|this|they|which) (?:is|are|was|were) no (?!longer|more|doubt|better|worse|less)[a-z]+",
         "is not a ..",
     ),
     _idiom("no standby of", "not a standby of"),

@@ -14,10 +14,22 @@ from replisync import errors
 from replisync.cli.app import app
 from replisync.standby.database import tables
 from replisync.verify.findings import KINDS
+from tests.support.idioms import find
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md")])
+# Those that are kept in plain words; the changelog of past releases stays as it was.
+TEXTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "migrations/README.md")),
+        *DOCS.rglob("*.md"),
+    ]
+)
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def _commands(group: click.Group = app, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -55,43 +67,29 @@ def _rows(text: str) -> list[list[str]]:
 # Commands and options.
 
 
-def _option_rows(command: click.Command) -> list[list[str]]:
-    rows = []
+def _options(command: click.Command) -> Iterator[str]:
+    """Yield the options of a command, as its help names them."""
     for param in command.params:
-        if not isinstance(param, click.Option) or param.hidden or "--help" in param.opts:
-            continue
-        kind = param.type
-        values = r"\|".join(kind.choices) if isinstance(kind, click.Choice) else param.metavar
-        words = [param.help or ""]
-        words += ["Required."] if param.required else []
-        words += [f"Default: {param.default}."] if param.show_default else []
-        names = "/".join([", ".join(param.opts), *param.secondary_opts])
-        name = names + (f" {values}" if values else "")
-        rows.append([f"`{name}`", " ".join(word for word in words if word)])
-    return rows
+        if isinstance(param, click.Option) and not param.hidden and "--help" not in param.opts:
+            kind = param.type
+            values = r"\|".join(kind.choices) if isinstance(kind, click.Choice) else param.metavar
+            names = "/".join([", ".join(param.opts), *param.secondary_opts])
+            yield names + (f" {values}" if values else "")
 
 
-COMMON = _rows(_section(DOCS / "commands.md", "## Common options"))
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_options_of_a_command_are_documented_as_its_help_says(name: str) -> None:
-    section = _section(DOCS / "commands.md", f"## `{name}`").split("\n### ")[0]
-    rows = _option_rows(COMMANDS[name])
-    own = [row for row in _rows(section) if row[0].startswith("`-")]
-    assert own == [row for row in rows if row not in COMMON]
-    named = re.findall(r"^Common options: (.*)\.$", section, re.MULTILINE)
-    shared = [row[0].strip("`").split(" ")[0] for row in rows if row in COMMON]
-    assert named == ([", ".join(f"`{option}`" for option in shared)] if shared else [])
-
-
-def test_a_common_option_is_one_of_several_commands() -> None:
-    rows = [row for command in COMMANDS.values() for row in _option_rows(command)]
-    assert [row for row in COMMON if rows.count(row) < 3] == []
+def test_every_option_is_documented_with_the_commands_that_take_it() -> None:
+    documented = set()
+    for options, commands in _rows(_section(DOCS / "commands.md", "## Options of the commands")):
+        for name in re.findall(r"`([^`]+)`", commands):
+            group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+            for taker in group or [name]:
+                documented |= {(taker, option) for option in re.findall(r"`([^`]+)`", options)}
+    assert documented == {(name, option) for name in COMMANDS for option in _options(COMMANDS[name])}
 
 
 def test_the_options_before_a_command_are_documented() -> None:
-    assert _rows(_section(DOCS / "commands.md", "## Options before the command")) == _option_rows(app)
+    rows = _rows(_section(DOCS / "commands.md", "## Options before the command"))
+    assert [row[0].strip("`") for row in rows] == list(_options(app))
 
 
 def test_no_command_is_documented_that_does_not_exist() -> None:
@@ -165,14 +163,26 @@ def test_every_error_is_documented_with_its_exit_code() -> None:
 
 @pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=lambda table: table.name)
 def test_every_column_of_our_tables_is_documented(table: Table) -> None:
-    documented = [row[0] for row in _rows(_section(DOCS / "how-it-works.md", f"### `{table.name}`"))]
+    documented = [row[0] for row in _rows(_section(ROOT / "migrations" / "README.md", f"## `{table.name}`"))]
     assert documented == [f"`{column.name}`" for column in table.columns]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=_relative)
 def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that a page has for its headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=_relative)
+def test_every_link_to_a_heading_leads_to_one(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*\.md)?#([^)]+)\)", page.read_text()):
+        assert anchor in _anchors(page.parent / target if target else page), f"{page.name} links to #{anchor}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -200,3 +210,11 @@ def test_every_page_is_in_the_index() -> None:
 def test_every_kind_of_finding_is_documented() -> None:
     rows = _table(DOCS / "verify.md", "kind", "what is wrong")
     assert [row[0] for row in rows] == [f"`{kind}`" for kind in KINDS]
+
+
+# Words.
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=_relative)
+def test_no_page_has_a_banned_phrase(page: Path) -> None:
+    assert [f"{_relative(page)}, {match}" for match in find(page.read_text())] == []

@@ -1,9 +1,11 @@
 """`replisync catchup`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from replisync.cli.options import (
     file_options,
@@ -47,10 +49,12 @@ def catchup(
     **values: Any,
 ) -> None:
     """Apply changes up to the primary's current serial, then exit."""
+    # Only who names it now means now: a service, and a file of settings, name it at every start.
+    named = click.get_current_context().get_parameter_source("retention") is ParameterSource.COMMANDLINE
     with watched(log) as context, naming_reseed():
         done = run_catchup(
             target(serverdir, storage),
-            settings(values),
+            replace(settings(values), expire_at_once=named),
             context,
             primary_url=primary_url,
             to_serial=to_serial,

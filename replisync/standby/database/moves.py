@@ -7,14 +7,12 @@ recorded before it is placed: after a crash, the records tell what remains to be
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 
 from replisync.changelog.records import ARRIVE, PRESENT, Pending, Retained
-from replisync.standby.database import ageing
 from replisync.standby.database import tables as t
 from replisync.standby.database.engine import chunks
 from replisync.standby.database.history import History
-from replisync.system.clock import Moment
 
 
 class Moves(History):
@@ -101,17 +99,30 @@ class Moves(History):
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
                 connection.execute(insert(t.retained).values(**row))
 
-    def retained_beyond(self, now: Moment, seconds: float) -> list[str]:
-        """Return the names of files retained for at least `seconds`, whatever the system clock did meanwhile.
-
-        seconds: of lived time, which this counts up to `now`. If nothing is retained, nothing is counted or
-            written.
-        """
+    def retained_before(self, moment: str) -> list[str]:
+        """Return the names of files that were retained at `moment` or before."""
+        query = select(t.retained.c.stored_as).where(t.retained.c.retained_at <= moment)
         with self._reading() as connection:
-            if connection.execute(select(t.retained.c.stored_as).limit(1)).first() is None:
-                return []
-        with self._writing() as connection:
-            return ageing.retained_beyond(connection, now, seconds)
+            return list(connection.execute(query).scalars())
+
+    def overdue_since(self, moment: str, oldest: str, now: str) -> list[str]:
+        """Return the names of retained files that were found overdue at `moment` or before, and still are.
+
+        oldest: files that were retained then, or before, are overdue.
+        now: noted for files that are overdue for the first time. A note that comes from the future, or that
+            is of a file no longer overdue, was made by a wrong clock, and is forgotten.
+        """
+        noted, overdue = t.retained.c.overdue_at, t.retained.c.retained_at <= oldest
+        wrong = or_(and_(noted.is_(None), overdue), and_(noted.is_not(None), ~overdue), noted > now)
+        with self._reading() as connection:
+            outdated = connection.execute(select(t.retained.c.stored_as).where(wrong).limit(1)).first()
+        if outdated is not None:
+            with self._writing() as connection:
+                note = case((overdue, now), else_=None)
+                connection.execute(update(t.retained).where(wrong).values(overdue_at=note))
+        query = select(t.retained.c.stored_as).where(noted <= moment)
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def forget_retained(self, names: list[str]) -> None:
         """Delete the records of retained files of these names."""

@@ -34,7 +34,7 @@ _TIMES = frozenset(
         "finished",
         "next_try",
         "retained_at",
-        "wall_at",
+        "overdue_at",
     }
 )
 
@@ -296,7 +296,7 @@ _NEW_VALUES = {
     ),
     ("replisync_timeline", "witnesses"): "NULL",  # until the entries are compared with the primary's
     ("replisync_retained", "retained_at"): ":now",
-    ("replisync_retained", "lived_at"): "NULL",  # its retention starts again
+    ("replisync_retained", "overdue_at"): "NULL",  # the next check finds it again
     ("replisync_faults", "next_try"): ":now",
     ("replisync_faults", "tries"): "1",
 }

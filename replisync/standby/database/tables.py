@@ -182,8 +182,8 @@ pending = Table(
 )
 
 # Files that deltas dropped or replaced, kept for the retention time. serial: the one that did; -1 if it is
-# not of this history, because a rewind reverted it. lived_at: the lived time from which its retention counts;
-# NULL until the first check for expired files.
+# not of this history, because a rewind reverted it. overdue_at: when its retention was first found to be
+# over, by a clock that may be wrong; NULL before.
 retained = Table(
     "replisync_retained",
     metadata,
@@ -191,19 +191,8 @@ retained = Table(
     Column("relpath", _PATH, nullable=False),
     Column("serial", Integer, nullable=False),
     Column("retained_at", String(32), nullable=False),
-    Column("lived_at", Float),
+    Column("overdue_at", String(32)),
     Index("replisync_retained_relpath_idx", "relpath", "serial"),
-)
-
-# The lived time of the standby, in seconds, and the moment up to which it is counted: one row.
-lived = Table(
-    "replisync_lived",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("lived", Float, nullable=False),
-    Column("wall_at", String(32), nullable=False),
-    Column("boot", String(64)),
-    Column("boottime", Float, nullable=False),
 )
 
 

@@ -16,7 +16,7 @@ from replisync.errors import LocalFailure
 from replisync.standby import SQLITE_FILE, Serverdir
 from replisync.system import OURS, hand_back, held
 from replisync.verify.findings import PERMISSIONS, Finding
-from replisync.verify.owner import REMEDY
+from replisync.verify.owner import REMEDY, Owner, owner_of
 
 # devpi-server's small files, which we can write again.
 _SMALL = (".nodeinfo", ".serverversion", ".event_serial")
@@ -24,10 +24,7 @@ _SMALL = (".nodeinfo", ".serverversion", ".event_serial")
 
 def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
     """Yield the paths that replisync and devpi-server need, and their owner cannot use."""
-    try:
-        owner = serverdir.own.stat().st_uid
-    except OSError:
-        owner = None
+    owner = owner_of(serverdir)
     for path, wanted in _needed(serverdir):
         finding = _mode_problem(serverdir, path, wanted, owner)
         if finding is not None:
@@ -96,7 +93,7 @@ def _other_kind(serverdir: Serverdir, path: Path) -> bool:
     return path in files and not stat.S_ISREG(found)
 
 
-def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | None) -> Finding | None:
+def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: Owner | None) -> Finding | None:
     name = str(path.relative_to(serverdir.root))
     try:
         found = path.lstat()
@@ -114,20 +111,10 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: int | No
     if _other_kind(serverdir, path):
         kind = "a folder" if path in _own_folders(serverdir) else "a file"
         return Finding(PERMISSIONS, name, None, kind, shown)
-    if found.st_mode & wanted != wanted:
-        return Finding(PERMISSIONS, name, None, f"{_bits(wanted)} for its owner", shown)
-    if owner is not None and found.st_uid != owner and _is_closed(found.st_mode, owner):
-        expected = f"the owner {owner}, as of {serverdir.own.name}"
-        return Finding(PERMISSIONS, name, None, expected, f"the owner {found.st_uid}", REMEDY)
-    return None
-
-
-def _is_closed(mode: int, owner: int) -> bool:
-    """Return whether another user's path is unusable: a file, or a folder that only its owner may change."""
-    shared = any(mode & bits == bits for bits in (stat.S_IRWXG, stat.S_IRWXO))
-    # The superuser may change any folder.
-    return stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and not shared and owner != 0)
-
-
-def _bits(wanted: int) -> str:
-    return stat.filemode(wanted)[1:4]
+    mode, uid = found.st_mode, found.st_uid
+    if mode & wanted == wanted if owner is None else owner.may(wanted, mode, uid, found.st_gid):
+        return None
+    if owner is None or uid == owner.uid:
+        return Finding(PERMISSIONS, name, None, f"{stat.filemode(wanted)[1:4]} for its owner", shown)
+    expected = f"the owner {owner.uid}, as of {serverdir.own.name}"
+    return Finding(PERMISSIONS, name, None, expected, f"the owner {uid}", REMEDY)
