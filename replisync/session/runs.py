@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from replisync.changelog.records import Divergence
 from replisync.errors import ReplisyncError, Stopped, WrongHistory
-from replisync.replication.wanted import Tally
+from replisync.replication.missing import Tally
 from replisync.standby.database.store import Store
 from replisync.system import clock
 

@@ -17,9 +17,9 @@ from replisync.primary.client import Primary
 from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher
 from replisync.replication.loop import Patience
+from replisync.replication.missing import Tally
 from replisync.replication.pipeline import Pipeline, Rewrite, Rules
 from replisync.replication.settle import Settler, recover, settle
-from replisync.replication.wanted import Tally
 from replisync.session.runs import recorded
 from replisync.session.settings import Settings
 from replisync.standby.database.store import Store

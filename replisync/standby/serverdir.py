@@ -112,7 +112,7 @@ class Serverdir:
         """Remove what a clone needs only until it is complete; one that was killed at its end leaves it."""
         shutil.rmtree(self.seed, ignore_errors=True)
 
-    def set_aside(self, path: Path) -> None:
+    def quarantine(self, path: Path) -> None:
         """Move something that is in the way of ours to a new folder in `.replisync/aside`, durably.
 
         Raises LocalFailure.

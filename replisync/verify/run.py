@@ -15,12 +15,11 @@ from replisync.replication import Context, Patience
 from replisync.session import Settings
 from replisync.standby import Serverdir, Store, audit, open_database, require_ours, require_replica, survey_of
 from replisync.system import Prefetch, clock
-from replisync.verify.checks import history, quick, rows
+from replisync.verify.checks import history, quick, rows, superfluous
 from replisync.verify.checks import ledger as states
 from replisync.verify.checks import present as files
 from replisync.verify.checks import primary as theirs
 from replisync.verify.checks import source as sources
-from replisync.verify.checks import superfluous as strangers
 from replisync.verify.checks.passwords import PrimaryUsers, look_at_passwords
 from replisync.verify.checks.retained import look_at_retained
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
@@ -233,7 +232,7 @@ def _look(
                 files.files(subject, digests=True)
                 look_at_retained(subject)
             with subject.stage("files in place"):
-                strangers.strangers(subject, chain.from_iterable(page or () for page in pages))
+                superfluous.superfluous_files(subject, chain.from_iterable(page or () for page in pages))
         if compare is not None:
             with subject.stage("primary"):
                 # Foreign entries after our last commit are not claimed to be the primary's.

@@ -1164,7 +1164,7 @@ TOGETHER = (
 )
 
 
-CHANGES = ("store.commit", "store.in_the_transaction", "files.place", "files.put_aside", "files.remove")
+CHANGES = ("store.commit", "store.in_the_transaction", "files.place", "files.retain", "files.remove")
 
 
 def damage_together(standby: Standby) -> None:

@@ -100,7 +100,7 @@ class Database:
         """Return the errors in the database's structure, by its own check."""
         return []
 
-    def mend_structure(self) -> None:
+    def repair_structure(self) -> None:
         """Remove foreign objects, and rebuild indexes."""
         raise NotImplementedError
 

@@ -148,7 +148,7 @@ class Moves(History):
             rows = connection.execute(select(t.retained).where(or_(beyond, nameless)))
             return [Retained(**row) for row in rows.mappings()]
 
-    def set_apart(self, names: Mapping[str, str]) -> None:
+    def rename_orphaned_retained(self, names: Mapping[str, str]) -> None:
         """Record that retained files have new names, and belong to no serial of this history."""
         with self._writing() as connection:
             for name, new in names.items():

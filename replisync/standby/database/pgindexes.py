@@ -56,7 +56,7 @@ def wrong_indexes(connection: Connection) -> list[WrongIndex]:
     return found
 
 
-def make_anew(connection: Connection) -> None:
+def rebuild(connection: Connection) -> None:
     """Rebuild indexes that do not match, and keep only the newest row of each duplicated key."""
     for wrong in wrong_indexes(connection):
         if wrong.unique:

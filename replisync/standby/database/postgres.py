@@ -28,7 +28,7 @@ from replisync.standby.database.pgconnect import (
     text_array,
     translated,
 )
-from replisync.standby.database.pgindexes import make_anew, wrong_indexes
+from replisync.standby.database.pgindexes import rebuild, wrong_indexes
 from replisync.standby.database.schema import VERSION_TABLE
 from replisync.standby.database.store import Store
 
@@ -215,7 +215,7 @@ class PostgresStore(Store):
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             return [wrong.why for wrong in wrong_indexes(connection)]
 
-    def mend_structure(self) -> None:
+    def repair_structure(self) -> None:
         """Remove triggers on tables of ours and of devpi-server's; rebuild indexes that do not match."""
         with self._writing() as connection:
             rows = connection.exec_driver_sql(_TRIGGERS.format(what="tgname, c.relname")).all()
@@ -223,7 +223,7 @@ class PostgresStore(Store):
                 quoted = name.replace('"', '""')
                 connection.exec_driver_sql(f'DROP TRIGGER "{quoted}" ON {table}')
         with self._writing() as connection:
-            make_anew(connection)
+            rebuild(connection)
 
     def next_serial(self) -> tuple[int, int] | None:
         """Return the serial that the sequence would give next, and the correct one.

@@ -204,7 +204,7 @@ class SqliteStore(Store):
             rows = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA main.integrity_check(100)")]
         return [] if rows == ["ok"] else rows
 
-    def mend_structure(self) -> None:
+    def repair_structure(self) -> None:
         """Remove triggers and views, and rows that share a unique key; rebuild all indexes."""
         with self._writing() as connection:
             for kind, name, _ in _foreign_objects(connection):

@@ -15,7 +15,7 @@ from replisync.changelog.plan import Batch, WantedFile
 from replisync.changelog.records import ABSENT, PRESENT, UNASKED, UNFETCHABLE, WANTED, Commit, Fault, FileRow
 from replisync.changelog.witness import witness, witnesses
 from replisync.errors import ForeignWriter
-from replisync.standby.database import mending, undo
+from replisync.standby.database import repairs, undo
 from replisync.standby.database import tables as t
 from replisync.standby.database import witnesses as proofs
 from replisync.standby.database.engine import chunks
@@ -74,11 +74,11 @@ class Store(Moves, FileLedger, Provenance):
             self._update_ledger(connection, commit)
             self._finish_rows(connection, serial)
 
-    def mend(self, wrong: mending.Mending, now: str) -> None:
+    def repair(self, wrong: repairs.Repairs, now: str) -> None:
         """Repair rows, in one transaction; the changelog's end is then our last commit."""
         with self._writing() as connection:
-            writers = mending.Writers(self._write_rows, self._write_keys, self._write_files)
-            last = mending.write(connection, wrong, writers, now)
+            writers = repairs.Writers(self._write_rows, self._write_keys, self._write_files)
+            last = repairs.write(connection, wrong, writers, now)
             if wrong.faults:
                 self._put_faults(connection, wrong.faults)
             self._finish_rows(connection, last)

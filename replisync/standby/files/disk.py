@@ -296,7 +296,7 @@ class DiskFiles:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
-    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+    def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Move a file to the retained folder; return its name there, or None if there is no such file.
 
         serial: the serial that dropped or replaced it.
@@ -342,7 +342,7 @@ class DiskFiles:
             self.hold([name])
             os.rename(copy, f"{self._retained}/{name}")
 
-    def mend_size(self, relpath: str) -> None:
+    def correct_size(self, relpath: str) -> None:
         """Do nothing: the file system records the size."""
 
     def remove(self, relpath: str) -> None:
@@ -365,7 +365,7 @@ class DiskFiles:
                 self._syncer.names(self._moved_from)
             self._moved_from.clear()
 
-    def size_aside(self, name: str) -> int | None:
+    def size_retained(self, name: str) -> int | None:
         """Return the size in bytes of a retained file, or None."""
         with local_errors(f"cannot look for {self._retained}/{name}"):
             try:
@@ -373,7 +373,7 @@ class DiskFiles:
             except FileNotFoundError:
                 return None
 
-    def read_aside(self, name: str) -> Iterator[bytes]:
+    def read_retained(self, name: str) -> Iterator[bytes]:
         """Yield the content of a retained file.
 
         Raises LocalFailure.
@@ -383,7 +383,7 @@ class DiskFiles:
             while block := file.read(_PIECE_BYTES):
                 yield block
 
-    def rename_aside(self, names: Mapping[str, str]) -> None:
+    def rename_retained(self, names: Mapping[str, str]) -> None:
         """Rename retained files, durably; skip those that have the new name already."""
         with local_errors(f"cannot rename files in {self._retained}"):
             for name, new in names.items():
@@ -391,7 +391,7 @@ class DiskFiles:
                     os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
             fsync_folder(self._retained)
 
-    def forget_aside(self, names: Iterable[str]) -> None:
+    def drop_retained(self, names: Iterable[str]) -> None:
         """Remove retained files."""
         with local_errors(f"cannot clean {self._retained}"):
             for name in names:

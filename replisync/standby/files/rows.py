@@ -237,7 +237,7 @@ class DatabaseFiles:
         with self._reading() as connection:
             yield from row_blocks(connection, relpath, size)
 
-    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+    def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Move a file to the retained folder; return its name there, or None if there is no such file.
 
         serial: the serial that dropped or replaced it.
@@ -265,7 +265,7 @@ class DatabaseFiles:
             os.rename(temporary, aside)
             fsync_folder(self._retained)
 
-    def mend_size(self, relpath: str) -> None:
+    def correct_size(self, relpath: str) -> None:
         """Correct, durably, the size that is recorded with a file's content."""
         update = f"UPDATE files SET size = octet_length(data) WHERE path = {literal(relpath)}"  # noqa: S608
         with self._reading() as connection:
@@ -279,21 +279,21 @@ class DatabaseFiles:
     def sync_moves(self) -> None:
         """Do nothing: retentions and removals are durable already."""
 
-    def size_aside(self, name: str) -> int | None:
+    def size_retained(self, name: str) -> int | None:
         """Return the size in bytes of a retained file, or None."""
-        return self._disk.size_aside(name)
+        return self._disk.size_retained(name)
 
-    def read_aside(self, name: str) -> Iterator[bytes]:
+    def read_retained(self, name: str) -> Iterator[bytes]:
         """Yield the content of a retained file."""
-        return self._disk.read_aside(name)
+        return self._disk.read_retained(name)
 
-    def rename_aside(self, names: Mapping[str, str]) -> None:
+    def rename_retained(self, names: Mapping[str, str]) -> None:
         """Rename retained files."""
-        self._disk.rename_aside(names)
+        self._disk.rename_retained(names)
 
-    def forget_aside(self, names: Iterable[str]) -> None:
+    def drop_retained(self, names: Iterable[str]) -> None:
         """Remove retained files."""
-        self._disk.forget_aside(names)
+        self._disk.drop_retained(names)
 
 
 def row_blocks(connection: Connection, relpath: str, size: int) -> Iterator[bytes]:

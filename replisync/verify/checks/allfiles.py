@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from replisync.changelog import PRESENT
 from replisync.devpi import Digest
 from replisync.standby import LedgerFile, Looked, audit
-from replisync.verify.checks.ahead import ahead
+from replisync.verify.checks.parallel import ahead
 from replisync.verify.subject import Subject
 
 # The number of rows of the ledger to read at a time.

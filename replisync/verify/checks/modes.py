@@ -36,7 +36,7 @@ def grant(serverdir: Serverdir, finding: Finding) -> bool:
     path = serverdir.root / finding.subject
     try:
         if _other_kind(serverdir, path):
-            serverdir.set_aside(path)
+            serverdir.quarantine(path)
             serverdir.make_own_folders()
             return True
     except LocalFailure:

@@ -23,7 +23,7 @@ from replisync.devpi import (
 )
 from replisync.errors import BrokenStream, CorruptEntry, PrimaryDamaged, WrongHistory
 from replisync.replication import Patience, until
-from replisync.standby import Mending, Store, audit
+from replisync.standby import Repairs, Store, audit
 from replisync.system import clock
 from replisync.verify.findings import (
     EMPTY_PASSWORD,
@@ -221,7 +221,7 @@ def _note(subject: Subject, users: PrimaryUsers | None, *, is_same: bool) -> str
     return f"{said}{_COMPARE}" if subject.source.primary_url else said
 
 
-def mend_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> None:
+def repair_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> None:
     """Give the users of the findings the password that they have on the primary, or none.
 
     Their values are changed where the import wrote them, in one transaction; the primary's own, later entries
@@ -236,17 +236,17 @@ def mend_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> Non
         if user.key in theirs:
             due.setdefault(user.serial, []).append(user)
     with Scratch(store.holds_key) as kept:
-        mending = Mending()
+        repairs = Repairs()
         while due:
             serial = max(due)
-            for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs, mending).items():
+            for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs, repairs).items():
                 due.setdefault(before, []).extend(some)
-        mending.entries = kept.kept_entries()
-        store.mend(mending, clock.now())
+        repairs.entries = kept.kept_entries()
+        store.repair(repairs, clock.now())
 
 
 def _rewrite(
-    store: Store, kept: Scratch, serial: int, users: list[User], theirs: dict[str, Password], mending: Mending
+    store: Store, kept: Scratch, serial: int, users: list[User], theirs: dict[str, Password], repairs: Repairs
 ) -> dict[int, list[User]]:
     """Store an entry with the right passwords; return earlier entries with the wrong ones too."""
     data, proof = audit.entry_now(store, serial)
@@ -268,5 +268,5 @@ def _rewrite(
     new = rewritten(serial, changes).data
     kept.put_entry(serial, new)
     if proof is not None:
-        mending.witnesses[serial] = witness(new)
+        repairs.witnesses[serial] = witness(new)
     return before

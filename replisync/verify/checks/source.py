@@ -138,7 +138,7 @@ def wrong_tip(subject: Subject) -> tuple[str, str] | None:
 # Repair.
 
 
-def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str | Hint]:
+def repair_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str | Hint]:
     """Correct the values that can be known; return why others stay as they are, by subject."""
     store = subject.store
     known = store.source()
@@ -156,11 +156,11 @@ def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str
         store.put_source(replace(known, **values))  # type: ignore[arg-type]
     if wrong_tip(subject) is None:
         return {}
-    reason = _mend_tip(subject, ask)
+    reason = _repair_tip(subject, ask)
     return {} if reason is None else {_TIP: reason}
 
 
-def _mend_tip(subject: Subject, ask: Ask | None) -> str | Hint | None:
+def _repair_tip(subject: Subject, ask: Ask | None) -> str | Hint | None:
     """Correct the primary's own bytes of our last entry; return why that is impossible, or None."""
     store = subject.store
     tip, last, ours = audit.tip_now(store)

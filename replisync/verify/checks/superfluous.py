@@ -23,7 +23,7 @@ _TEMPORARY = re.compile(r"-tmp$")
 _UNFINISHED_SECONDS = 3600.0
 
 
-def strangers(subject: Subject, names: Iterable[bytes]) -> None:
+def superfluous_files(subject: Subject, names: Iterable[bytes]) -> None:
     """Find files that no live key names.
 
     names: of all files in place.
@@ -31,7 +31,7 @@ def strangers(subject: Subject, names: Iterable[bytes]) -> None:
     for relpath in _unknown(subject, names):
         changed_at = subject.survey.changed_at(relpath)
         subject.findings.suspect(
-            _stranger(subject, relpath), partial(_stranger_again, subject, relpath, changed_at)
+            _superfluous(subject, relpath), partial(_superfluous_again, subject, relpath, changed_at)
         )
 
 
@@ -39,7 +39,7 @@ def names_nobody_has(subject: Subject) -> Iterator[str]:
     """Yield the relpaths of superfluous files; no other process may be writing."""
     for relpath in _unknown(subject, subject.survey.names()):
         needed = _linked_folder(subject, relpath)
-        if not needed and is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
+        if not needed and is_superfluous(subject, relpath, subject.survey.changed_at(relpath)):
             yield relpath
 
 
@@ -72,7 +72,7 @@ def _linked_folder(subject: Subject, relpath: str) -> bool:
     return linked and audit.has_files_below(subject.store, relpath)
 
 
-def _stranger(subject: Subject, relpath: str) -> Finding:
+def _superfluous(subject: Subject, relpath: str) -> Finding:
     if _linked_folder(subject, relpath):
         remedy = "copy the folder that it leads to into its place, or mount it there"
         return Finding(SUPERFLUOUS_FILE, relpath, None, "a folder", "a link to one", remedy)
@@ -81,11 +81,11 @@ def _stranger(subject: Subject, relpath: str) -> Finding:
     return Finding(kind, shown, None, "no such file", "a file that no key names")
 
 
-def _stranger_again(subject: Subject, relpath: str, before: float | None) -> Finding | None:
-    return _stranger(subject, relpath) if is_stranger(subject, relpath, before) else None
+def _superfluous_again(subject: Subject, relpath: str, before: float | None) -> Finding | None:
+    return _superfluous(subject, relpath) if is_superfluous(subject, relpath, before) else None
 
 
-def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
+def is_superfluous(subject: Subject, relpath: str, before: float | None) -> bool:
     """Return whether a file is here that no key demands, and that is not being brought.
 
     before: the time of its last change, by an earlier check.

@@ -43,7 +43,7 @@ Compare = Callable[[Subject, int], None]
 
 
 @dataclass(slots=True)
-class Healing:
+class EntryRepair:
     """The repair of bad entries.
 
     history: the result of reading them.
@@ -69,7 +69,7 @@ class Healing:
 
 def find_entries(
     subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, kept: Scratch
-) -> Healing:
+) -> EntryRepair:
     """Find the replacements of bad entries, and store them temporarily.
 
     report: the findings.
@@ -81,30 +81,30 @@ def find_entries(
         history = read_history(replace(subject, findings=Findings(lambda: None)), scratch)
     first = Agreement(subject.store, subject.source).first
     # Entries that were not compared are judged by their witnesses alone.
-    healing = Healing(history, proved=last + 1 if ask is None or compare is not None else first)
-    healing.end = _true_end(subject, ask, last, committed)
-    healing.adopted = healing.end is not None
-    if healing.end is not None:
-        committed = healing.end
+    repair = EntryRepair(history, proved=last + 1 if ask is None or compare is not None else first)
+    repair.end = _true_end(subject, ask, last, committed)
+    repair.adopted = repair.end is not None
+    if repair.end is not None:
+        committed = repair.end
     if committed - history.upto > _MOST:
-        healing.hopeless = True
-        healing.reasons = {committed: _TOO_MANY, history.upto + 1: _TOO_MANY}
-        return healing
+        repair.hopeless = True
+        repair.reasons = {committed: _TOO_MANY, history.upto + 1: _TOO_MANY}
+        return repair
     history.unread |= set(range(history.upto + 1, committed + 1))
     others = _others(report.findings)
     if compare is not None and history.unproved and not _CONTRADICTIONS.isdisjoint(report.counts):
         found = _compared(subject, compare, min(history.upto, committed))
         if len(found) <= _MOST:
-            healing.proved = first
+            repair.proved = first
         others |= found
     bad = history.unread | history.odd | others
     if len(bad) > _MOST:
-        healing.reasons = dict.fromkeys(bad, _TOO_MANY)
+        repair.reasons = dict.fromkeys(bad, _TOO_MANY)
     else:
-        _Finder(subject, ask, kept, bad).find(healing)
+        _Finder(subject, ask, kept, bad).find(repair)
     if last > committed:
-        _adopt(subject, ask, healing, committed, last)
-    return healing
+        _adopt(subject, ask, repair, committed, last)
+    return repair
 
 
 def _others(findings: Iterable[Finding]) -> set[int]:
@@ -139,13 +139,13 @@ def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> i
 # Contradictions, in which either the entry or the row may be wrong.
 
 
-def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[int, str | Hint]:
+def contradicted(subject: Subject, scratch: Scratch, repair: EntryRepair) -> dict[int, str | Hint]:
     """Return the entries that rows contradict and nothing proves, and why it is unknown which is right.
 
     scratch: the content of the history, with all keys and the ledger.
     """
     found: dict[int, str | Hint] = {}
-    history = healing.history
+    history = repair.history
     if not history.unproved:
         return found
     first = Agreement(subject.store, subject.source).first
@@ -154,13 +154,13 @@ def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[i
     for one in differences:
         subject.context.stop.check()
         serial = one.found_serial
-        if serial is None or serial in found or not 0 <= serial < min(healing.proved, history.upto + 1):
+        if serial is None or serial in found or not 0 <= serial < min(repair.proved, history.upto + 1):
             continue
-        if serial in history.unread or serial in healing.replaced:
+        if serial in history.unread or serial in repair.replaced:
             continue
         data, proof = audit.entry_now(subject.store, serial)
         if proof is None and not _fits(one, serial, data or b""):
-            found[serial] = _EXPORTED if serial < first else healing.reasons.get(serial, NOT_ASKED)
+            found[serial] = _EXPORTED if serial < first else repair.reasons.get(serial, NOT_ASKED)
     return found
 
 
@@ -189,7 +189,7 @@ class _Finder:
         self._bad = bad
         self._agreement = Agreement(subject.store, subject.source)
 
-    def find(self, healing: Healing) -> None:
+    def find(self, repair: EntryRepair) -> None:
         """Store the replacements, and note which entries stay as they are, and why."""
         for run in _runs(self._bad):
             # All entries of a run are bad: they have the same neighbours.
@@ -198,11 +198,11 @@ class _Finder:
                 self._subject.context.stop.check()
                 if neighbours is None and self._ask is not None and serial >= self._agreement.first:
                     neighbours = self._neighbours_of(self._ask, run)
-                reason = self._find_entry(serial, run, neighbours, healing)
+                reason = self._find_entry(serial, run, neighbours, repair)
                 if reason is None:
-                    healing.replaced.add(serial)
+                    repair.replaced.add(serial)
                 elif reason:
-                    healing.reasons[serial] = reason
+                    repair.reasons[serial] = reason
 
     def _neighbours_of(self, ask: Ask, run: range) -> tuple[list[bool], list[bool]]:
         last = max(audit.position(self._subject.store).last, run.stop - 1)
@@ -211,7 +211,7 @@ class _Finder:
         return list(below), list(above)
 
     def _find_entry(
-        self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, healing: Healing
+        self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, repair: EntryRepair
     ) -> str | Hint | None:
         """Store the primary's entry and return None; "" if ours is the primary's; otherwise the reason."""
         if serial < self._agreement.first:
@@ -230,12 +230,12 @@ class _Finder:
         ours, proof = audit.entry_now(self._subject.store, serial)
         found = witness(theirs.data)
         if own_bytes and theirs.data == ours:
-            healing.witnesses[serial] = found
+            repair.witnesses[serial] = found
             return ""
         if not (own_bytes and found == proof):
             if not all((*below, *above)) or not (below or above or run.start == 0):
                 return _OTHERS_AROUND
-            altered = serial in healing.history.altered and not own_bytes
+            altered = serial in repair.history.altered and not own_bytes
             if not above and not altered and self._can_be_read(serial, ours):
                 # An altered entry, and a primary that was rewound to before it, look the same from here.
                 back = Advice("rewind", to_serial=run.start - 1)
@@ -282,23 +282,23 @@ def _runs(serials: set[int]) -> Iterator[range]:
 # Foreign entries.
 
 
-def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, last: int) -> None:
+def _adopt(subject: Subject, ask: Ask | None, repair: EntryRepair, committed: int, last: int) -> None:
     """Check whether foreign entries after our last commit are the primary's."""
     agreement = Agreement(subject.store, subject.source)
     tip, _, _ = audit.tip_now(subject.store)
     if agreement.first > 0 and (tip is None or tip[0] != last):
         # A devpi-server stores the primary's back serials; next to our own entries are the primary's bytes.
-        healing.reasons[committed] = "a devpi-server wrote to it: clone into an empty serverdir"
+        repair.reasons[committed] = "a devpi-server wrote to it: clone into an empty serverdir"
         return
     first = max(committed + 1, agreement.first)
     if last - first >= _MOST:
-        healing.reasons[committed] = _TOO_MANY
+        repair.reasons[committed] = _TOO_MANY
         return
     for serial in range(first, last + 1):
         ours = subject.store.entry_data(serial)
         theirs = ask(serial) if ask is not None and ours is not None else None
         if theirs is None or ours is None or not agreement.same(serial, ours, theirs):
-            healing.reasons[committed] = (
+            repair.reasons[committed] = (
                 "let it ask the primary about its entry: --secretfile or --replica-keyfile"
                 if ask is None
                 else "the primary has another entry there: find out which devpi-server wrote to the standby, "
@@ -306,5 +306,5 @@ def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, 
             )
             return
         if ours == theirs.data:
-            healing.witnesses[serial] = witness(ours)
-    healing.adopted = True
+            repair.witnesses[serial] = witness(ours)
+    repair.adopted = True

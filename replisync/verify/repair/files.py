@@ -103,7 +103,7 @@ class Bringer:
             self._session.tally.local += 1
 
 
-def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
+def repair_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
     """Fetch missing or damaged files again; return why others could not be fetched, by relpath.
 
     files: the files of the target: damaged files that cannot be fetched are retained, so that they are not
@@ -118,7 +118,7 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
         if problem is None:
             continue
         if is_misstated(seen) and seen.size == file.size:
-            files.mend_size(file.relpath)
+            files.correct_size(file.relpath)
             problem = problem_of(file, seen._replace(said=seen.size), subject.owner)
             if problem is None:
                 continue
@@ -138,7 +138,7 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     return reasons
 
 
-def mend_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[str, str]:
+def repair_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[str, str]:
     """Fetch the files that are recorded as missing without a reason; return as `mend_files` does.
 
     Those of skipped indexes get that as their reason.
@@ -202,38 +202,38 @@ def clear_way(subject: Subject, relpath: str, *, links: bool = False) -> None:
         path = path / part
         if path.is_file() and not path.is_symlink():
             if audit.file_now(subject.store, str(path.relative_to(subject.serverdir.files)))[0] is None:
-                subject.serverdir.set_aside(path)
+                subject.serverdir.quarantine(path)
             return
     path = path / name
     linked = path.is_symlink()
     if not (links if linked else path.is_dir()) or audit.has_files_below(subject.store, relpath):
         return
     if linked:
-        subject.serverdir.set_aside(path)
+        subject.serverdir.quarantine(path)
         return
     try:
         path.rmdir()
     except OSError:
-        subject.serverdir.set_aside(path)
+        subject.serverdir.quarantine(path)
 
 
 # Superfluous files.
 
 
-def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
+def retain_leftovers(subject: Subject, files: FileStore) -> None:
     """Retain the files that no key names."""
     some: list[str] = []
     for relpath in names_nobody_has(subject):
         if not _is_text(relpath):
             # No row can have such a name.
-            subject.serverdir.set_aside(subject.serverdir.files / relpath)
+            subject.serverdir.quarantine(subject.serverdir.files / relpath)
             continue
         some.append(relpath)
         if len(some) >= _SOME:
-            _put_aside(subject, files, some)
+            _retain(subject, files, some)
             some = []
     if some:
-        _put_aside(subject, files, some)
+        _retain(subject, files, some)
 
 
 def _is_text(relpath: str) -> bool:
@@ -244,7 +244,7 @@ def _is_text(relpath: str) -> bool:
     return True
 
 
-def _put_aside(subject: Subject, files: FileStore, relpaths: list[str]) -> None:
+def _retain(subject: Subject, files: FileStore, relpaths: list[str]) -> None:
     # Recorded first, so that the next run finishes it after a crash.
     subject.store.put_leftovers(relpaths)
     settle(subject.store, files, retain=True)

@@ -22,13 +22,13 @@ from replisync.changelog import (
 )
 from replisync.devpi import READ_KEYNAMES, ChangelogEntry, Digest, parse_stored
 from replisync.errors import CorruptEntry, Hint
-from replisync.standby import Mending, audit
+from replisync.standby import Repairs, audit
 from replisync.system import clock
 from replisync.verify.checks.entries import read_entry
 from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger
 from replisync.verify.checks.primary import Ask
 from replisync.verify.findings import LISTED, Report
-from replisync.verify.repair.entries import Compare, Healing, contradicted, find_entries
+from replisync.verify.repair.entries import Compare, EntryRepair, contradicted, find_entries
 from replisync.verify.repair.files import Bringer, clear_way
 from replisync.verify.scratch import EVER, FileDifference, KeyDifference, Scratch
 from replisync.verify.subject import Subject
@@ -37,7 +37,7 @@ from replisync.verify.subject import Subject
 _FILES = 500
 
 
-def mend_history(
+def repair_history(
     subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, bringer: Bringer
 ) -> dict[object, str | Hint]:
     """Repair history, keys and ledger; return why something stays wrong, by serial or subject.
@@ -45,32 +45,32 @@ def mend_history(
     report, ask, compare: see `find_entries`.
     """
     with Scratch(subject.store.holds_key) as kept:
-        healing = find_entries(subject, report, ask, compare, kept)
-        reasons: dict[object, str | Hint] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
+        repair = find_entries(subject, report, ask, compare, kept)
+        reasons: dict[object, str | Hint] = {serial: why for serial, why in repair.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
-        if healing.hopeless or (position.last > position.committed and not healing.adopted):
+        if repair.hopeless or (position.last > position.committed and not repair.adopted):
             return reasons
         with Scratch(subject.store.holds_key) as scratch:
-            history = _read_again(subject, scratch, kept, healing)
+            history = _read_again(subject, scratch, kept, repair)
             load_keys(subject, scratch)
             load_ledger(subject, scratch)
-            wrong = Wrong(scratch, history, contradicted(subject, scratch, healing))
+            wrong = Wrong(scratch, history, contradicted(subject, scratch, repair))
             _bring_files(subject, scratch, wrong, bringer)
-            mending = _mending(scratch, kept, wrong, bringer, healing)
-            mending.seed = subject.source.based_on
-            subject.store.mend(mending, clock.now())
+            repairs = _repairs(scratch, kept, wrong, bringer, repair)
+            repairs.seed = subject.source.based_on
+            subject.store.repair(repairs, clock.now())
             return reasons | wrong.left
 
 
 # The history after the repair.
 
 
-def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Healing) -> History:
+def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, repair: EntryRepair) -> History:
     """Read the history with the replacements in their places; then turn these into what is to be stored."""
     position = audit.position(subject.store)
-    history = History(max(position.last, *healing.replaced, -1))
+    history = History(max(position.last, *repair.replaced, -1))
     subject.context.progress.stage("history", history.upto + 1, "serials")
-    rewrite = _Rewrite(subject, scratch, kept, healing)
+    rewrite = _Rewrite(subject, scratch, kept, repair)
     due = 0
     while due <= history.upto:
         subject.context.stop.check()
@@ -89,7 +89,7 @@ def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Heal
 
 def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite") -> ChangelogEntry | None:
     """Return the entry that is to be at a serial; None if there is no credible one."""
-    if serial in rewrite.healing.replaced:
+    if serial in rewrite.repair.replaced:
         return rewrite.theirs(serial)
     try:
         return rewrite.ours(read_entry(serial, data or b""))
@@ -100,8 +100,8 @@ def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite") -> ChangelogEnt
 class _Rewrite:
     """Rewrites entries for a standby that began with an export; in others they stay as they are."""
 
-    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch, healing: Healing) -> None:
-        self.healing = healing
+    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch, repair: EntryRepair) -> None:
+        self.repair = repair
         self._store = subject.store
         self._based_on = subject.source.based_on
         self._scratch = scratch
@@ -114,7 +114,7 @@ class _Rewrite:
         if self._based_on >= 0:
             [[entry]] = Rewriter(self)([[entry]])
             self._kept.put_entry(serial, entry.data)
-        self.healing.witnesses[serial] = witness(entry.data)
+        self.repair.witnesses[serial] = witness(entry.data)
         return entry
 
     def ours(self, entry: ChangelogEntry) -> ChangelogEntry | None:
@@ -122,8 +122,8 @@ class _Rewrite:
 
         None if it is altered: its former content is unknown.
         """
-        history = self.healing.history
-        proof = None if entry.serial in self.healing.witnesses else history.altered.get(entry.serial)
+        history = self.repair.history
+        proof = None if entry.serial in self.repair.witnesses else history.altered.get(entry.serial)
         if proof is None and entry.serial not in history.odd:
             return entry
         if self._based_on < 0:
@@ -135,7 +135,7 @@ class _Rewrite:
         if proof is not None and witness(new.data) != proof:
             return None
         self._kept.put_entry(entry.serial, new.data)
-        self.healing.reasons.pop(entry.serial, None)
+        self.repair.reasons.pop(entry.serial, None)
         return read_entry(entry.serial, new.data)
 
     # Queries of a Rewriter: the state before the entry.
@@ -221,19 +221,19 @@ def _brought(bringer: Bringer, wanted: list[WantedFile]) -> list[FileRow]:
     return rows
 
 
-def _mending(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, healing: Healing) -> Mending:
+def _repairs(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, repair: EntryRepair) -> Repairs:
     """Return the rows to write; they are read from the temporary databases while being written."""
     keys = ((one.key, one.keyname or "", one.serial) for one in wrong.key_rows() if one.serial is not None)
     gone_keys = (one.key for one in wrong.key_rows() if one.serial is None)
     gone_files = (one.relpath for one in wrong.file_rows() if one.digest is None)
-    return Mending(
+    return Repairs(
         kept.kept_entries(),
         keys,
         gone_keys,
         scratch.arrived(),
         gone_files,
         bringer.faults,
-        healing.adopted,
-        healing.end,
-        witnesses=healing.witnesses,
+        repair.adopted,
+        repair.end,
+        witnesses=repair.witnesses,
     )

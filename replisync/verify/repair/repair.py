@@ -13,18 +13,18 @@ from replisync.errors import CorruptEntry, Hint, PrimaryUnreachable, TargetUnusa
 from replisync.primary import Primary
 from replisync.replication import Context, NoSource
 from replisync.session import Session, Settings, local_files
-from replisync.standby import Serverdir, audit, oddrows, require_ours
+from replisync.standby import Serverdir, audit, invalidrows, require_ours
 from replisync.system import clock, local_errors
 from replisync.verify import findings as kinds
 from replisync.verify.checks.modes import grant, wrong_modes
-from replisync.verify.checks.passwords import PrimaryUsers, mend_passwords
+from replisync.verify.checks.passwords import PrimaryUsers, repair_passwords
 from replisync.verify.checks.quick import tables_missing, temporary
 from replisync.verify.checks.retained import forget_lost
-from replisync.verify.checks.source import mend_source
+from replisync.verify.checks.source import repair_source
 from replisync.verify.findings import Report
 from replisync.verify.owner import give, give_folders, owner_of
-from replisync.verify.repair.files import Bringer, mend_files, mend_states, put_aside_leftovers
-from replisync.verify.repair.history import mend_history
+from replisync.verify.repair.files import Bringer, repair_files, repair_states, retain_leftovers
+from replisync.verify.repair.history import repair_history
 from replisync.verify.repair.opening import opened, refuse_server
 from replisync.verify.reports import both, joined
 from replisync.verify.run import Level, compare_with, judged_source, look, subject_of
@@ -69,7 +69,7 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
         session = Session(serverdir, store, source, settings, context)
         primary = stack.enter_context(session.primary(secret=secret))
         asks = secret and _answers(primary, session, must=level == Level.PRIMARY)
-        report = Mender(session, primary, asks=asks).run(level)
+        report = Repair(session, primary, asks=asks).run(level)
         report.repairs += before
         report.repaired += len(before)
         if report.repaired and report.outcome == "ok":
@@ -96,7 +96,7 @@ def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
     return True
 
 
-class Mender:
+class Repair:
     """One repair of an open standby whose lock we hold.
 
     asks: whether the primary is asked.
@@ -124,8 +124,8 @@ class Mender:
             return before
         if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
             # First of all: data hidden by an index, or effects of a trigger, would disturb everything else.
-            oddrows.show(self._store)
-            self._store.mend_structure()
+            invalidrows.show(self._store)
+            self._store.repair_structure()
             if kinds.SCHEMA in before.counts:
                 # Without its tables not everything could be checked.
                 self._store.restore_schema()
@@ -137,14 +137,14 @@ class Mender:
         if {kinds.DATABASE, kinds.ROW} & set(before.counts):
             # Before anything else is written: hidden rows would disturb it. Removed rows are rebuilt from the
             # history.
-            done = oddrows.mend(self._store, clock.now())
+            done = invalidrows.repair(self._store, clock.now())
             after = self._look(level)
             if not done:
                 left = [one.subject for one in after.findings if one.kind == kinds.ROW]
                 return both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
             before = joined(before, after)
         with self._session.recorded("verify"):
-            reasons = self._mend(before, level)
+            reasons = self._repair(before, level)
             after = self._look(level)
         return both(before, after, reasons)
 
@@ -159,7 +159,7 @@ class Mender:
     def _subject(self) -> Subject:
         return subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
 
-    def _mend(self, report: Report, level: Level) -> dict[object, str | Hint]:
+    def _repair(self, report: Report, level: Level) -> dict[object, str | Hint]:
         """Repair the findings; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
         reasons: dict[object, str | Hint] = {}
@@ -171,28 +171,28 @@ class Mender:
         ask = self._entry if self._asks else None
         if found & _ROWS:
             compare = self._compare if self._asks and level < Level.PRIMARY else None
-            reasons.update(mend_history(subject, report, ask, compare, bringer))
+            reasons.update(repair_history(subject, report, ask, compare, bringer))
             reasons.update(bringer.lost)
         if kinds.PASSWORD in found and self._users is not None:
-            mend_passwords(subject, report, self._users)
+            repair_passwords(subject, report, self._users)
         if found & (_ROWS | {kinds.SOURCE}):
             # After the history: the records of its end must match the end that it has then.
-            reasons.update(mend_source(subject, ask, clock.now()))
+            reasons.update(repair_source(subject, ask, clock.now()))
         if found & _LEFTOVERS and level >= Level.FULL:
-            put_aside_leftovers(subject, self._files)
+            retain_leftovers(subject, self._files)
         if found & _STATES:
-            reasons.update(mend_states(subject, bringer, self._files))
+            reasons.update(repair_states(subject, bringer, self._files))
         if found & _FILES and level >= Level.FILES:
-            reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
+            reasons.update(repair_files(subject, bringer, self._files, digests=level >= Level.FULL))
         if kinds.LEDGER in found and level >= Level.FILES:
             forget_lost(subject)
         for path in temporary(subject):
             if path.is_dir() and not path.is_symlink():
-                self._serverdir.set_aside(path)
+                self._serverdir.quarantine(path)
                 continue
             with local_errors(f"cannot remove {path}"), suppress(FileNotFoundError):
                 path.unlink()
-        reasons.update(self._mend_small_files(found))
+        reasons.update(self._repair_small_files(found))
         if kinds.SEQUENCE in found:
             self._store.restore_schema()
         return reasons
@@ -211,7 +211,7 @@ class Mender:
     def _entry(self, serial: int) -> ChangelogEntry | None:
         return self._patience.call(lambda: self._primary.entry(serial)[1])
 
-    def _mend_small_files(self, found: set[str]) -> dict[object, str | Hint]:
+    def _repair_small_files(self, found: set[str]) -> dict[object, str | Hint]:
         serverdir, source = self._serverdir, self._source
         if kinds.STATE_VERSION in found:
             serverdir.write_serverversion()

@@ -248,7 +248,7 @@ def _show(connection: Connection) -> None:
 # Repairing them.
 
 
-def mend(store: Store, now: str) -> bool:
+def repair(store: Store, now: str) -> bool:
     """Repair all invalid rows that can be repaired, and remove the others.
 
     now: replaces times that are lost.
@@ -258,7 +258,7 @@ def mend(store: Store, now: str) -> bool:
     def work(connection: Connection, rows: list[OddRow]) -> None:
         # In order: the time of a commit becomes that of the previous one, which must be valid by then.
         for row in rows:
-            _mend(connection, row, now)
+            _repair(connection, row, now)
 
     show(store)
     for _ in range(_PASSES):
@@ -269,7 +269,7 @@ def mend(store: Store, now: str) -> bool:
     return False
 
 
-def _mend(connection: Connection, row: OddRow, now: str) -> None:
+def _repair(connection: Connection, row: OddRow, now: str) -> None:
     sqlite = _is_sqlite(connection)
     where = f"{'rowid' if sqlite else 'ctid::text'} = :place"
     values: dict[str, object] = {"place": row.place}

@@ -19,7 +19,7 @@ _ENTRIES = 50
 
 
 @dataclass(slots=True)
-class Mending:
+class Repairs:
     """The rows to repair.
 
     entries: serials and data, replacing existing entries.
@@ -53,33 +53,33 @@ class Writers:
     files: Callable[[Connection, Iterable[FileRow]], None]
 
 
-def write(connection: Connection, mending: Mending, writers: Writers, now: str) -> int:
+def write(connection: Connection, repairs: Repairs, writers: Writers, now: str) -> int:
     """Write the rows; return the changelog's last serial then."""
-    for entries in _some(mending.entries, _ENTRIES):
+    for entries in _some(repairs.entries, _ENTRIES):
         _delete(connection, t.changelog.c.serial, [serial for serial, _ in entries])
         writers.rows(connection, entries)
-    for gone in _some(mending.gone_keys, _ROWS):
+    for gone in _some(repairs.gone_keys, _ROWS):
         _delete(connection, t.kv.c.key, gone)
-    for keys in _some(mending.keys, _ROWS):
+    for keys in _some(repairs.keys, _ROWS):
         writers.keys(connection, keys)
-    for paths in _some(mending.gone_files, _ROWS):
+    for paths in _some(repairs.gone_files, _ROWS):
         for column in (t.files.c.relpath, t.faults.c.relpath):
             _delete(connection, column, paths)
-    for files in _some(mending.files, _ROWS):
+    for files in _some(repairs.files, _ROWS):
         paths = [file[0] for file in files]
         # A demanded file must not be moved away any more, and its earlier fault is over.
         for column in (t.pending.c.relpath, t.faults.c.relpath):
             _delete(connection, column, paths)
         writers.files(connection, files)
-    if mending.end is not None:
-        connection.execute(delete(t.timeline).where(t.timeline.c.serial > mending.end))
+    if repairs.end is not None:
+        connection.execute(delete(t.timeline).where(t.timeline.c.serial > repairs.end))
     last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
     committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
-    if mending.adopt and last is not None and (committed is None or committed < last):
+    if repairs.adopt and last is not None and (committed is None or committed < last):
         known = -1 if committed is None else committed
-        for serial in {last, *(() if mending.seed <= known else (min(mending.seed, last),))}:
+        for serial in {last, *(() if repairs.seed <= known else (min(repairs.seed, last),))}:
             connection.execute(insert(t.timeline).values(serial=serial, committed_at=now))
-    witnesses.put(connection, mending.witnesses)
+    witnesses.put(connection, repairs.witnesses)
     return -1 if last is None else int(last)
 
 
