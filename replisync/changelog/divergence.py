@@ -55,7 +55,7 @@ class Comparison:
             return hello
         if entry is None:
             why = f"the primary is at serial {hello.serial}, behind ours, as after its restore from a backup"
-            raise self._parted(serial, why, hello.serial + 1)
+            raise self._diverged(serial, why, hello.serial + 1)
         if serial < self._first:
             return hello
         same = self._equals(serial, entry)
@@ -67,11 +67,11 @@ class Comparison:
             )
         if not same:
             why = "the primary has another entry at our last serial, so its history was rewritten before it"
-            raise self._parted(serial, why, serial)
+            raise self._diverged(serial, why, serial)
         for witness in self._witnesses(serial):
             if self._same(witness) is False:
                 why = f"the primary has another entry at serial {witness}, so its history was rewritten"
-                raise self._parted(serial, why, witness)
+                raise self._diverged(serial, why, witness)
         return hello
 
     def _witnesses(self, serial: int) -> Iterator[int]:
@@ -99,7 +99,7 @@ class Comparison:
         except CorruptEntry:
             return None
 
-    def _parted(self, serial: int, why: str, differing: int) -> WrongHistory:
+    def _diverged(self, serial: int, why: str, differing: int) -> WrongHistory:
         """Return the error that names the last serial up to which the histories agree.
 
         differing: a serial at which they differ.

@@ -114,7 +114,7 @@ class FileStore(Protocol):
         """Return the digest of a file in place."""
         ...
 
-    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+    def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Retain a file that a serial drops or replaces."""
         ...
 
@@ -122,19 +122,19 @@ class FileStore(Protocol):
         """Sync retentions and removals."""
         ...
 
-    def size_aside(self, name: str) -> int | None:
+    def size_retained(self, name: str) -> int | None:
         """Return the size of a retained file."""
         ...
 
-    def read_aside(self, name: str) -> Iterator[bytes]:
+    def read_retained(self, name: str) -> Iterator[bytes]:
         """Yield the retained files."""
         ...
 
-    def rename_aside(self, names: Mapping[str, str]) -> None:
+    def rename_retained(self, names: Mapping[str, str]) -> None:
         """Rename retained files."""
         ...
 
-    def mend_size(self, relpath: str) -> None:
+    def correct_size(self, relpath: str) -> None:
         """Correct the size that is recorded with a file's content."""
         ...
 
@@ -150,7 +150,7 @@ class FileStore(Protocol):
         """Remove leftovers of interrupted runs."""
         ...
 
-    def forget_aside(self, names: Iterable[str]) -> None:
+    def drop_retained(self, names: Iterable[str]) -> None:
         """Remove retained files."""
         ...
 

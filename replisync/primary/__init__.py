@@ -1,6 +1,6 @@
-"""Where bytes come from: one primary over HTTP, its secret, its certificates.
+"""The source of bytes: one primary over HTTP, its secret, its certificates.
 
-Knows HTTP and what each answer means. Must not know how entries are applied or stored.
+Knows HTTP and the meaning of each answer. Must not know how entries are applied or stored.
 """
 
 from replisync.primary.access import Access

@@ -1,4 +1,4 @@
-"""What an operator sets to reach a primary, and how one is reached with it."""
+"""The operator's settings for reaching a primary, and the primary that they lead to."""
 
 import time
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ from replisync.primary.tls import Tls, tls_context
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What any command needs that asks a primary.
+    """The settings of every command that asks a primary.
 
-    secretfile, keyfile: the primary's secret, or the key that was derived from it; one of them is enough.
+    secretfile, keyfile: the primary's secret, or the key derived from it; one of them is enough.
     cost: of that derivation.
-    tls: whom TLS trusts, and who we are.
-    threads: downloads at a time.
-    silence: seconds without a byte after which the primary is given up.
-    entry_bytes: the longest entry of the primary's changelog that is taken.
+    tls: trusted CAs, and our certificate.
+    threads: the number of parallel downloads.
+    silence: seconds without a byte after which to give up on the primary.
+    entry_bytes: the longest accepted changelog entry.
     """
 
     secretfile: Path | None = None
@@ -46,7 +46,7 @@ class Access:
         return TokenSigner(key, time.time, time.monotonic)
 
     def primary(self, url: str, uuid: str, expected: str, *, secret: bool = True) -> Primary:
-        """Return the primary at a URL; nothing is connected yet.
+        """Return the primary at a URL, without connecting.
 
         uuid: the one that we show.
         expected: the one that the primary must have; "" for any.

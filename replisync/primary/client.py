@@ -1,8 +1,8 @@
-"""The primary, over HTTP: who it is, what it has, and what each of its answers means.
+"""The primary over HTTP: its identity, its changelog, its files, and the meaning of each answer.
 
 Endpoints, headers and answers: `devpi_server/replica.py` (PrimaryChangelogRequest) and
-`devpi_server/views.py`; what older servers do differently is said where it matters. Nothing here knows
-how entries are stored.
+`devpi_server/views.py`; differences of older servers are noted where they matter. Nothing here knows how
+entries are stored.
 """
 
 import re
@@ -23,20 +23,20 @@ from replisync.errors import BrokenStream, CorruptEntry, PrimaryUnreachable, Wro
 from replisync.primary.connection import Link, Origin
 
 STREAM_TYPE = "application/x-devpi-replica-changes"
-# A server prefers its stream only where the older type is wanted less.
+# A server prefers its stream only if the older type has a lower quality.
 _ACCEPT = f"{STREAM_TYPE}, application/octet-stream; q=0.9"
 
-# After so many failures at the same serial, entries are asked for one by one.
+# After this number of failures at the same serial, ask for entries one by one.
 _STUMBLES = 2
 
-# So many entries that a poll brings to light are asked for one by one; what is beyond them, as a stream.
+# The number of entries that a poll fetches one by one; more of them come as a stream.
 _FEW = 8
 
-# An entry that ends too early so many times in a row, in answers that are whole for HTTP, is what the primary
-# has; before, it is what was left of it on the way.
+# An entry that ends too early this number of times in a row, in answers that are complete for HTTP, is
+# damaged on the primary; before that, it may have been cut in transit.
 _CUTS = 3
 
-# The same of answers that are empty, as proxies in trouble send them too.
+# The same for empty answers, which failing proxies send too.
 _EMPTIES = 5
 
 _LENGTH = re.compile("[0-9]{1,18}")
@@ -46,10 +46,10 @@ class Primary:
     """One primary, as one replica sees it.
 
     url: of the server's root.
-    signer: makes the tokens; None where no changelog is to be read.
+    signer: makes the tokens; None if no changelog is to be read.
     uuid: the replica's.
-    expected: the UUID that the primary must have; "" where it is not known yet.
-    link: how it is talked to.
+    expected: the UUID that the primary must have; "" if unknown.
+    link: the settings of the connection.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Primary:
         self._origin = Origin(url, signer, uuid=uuid, expected=expected, link=link)
         self._limits = link.limits
         self._batches = True
-        self._stumbled = (-1, 0)  # where answers broke off, and how often in a row
-        self._cut = (-1, 0)  # the same, of those that HTTP said were complete
-        self._singly_until = -1  # up to which serial entries are asked for one by one
+        self._stumbled = (-1, 0)  # the serial at which answers broke off, and the number in a row
+        self._cut = (-1, 0)  # the same for answers that HTTP called complete
+        self._singly_until = -1  # the serial up to which to ask for entries one by one
 
     @property
     def url(self) -> str:
@@ -93,13 +93,13 @@ class Primary:
         self._origin.close()
 
     def expect(self, uuid: str) -> None:
-        """Accept answers of the server `uuid` only, from now on."""
+        """Accept only answers of the server `uuid` from now on."""
         self._origin.expected = uuid
 
     # The changelog.
 
     def hello(self) -> Hello:
-        """Ask the server who and where it is; this needs no secret.
+        """Ask the server for its identity and serial; this needs no secret.
 
         Raises PrimaryUnreachable, WrongHistory or PrimaryRefused.
         """
@@ -108,7 +108,7 @@ class Primary:
             return self._origin.hello(response, attempted)
 
     def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
-        """Return who answers, and its entry at a serial; None where it does not have one.
+        """Return the server's hello, and its entry at a serial, or None.
 
         Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry.
         """
@@ -126,15 +126,15 @@ class Primary:
     def changes(self, first: int, *, poll: bool) -> Iterator[Changes]:
         """Ask for the changes from serial `first` on.
 
-        poll: wait up to 30 seconds for the next one where there is none; else up to one.
-        Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry; so do the groups, while
-        they are read.
+        poll: wait up to 30 seconds for a change; otherwise up to one.
+        Raises PrimaryUnreachable, PrimaryRefused, WrongHistory or CorruptEntry; so do the groups, while they
+        are read.
         """
-        # A primary in whose changelog a row is missing breaks off every longer answer; entry by entry it
-        # still gives those before it, and shows which one is missing.
+        # A primary with a missing row breaks off every longer answer; entry by entry it still delivers those
+        # before the row, and shows which one is missing.
         singly = not self._batches or first <= self._singly_until
-        # A stream that had to wait is empty in devpi-server: it goes up to the serial at its beginning, and
-        # its connection is closed. The same poll for one entry brings it, and the next one can follow.
+        # devpi-server's stream is empty if it had to wait: it goes up to the serial at its beginning, and the
+        # connection is closed. The same poll for one entry delivers it, and the next poll can follow.
         waits = poll and -1 < self._origin.last_seen < first and not singly
         with ExitStack() as stack:
             try:
@@ -168,7 +168,7 @@ class Primary:
         wait = "" if poll else "?initial_fetch"
         with self._origin.signed(f"+changelog/{first}-{wait}", attempted, _ACCEPT, poll=poll) as response:
             if self._lacks_batches(response, attempted, first):
-                # Sure by a 404; a 500 may pass, and is asked about again.
+                # A 404 is certain; a 500 may be transient, so ask again.
                 self._batches = response.status_code == 500
             else:
                 hello = self._origin.hello(response, attempted, first)
@@ -180,9 +180,9 @@ class Primary:
             yield changes
 
     def _lacks_batches(self, response: httpx.Response, attempted: str, first: int) -> bool:
-        """Tell whether this is how a server before 4.9.0 answers, which has the endpoint for one entry only.
+        """Return whether this is an answer of a server before 4.9.0, whose endpoint is for one entry only.
 
-        It takes the "-" for a part of the number: a 404, or, where it tries to remember the replica, a 500.
+        It reads the "-" as part of the number: a 404 or, if it tries to remember the replica, a 500.
         """
         if response.status_code == 500:
             return self._origin.before_6_13
@@ -212,9 +212,9 @@ class Primary:
 
     @contextmanager
     def _whole(self, serial: int, body: bytes) -> Iterator[None]:
-        """Take an answer that is cut for a broken one, until it has always been the same too often.
+        """Treat a truncated answer as a broken one, until it has been the same too often.
 
-        Raises BrokenStream in the place of CorruptEntry.
+        Raises BrokenStream instead of CorruptEntry.
         """
         try:
             yield
@@ -224,8 +224,8 @@ class Primary:
             if not body and self._cut[1] >= _EMPTIES:
                 raise CorruptEntry(
                     err.attempted,
-                    f"its answer is empty, {_EMPTIES} times in a row: it lacks the entry, or something "
-                    "before it keeps its answers back",
+                    f"its answer was empty {_EMPTIES} times in a row: it lacks the entry, or a proxy "
+                    "drops the answers",
                     serial=serial,
                     hint=f"ask the primary itself, without any proxy; then {CorruptEntry.default_hint}",
                 ) from err
@@ -240,7 +240,7 @@ class Primary:
     def _singly(self, first: int, *, poll: bool, most: int | None = None) -> Iterator[Changes]:
         """Ask for one entry after the other.
 
-        most: how many are worth that; None for all that there are.
+        most: the largest number to ask for; None for all.
         """
         attempted = f"cannot read the changelog of {self.url}"
         wait = "" if poll else "?initial_fetch"
@@ -253,7 +253,7 @@ class Primary:
                 with self._origin.signed(f"+changelog/{serial}", attempted) as following:
                     if self._origin.is_new(following):
                         self._origin.distrust()
-                        return  # whoever is there now is to be asked who it is first
+                        return  # another server may answer now: check its identity first
                     self._origin.hello(following, attempted, serial)
                     self._origin.refuse(following, attempted, serial)
                     yield [self._stored(following, attempted, serial)]
@@ -278,8 +278,8 @@ class Primary:
     def download(self, relpath: str) -> Iterator[Download]:
         """Ask for a file.
 
-        Raises PrimaryUnreachable or PrimaryRefused where there is no answer; so do the chunks, while they are
-        read. Every status is returned, not raised: it may be this one file's.
+        Raises PrimaryUnreachable or PrimaryRefused if there is no answer; so do the chunks, while they are
+        read. Every status is returned, not raised: it may concern this file only.
         """
         attempted = f"cannot fetch {relpath}"
         with self._origin.file(relpath, attempted) as response:
@@ -296,16 +296,16 @@ class Primary:
             )
 
     def check(self) -> None:
-        """Make sure that the primary answers, and is the one that we follow.
+        """Check that the primary answers, and is the one that we follow.
 
         Raises PrimaryUnreachable, WrongHistory or PrimaryRefused.
         """
         self.hello()
 
     def size(self, relpath: str) -> int | None:
-        """Return how long a file is, by its headers alone; None where the primary does not tell.
+        """Return the length of a file by its headers alone; None if they do not say it.
 
-        Nothing is written on the primary, also where it has to ask the upstream of a mirror.
+        Nothing is written on the primary, even if it has to ask the upstream of a mirror.
         Raises PrimaryUnreachable or PrimaryRefused.
         """
         attempted = f"cannot ask for the size of {relpath}"
@@ -320,7 +320,7 @@ class Primary:
 
 
 def _good_first(entries: Iterator[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:
-    """Yield the entries as one group, also where an error follows the good ones."""
+    """Yield the entries as one group, even if an error follows the good ones."""
     group: list[ChangelogEntry] = []
     try:
         group.extend(entries)

@@ -1,6 +1,6 @@
-"""One server over HTTP: requests that carry our token, and what its answers mean whatever was asked.
+"""One server over HTTP: requests with our token, and the meaning of answers to any request.
 
-All of httpx's errors are translated here; no module above this one sees one.
+Translates all of httpx's errors; no module above this one sees one.
 """
 
 import errno
@@ -40,26 +40,26 @@ from replisync.primary.transport import Transport
 POLL_SECONDS = 37.5
 _CONNECT_SECONDS = 10.0
 
-# What OpenSSL finds wrong with a certificate that is no matter of its CA: not yet valid, expired, of another
-# name or address (`X509_V_ERR_..` in openssl/x509_vfy.h).
+# OpenSSL's errors about a certificate that do not concern its CA: not yet valid, expired, another name or
+# address (`X509_V_ERR_..` in openssl/x509_vfy.h).
 _OF_ITS_OWN = (9, 10, 62, 64)
 
-# devpi's are 32 digits in hex. Whatever it is, it goes into our headers, our tables and our messages.
+# devpi's UUIDs are 32 hex digits. Any other text must be safe in our headers, tables and messages.
 _UUID = re.compile("[!-~]{1,64}")
 # An empty server says -1.
 _SERIAL = re.compile("-1|[0-9]{1,10}")
-# As devpi's value format, and its tables in PostgreSQL, hold a serial.
+# The limit of a serial in devpi's value format, and in its PostgreSQL tables.
 _SERIAL_MAX = 2**31 - 1
 
-# devpi-server 4 to 6 have one format of the changelog, 7 has another. Each answer names the version.
+# devpi-server 4 to 6 have one changelog format, 7 has another. Each answer names the version.
 _VERSION = re.compile(r"([0-9]{1,4})(?:\.[0-9A-Za-z.+-]{1,40})?")
 _NEWEST = 6
 _READS = "this replisync reads the changelogs of devpi-server 4 to 6"
 
-# How much of an answer that is no success is looked at.
+# The number of bytes of a failure's body that are read.
 _TEXT_BYTES = 16384
 
-# What of a page is not shown, and how much of what is.
+# Characters of a page that are not shown, and the length of what is shown.
 _MARKUP = re.compile("<(script|style).*?</\\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _SHOWN = 80
 
@@ -70,13 +70,13 @@ _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it throu
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How a server is talked to.
+    """The settings of a connection.
 
-    limits: of what is taken of a changelog.
-    silence: seconds without a byte after which the server is given up; a poll is always given as long as
-        the protocol allows.
-    context: whom TLS trusts, and who we are; None for the usual trust.
-    transport: what carries requests; our own if None.
+    limits: of the changelog.
+    silence: seconds without a byte after which to give up on the server; a poll always has the time that the
+        protocol allows.
+    context: trusted CAs, and our certificate; None for the default trust.
+    transport: carries the requests; None for our own.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -89,9 +89,9 @@ class Origin:
     """One server, as one replica sees it.
 
     url: of the server's root.
-    signer: makes the tokens; None where no changelog is to be read.
+    signer: makes the tokens; None if no changelog is to be read.
     uuid: the replica's.
-    expected: the UUID that the server must have; "" where it is not known yet.
+    expected: the UUID that the server must have; "" if unknown.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Origin:
         self._root = httpx.URL(self.url)
         context = link.context
         if context is None and self._root.scheme == "https" and link.transport is None:
-            context = usual_trust()  # which takes longer to load than most answers
+            context = usual_trust()  # takes longer to load than most answers
         self.uuid = uuid
         self.expected = expected
         self.last_seen = -1  # the server's serial by its last answer
         self.disconnected = True  # whether the connection of the last answer is closed after it
-        self.before_6_13 = False  # by its last answer too
+        self.before_6_13 = False  # also by its last answer
         self._signer = signer
-        self._searching = threading.Lock()  # held by the one thread that tries offsets of the clocks
+        self._searching = threading.Lock()  # held by the one thread that tries clock offsets
         self._connections: deque[object] = deque(maxlen=8)  # those that answered since the last error
         self._timeout = httpx.Timeout(link.silence, connect=min(link.silence, _CONNECT_SECONDS))
         # The environment (proxies, .netrc) must not decide to whom the token goes.
@@ -129,11 +129,11 @@ class Origin:
         self._file_headers: tuple[str, httpx.Headers] = ("", httpx.Headers())
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._client.close()
 
     def is_new(self, response: httpx.Response) -> bool:
-        """Tell whether an answer came over a connection that has not answered since the last error."""
+        """Return whether an answer came over a connection that has not answered since the last error."""
         self.disconnected = response.headers.get("connection", "").lower() == "close"
         stream = response.extensions.get("network_stream")
         known = any(stream is one for one in self._connections)
@@ -142,7 +142,7 @@ class Origin:
         return stream is None or not known
 
     def distrust(self) -> None:
-        """Take every connection for new from now on."""
+        """Treat every connection as new from now on."""
         self._connections.clear()
 
     # Requests.
@@ -151,14 +151,14 @@ class Origin:
     def get(
         self, path: str, attempted: str, headers: dict[str, str], *, poll: bool = False
     ) -> Iterator[httpx.Response]:
-        """Ask without a token; hold the answer until the context ends.
+        """Send a request without a token; hold the answer until the context ends.
 
         path: relative to the root.
         poll: whether the answer may take as long as a poll.
-        Raises what `translated` makes of httpx's errors.
+        Raises the errors of `translated`.
         """
-        # The stack is unwound outside of the translation of the opening, so that errors of the caller
-        # who reads the answer pass as they are.
+        # The stack unwinds outside of the translation of the opening, so that errors of the caller that reads
+        # the answer are not translated.
         with ExitStack() as stack:
             with self._translated(attempted):
                 timeout = httpx.Timeout(POLL_SECONDS, connect=_CONNECT_SECONDS) if poll else self._timeout
@@ -170,9 +170,9 @@ class Origin:
     def signed(
         self, path: str, attempted: str, accept: str = "application/octet-stream", *, poll: bool = False
     ) -> Iterator[httpx.Response]:
-        """Ask for changelog entries with a token, by the primary's clock as far as it can be learned.
+        """Request changelog entries with a token by the primary's clock, as far as it can be learned.
 
-        accept: their formats. It is never all: devpi-server 7 would take that for one that we cannot read.
+        accept: their formats; never all: devpi-server 7 would then send one that we cannot read.
         """
 
         def ask(token: str) -> AbstractContextManager[httpx.Response]:
@@ -195,9 +195,9 @@ class Origin:
     def _timely(
         self, ask: Callable[[str], AbstractContextManager[httpx.Response]], attempted: str
     ) -> Iterator[httpx.Response]:
-        """Hold an answer to which the token was not expired, or the last of those to which it was.
+        """Hold the answer for which the token was not expired, or the last one for which it was.
 
-        ask: asks with a token; "" for none.
+        ask: sends a request with a token; "" for none.
         """
         signer = self._signer
         with ExitStack() as stack:
@@ -217,12 +217,11 @@ class Origin:
         return response.status_code == 403 and _EXPIRED in self._text(response, attempted)
 
     def hello(self, response: httpx.Response, attempted: str, serial: int | None = None) -> Hello:
-        """Return who answers: the primary itself.
+        """Check that the primary itself answers; return its hello.
 
-        Raises NewerPrimary where its changelog is not one that we read, WrongHistory where it is not the
-        server that we follow, NotThePrimary where another one answers in the place of one that is known,
-        PrimaryRefused where that is so at the first contact, and what its status means where the headers of a
-        devpi-server are missing.
+        Raises NewerPrimary if its changelog has another format, WrongHistory if it is not the server that we
+        follow, NotThePrimary if another server answers for a known one, PrimaryRefused if that happens at the
+        first contact, and the error for its status if it lacks the headers of a devpi-server.
         """
         self._check_generation(response, serial)
         own, uuid = _uuids(response)
@@ -235,7 +234,7 @@ class Origin:
         if self.expected and uuid != self.expected:
             raise WrongHistory(
                 attempted,
-                f"it is another server: its UUID is {uuid}, and we follow {self.expected}",
+                f"it is another server: its UUID is {uuid}, but we follow {self.expected}",
                 serial=serial,
                 hint="nothing was written; check --primary-url, or clone into another serverdir",
             )
@@ -244,19 +243,18 @@ class Origin:
         return Hello(uuid, self.last_seen, self.before_6_13)
 
     def _refuse_nameless(self, response: httpx.Response, attempted: str, serial: int | None) -> NoReturn:
-        """Raise what an answer means that does not say which server it is of."""
+        """Raise the error for an answer without valid headers of a devpi-server."""
         try:
             self.refuse(response, attempted, serial)
             raise PrimaryRefused(
                 attempted,
-                "the answer has no X-DEVPI-UUID, X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL that could be a "
-                "server's",
+                "the answer has no valid X-DEVPI-UUID, X-DEVPI-PRIMARY-UUID and X-DEVPI-SERIAL",
                 hint="check that the URL is the root of a devpi-server, and that no proxy removes headers",
             )
         except PrimaryRefused as err:
             if not self.expected or any(name.startswith("x-devpi-") for name in response.headers):
                 raise
-            # Once the server is known, that is how a router speaks while it is away.
+            # Once the server is known, a router answers like this while the server is down.
             raise NotThePrimary(attempted, err.why, serial=serial, hint=err.hint) from err
 
     def _in_its_place(
@@ -264,7 +262,7 @@ class Origin:
     ) -> ReplisyncError:
         """Return the error for the answer of a replica, which may be our own standby.
 
-        own, uuid: its UUID and that of its primary, "" where it has not met one; position: its serial.
+        own, uuid: its UUID and that of its primary, "" if it has not met one; position: its serial.
         """
         if not self.expected:
             return PrimaryRefused(attempted, _REPLICA, serial=serial, hint=_GIVE_PRIMARY)
@@ -279,19 +277,19 @@ class Origin:
         return error
 
     def _check_generation(self, response: httpx.Response, serial: int | None) -> None:
-        """Raise NewerPrimary where the changelog is of a format that we do not read."""
+        """Raise NewerPrimary if the changelog has a format that we do not read."""
         found = _VERSION.fullmatch(response.headers.get("x-devpi-server-version", ""))
         runs = None
         if found is not None and int(found[1]) > _NEWEST:
             runs = f"devpi-server {found[0]}"
         elif response.status_code == 406 and "x-devpi-serial" in response.headers:
-            # So devpi-server 7 answers those who accept none of its formats; a proxy may remove its version.
+            # devpi-server 7 sends 406 if none of its formats is accepted; a proxy may remove its version.
             runs = "a newer devpi-server (it answered 406)"
         if runs is not None:
             raise NewerPrimary(f"cannot follow {self.url}", f"it runs {runs}, and {_READS}", serial=serial)
 
     def refuse(self, response: httpx.Response, attempted: str, serial: int | None) -> None:
-        """Raise what a status means that is no success.
+        """Raise the error for the status of a failure.
 
         Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
         """
@@ -300,7 +298,7 @@ class Origin:
             return
         text = self._text(response, attempted)
         if self._expired(response, attempted):
-            # A primary that is known took our tokens before, so its clock, or ours, may be set right again.
+            # A known primary accepted our tokens before, so its clock, or ours, may be corrected again.
             refused = PrimaryUnreachable if self.expected else PrimaryRefused
             raise refused(attempted, _CLOCKS, serial=serial, hint=_CLOCKS_HINT)
         if status >= 500 or status in (408, 425, 429):
@@ -321,7 +319,7 @@ class Origin:
     def _refusal(self, response: httpx.Response, text: str) -> tuple[str, str]:
         own, primarys = _uuids(response)
         if _NO_PRIMARY in text and not (own and own == primarys):
-            # Only a server by itself may become the primary: a replica would make two of one.
+            # Only a standalone server may become the primary: turning a replica into one makes two primaries.
             return _REPLICA if own else _REFUSALS[_NO_PRIMARY][0], _GIVE_PRIMARY
         for word, (why, hint) in _REFUSALS.items():
             if word in text:
@@ -329,10 +327,10 @@ class Origin:
         return f"it answered {response.status_code}", _NO_ROUTE_HINT
 
     def refusal_of(self, response: httpx.Response, attempted: str) -> tuple[bool, str]:
-        """Tell whether an answer that is no success is the server's own; and who says what, in one clause.
+        """Return whether a failure is the server's own answer; and its source and status, in one clause.
 
-        Of the server's own words only those that we know are repeated: others may hold what is secret, such
-        as the URL of an upstream.
+        Only known texts of the server are repeated: others may contain secrets, such as the URL of an
+        upstream.
         """
         status = response.status_code
         try:
@@ -349,14 +347,14 @@ class Origin:
         return True, f"the primary answered {status}{known}"
 
     def _signature(self, response: httpx.Response) -> str:
-        """Return what another's answer tells of itself: its Server header, and its first words."""
+        """Return the identity of another server by its answer: its Server header, and its first words."""
         server = _shown(response.headers.get("server", ""))
         text = str(response.extensions.get("replisync.text", ""))
         words = _shown(_MARKUP.sub(" ", text))
         return (f" (Server: {server})" if server else "") + (f": {words}" if words else "")
 
     def _text(self, response: httpx.Response, attempted: str) -> str:
-        # What an error page says is at its beginning; the rest may be endless. It can be read once.
+        # An error page has its message at the beginning; the rest may be endless. It can be read once.
         if "replisync.text" not in response.extensions:
             with self._translated(attempted):
                 beginning = next(response.iter_raw(_TEXT_BYTES), b"")
@@ -364,9 +362,9 @@ class Origin:
         return str(response.extensions["replisync.text"])
 
     def body(self, response: httpx.Response, attempted: str, limit: int) -> bytes:
-        """Return all of an answer.
+        """Return all bytes of an answer.
 
-        Raises PrimaryRefused where it has more than `limit` bytes.
+        Raises PrimaryRefused if it has more than `limit` bytes.
         """
         parts = []
         size = 0
@@ -376,20 +374,20 @@ class Origin:
             if size > limit:
                 raise PrimaryRefused(
                     attempted,
-                    f"an answer of more than {limit} bytes",
-                    hint="where the primary really has an entry that long, give a higher --max-entry-size",
+                    f"the answer has more than {limit} bytes",
+                    hint="if the primary really has an entry that long, raise --max-entry-size",
                 )
         return b"".join(parts)
 
     def chunks(self, response: httpx.Response, attempted: str) -> Iterator[bytes]:
-        """Yield an answer as it arrives.
+        """Yield the bytes of an answer as they arrive.
 
-        Raises PrimaryRefused where it is compressed, and what `translated` makes of httpx's errors.
+        Raises PrimaryRefused if it is compressed, and the errors of `translated`.
         """
         if response.headers.get("content-encoding", "identity") != "identity":
             raise PrimaryRefused(
                 attempted,
-                "something between the primary and us compresses answers that asked not to be",
+                "a proxy compresses answers although the request forbids it",
                 hint="switch compression off in the proxy for this route",
             )
         with self._translated(attempted):
@@ -408,9 +406,9 @@ class Origin:
 
     @contextmanager
     def file(self, relpath: str, attempted: str, method: str = "GET") -> Iterator[httpx.Response]:
-        """Ask for a file with a token; hold the answer until the context ends.
+        """Request a file with a token; hold the answer until the context ends.
 
-        Raises what `translated` makes of httpx's errors.
+        Raises the errors of `translated`.
         """
 
         def ask(token: str) -> AbstractContextManager[httpx.Response]:
@@ -422,10 +420,10 @@ class Origin:
             yield response
 
     def _file_request(self, relpath: str, method: str, token: str) -> httpx.Request:
-        """Return the request of a file, for the transport.
+        """Return the request for a file, for the transport.
 
-        A client's own way to a request (cookies, redirects, hooks, a URL parsed each time) costs as much
-        as all the rest of a small download, and none of it is wanted here.
+        httpx's own way to a request (cookies, redirects, hooks, parsing the URL each time) costs as much as
+        the rest of a small download, and is not needed here.
         """
         known = self._file_headers  # once: other threads, with other tokens, set it too
         if known[0] != token:
@@ -444,13 +442,13 @@ class Origin:
 
 
 def _shown(text: str) -> str:
-    """Return the beginning of others' words on one line, and nothing that a terminal obeys."""
+    """Return the first words of a foreign text on one line, without control characters."""
     printable = "".join(one if one.isprintable() else " " for one in text)
     return " ".join(printable.split())[:_SHOWN].strip()
 
 
 def _uuids(response: httpx.Response) -> tuple[str, str]:
-    """Return the UUID of who answers, and that of its primary, which is the same for a primary; or "".
+    """Return the UUID of the server, and that of its primary (the same for a primary), or "".
 
     Source: `NodeInfo.make_uuid_headers` in `devpi_server/config.py`. A replica that has not met its primary
     yet sends an empty one.
@@ -470,11 +468,11 @@ _CLOCKS = (
     "it calls our token expired, so its clock differs from ours, and its answer does not say by how much"
 )
 _CLOCKS_HINT = (
-    "set the clocks of both machines by NTP; where nginx is before the primary, let its server block say "
-    "`proxy_pass_header Date;`, so that the primary's time arrives here"
+    "set the clocks of both machines with NTP; if nginx is before the primary, add "
+    "`proxy_pass_header Date;` to its server block, so that the primary's time arrives here"
 )
 
-# What the primary's 403 and 400 say (devpi_server/replica.py), what it means and what helps.
+# The texts of the primary's 403 and 400 (devpi_server/replica.py), their meanings and remedies.
 _REFUSALS = {
     _NO_PRIMARY: (
         "its role is not primary",
@@ -482,7 +480,7 @@ _REFUSALS = {
     ),
     "Authorization malformed": (
         "it does not accept our secret",
-        "use the very secret file (or a key derived from it) that the primary was started with",
+        "use the secret file that the primary was started with, or a key derived from it",
     ),
     "Wrong authorization value": ("it does not accept our identity", "check for proxies that change headers"),
     "requires a replica identity": (
@@ -493,7 +491,7 @@ _REFUSALS = {
 
 
 def _date(response: httpx.Response) -> float | None:
-    """Return when an answer says that it was made, in seconds since the epoch; None where it does not."""
+    """Return the time of an answer by its Date header, in seconds since the epoch, or None."""
     try:
         return parsedate_to_datetime(response.headers["date"]).timestamp()
     except (KeyError, ValueError, OverflowError):
@@ -501,7 +499,7 @@ def _date(response: httpx.Response) -> float | None:
 
 
 def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
-    """Return our error for one of httpx's."""
+    """Return our error for one of httpx."""
     why = str(err) or type(err).__name__
     if isinstance(err, httpx.TimeoutException):
         return PrimaryTimeout(attempted, f"no answer in time ({type(err).__name__})")
@@ -530,14 +528,14 @@ def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
 
 
 def _causes(err: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from."""
+    """Yield an exception and its causes."""
     while err is not None:
         yield err
         err = err.__cause__ or err.__context__
 
 
 def _alert(err: ssl.SSLError) -> str:
-    """Return the alert by which a server refuses our certificate; "" if it is another error.
+    """Return the TLS alert by which a server rejects our certificate; "" for another error.
 
     Source: the names of OpenSSL's reasons, such as TLSV13_ALERT_CERTIFICATE_REQUIRED (openssl/sslerr.h).
     """
@@ -546,14 +544,14 @@ def _alert(err: ssl.SSLError) -> str:
 
 
 def normalized_url(url: str) -> str:
-    """Return the URL of a server's root, with a slash at its end.
+    """Return the URL of a server's root, with a trailing slash.
 
-    Raises UsageError for what is no URL of a server, and for one that carries a password.
+    Raises UsageError if it is not the URL of a server, or contains a password.
     """
     attempted = "cannot read --primary-url"
     if "@" in url:
         raise UsageError(
-            attempted, "it carries a user or password, which would end up in logs and process lists"
+            attempted, "it contains a user or password, which would end up in logs and process lists"
         )
     try:
         parsed = httpx.URL(url)
@@ -563,7 +561,7 @@ def normalized_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not host:
         raise UsageError(attempted, "not an http:// or https:// URL")
     if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise UsageError(attempted, f"{parsed.port} is no port")
+        raise UsageError(attempted, f"{parsed.port} is not a port")
     if parsed.query or parsed.fragment:
         raise UsageError(attempted, "it has a query or a fragment")
     return str(parsed).rstrip("/") + "/"

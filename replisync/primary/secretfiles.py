@@ -1,7 +1,7 @@
-"""The files that hold the server's secret, or the key of it that only replication needs.
+"""The files with the server's secret, or the replication key derived from it.
 
-As devpi-server does it (`devpi_server/config.py` get_validated_secret), a file that others may read, or
-whose folder others may write, is refused.
+As in devpi-server (`devpi_server/config.py` get_validated_secret), reject a file that others may read, or
+whose folder others may write to.
 """
 
 import os
@@ -13,14 +13,14 @@ from replisync.errors import UsageError
 from replisync.system.advice import chmod
 from replisync.system.durable import local_errors, write_file
 
-# devpi's own demands on a secret.
+# devpi's own requirements for a secret.
 _MIN_SECRET_BYTES = 32
 _MIN_DIFFERENT_BYTES = 6
 
-# What is longer is something else, and may be endless.
+# Longer files are something else, and may be endless.
 _MAX_BYTES = 1024 * 1024
 
-# Of a secret that Kubernetes mounts a group may read: the one that `fsGroup` gives it to.
+# A group may read a secret that Kubernetes mounts: the group of `fsGroup`.
 _OTHERS_OF_MOUNTED = stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
 
 _ELSEWHERE = "that only its owner can write to, such as /etc/replisync"
@@ -31,7 +31,7 @@ _KEY_PREFIX = "replisync-replica-key-1:"
 def read_secret(path: Path) -> bytes:
     """Return the server's secret.
 
-    Raises UsageError where the file is not one that devpi-server would take.
+    Raises UsageError if devpi-server would reject the file.
     """
     secret = _read_private(path, "--secretfile")
     if len(secret) < _MIN_SECRET_BYTES or len(set(secret)) < _MIN_DIFFERENT_BYTES:
@@ -42,9 +42,9 @@ def read_secret(path: Path) -> bytes:
 
 
 def replication_key(secretfile: Path | None, keyfile: Path | None, cost: KeyCost) -> bytes:
-    """Return the replication key from whichever file was given; a key file is preferred, being quicker.
+    """Return the replication key from the given file; prefer a key file, which is faster.
 
-    Raises UsageError where neither was given, or the one that was cannot be used.
+    Raises UsageError if neither file is given, or the given one cannot be used.
     """
     if keyfile is not None:
         return read_key(keyfile)
@@ -56,7 +56,7 @@ def replication_key(secretfile: Path | None, keyfile: Path | None, cost: KeyCost
 def read_key(path: Path) -> bytes:
     """Return the key that `write_key` wrote.
 
-    Raises UsageError where the file is none of ours.
+    Raises UsageError if the file is not such a key.
     """
     text = _read_private(path, "--replica-keyfile").decode(errors="replace").strip()
     try:
@@ -71,7 +71,7 @@ def read_key(path: Path) -> bytes:
 
 
 def write_key(path: Path, key: bytes) -> None:
-    """Write a key file, mode 0600, in one step."""
+    """Write a key file, mode 0600, atomically."""
     with local_errors(f"cannot write the key file {path}"):
         write_file(path.absolute(), f"{_KEY_PREFIX}{key.hex()}\n".encode(), ours=True)
 
@@ -81,7 +81,7 @@ def _read_private(path: Path, option: str) -> bytes:
     check_private(path, option)
     attempted = f"cannot read {path} ({option})"
     try:
-        # Without O_NONBLOCK a named pipe that nobody writes to would hold us for ever.
+        # Without O_NONBLOCK, a named pipe without a writer would block us forever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             os.set_blocking(file.fileno(), True)
             content = file.read(_MAX_BYTES + 1)
@@ -93,7 +93,7 @@ def _read_private(path: Path, option: str) -> bytes:
 
 
 def check_private(path: Path, option: str) -> None:
-    """Make sure that nobody else can read a file, or put another one in its place.
+    """Check that no other user can read a file, or replace it.
 
     Raises UsageError.
     """
@@ -101,7 +101,7 @@ def check_private(path: Path, option: str) -> None:
     try:
         mode = path.stat().st_mode
         mounted = _is_mounted(path)
-        # Of a link the folder of what it leads to counts as well.
+        # For a link, the folder of its target counts as well.
         folders = [path.resolve().parent] if mounted else [path.absolute().parent, path.resolve().parent]
         shared = [one for one in folders if _is_shared(one)]
     except OSError as err:
@@ -113,7 +113,7 @@ def check_private(path: Path, option: str) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Make sure that a key file at this path will be taken by the commands that read it.
+    """Check that commands will accept a key file at this path.
 
     Raises UsageError.
     """
@@ -131,10 +131,10 @@ def _is_shared(folder: Path) -> bool:
 
 
 def _is_mounted(path: Path) -> bool:
-    """Tell whether a file is of a secret that Kubernetes mounts, so that root alone can replace it.
+    """Return whether a file is a secret mounted by Kubernetes, which only root can replace.
 
-    It is a link by way of `..data`, a link too, to a folder beside it. The folder of the links is open to all
-    and sticky: links of root are root's to replace.
+    It is a link through `..data`, itself a link, to a folder next to it. The folder of the links is open to
+    all and sticky: only root can replace root's links.
     """
     links = [path, path.parent / "..data"]
     if not all(link.is_symlink() and link.lstat().st_uid == 0 for link in links):

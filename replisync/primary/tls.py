@@ -1,4 +1,4 @@
-"""TLS to the primary: whom we trust, and who we are. Verification is never switched off."""
+"""TLS to the primary: trusted CAs, and our certificate. Verification is never switched off."""
 
 import os
 import ssl
@@ -13,10 +13,10 @@ from replisync.primary.secretfiles import check_private
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What an operator may set.
+    """The operator's TLS settings.
 
-    ca_bundle: a PEM file; the CAs in it, and no others, are trusted to vouch for the primary.
-    client_cert: a PEM file with a certificate and its key, for a primary, or a proxy before it, that asks.
+    ca_bundle: a PEM file; only the CAs in it are trusted.
+    client_cert: a PEM file with a certificate and its key, for a primary or a proxy that requires one.
     """
 
     ca_bundle: Path | None = None
@@ -24,9 +24,9 @@ class Tls:
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext | None:
-    """Return what connections are made with; None for the usual trust, without a certificate of ours.
+    """Return the SSL context; None for the default trust, without a certificate of ours.
 
-    Raises UsageError where a file cannot be used.
+    Raises UsageError if a file cannot be used.
     """
     if tls.ca_bundle is None and tls.client_cert is None:
         return None
@@ -46,13 +46,13 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
 
 
 def usual_trust() -> ssl.SSLContext:
-    """Return what trusts the usual CAs, or those that SSL_CERT_FILE or SSL_CERT_DIR name.
+    """Return a context with the system's CAs, or those of SSL_CERT_FILE or SSL_CERT_DIR.
 
-    Raises UsageError where a file cannot be used.
+    Raises UsageError if a file cannot be used.
     """
     try:
         return httpx.create_ssl_context()
-    except OSError as err:  # ssl.SSLError is one
+    except OSError as err:  # includes ssl.SSLError
         named = os.environ.get("SSL_CERT_FILE")
         raise UsageError(
             f"cannot read {named or 'the CAs of this machine'} (SSL_CERT_FILE)",
@@ -64,10 +64,10 @@ def usual_trust() -> ssl.SSLContext:
 
 
 def _show(context: ssl.SSLContext, path: Path) -> None:
-    """Have a context show a certificate to a server that asks for one."""
+    """Make a context present a certificate to a server that asks for one."""
     check_private(path, "--replica-cert")
     try:
-        # Without a password nobody is asked for one.
+        # An empty password: OpenSSL must not prompt for one.
         context.load_cert_chain(path, password=b"")
     except (ssl.SSLError, OSError, ValueError) as err:
         raise UsageError(

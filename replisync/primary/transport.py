@@ -1,7 +1,7 @@
-"""HTTP/1.1 for httpx, by the standard library's http.client: for many small files a fraction of the cost.
+"""HTTP/1.1 for httpx by the standard library's http.client: a fraction of the cost for many small files.
 
-http.client reads the answers. What it leaves open is done here: connections that stay open between
-requests, a bound on the time that the head of an answer takes, heads that are malformed, and httpx's errors.
+http.client reads the answers. This module adds connections that stay open between requests, a time limit for
+the head of an answer, the rejection of malformed heads, and httpx's errors.
 """
 
 import io
@@ -22,10 +22,10 @@ from typing import Any
 
 import httpx
 
-# A connection that has been idle for longer may be dead without notice; httpx's own transport waits as long.
+# A connection that was idle for longer may be dead without notice; httpx's own transport has the same limit.
 _IDLE_SECONDS = 5.0
 
-# A small file comes in one piece with its head.
+# A small file arrives in one piece with its head.
 _BUFFER_BYTES = 32 * 1024
 _READ_BYTES = 256 * 1024
 
@@ -36,17 +36,17 @@ _MALFORMED = (FirstHeaderLineIsContinuationDefect, InvalidHeaderDefect, MissingH
 
 
 class Transport(httpx.BaseTransport):
-    """Requests to one server.
+    """Sends requests to one server.
 
-    context: whom TLS trusts, and who we are; needed for `https://` alone.
+    context: trusted CAs, and our certificate; only needed for `https://`.
     """
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
-        self._idle: list[_Connection] = []  # the last one used is the first one taken
+        self._idle: list[_Connection] = []  # the last one used is taken first
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, for the target in its extensions where there is one.
+        """Send a request, to the target in its extensions, if any.
 
         Raises httpx.TransportError.
         """
@@ -55,7 +55,7 @@ class Transport(httpx.BaseTransport):
             try:
                 return self._answer(connection, request)
             except _Gone:
-                pass  # it was closed while it was idle, which says nothing about the server
+                pass  # it was closed while idle, which says nothing about the server
         try:
             return self._answer(_Connection(request, self._context), request)
         except _Gone as err:
@@ -95,7 +95,7 @@ class Transport(httpx.BaseTransport):
 def _headers(answer: HTTPResponse) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer.
 
-    Raises httpx.RemoteProtocolError where one is what http.client does not mind, and no server sends.
+    Raises httpx.RemoteProtocolError for headers that http.client accepts, but no server sends.
     """
     lengths = set(answer.msg.get_all("content-length", ()))
     defect = any(isinstance(one, _MALFORMED) for one in answer.msg.defects)
@@ -136,7 +136,7 @@ def _as_httpx(what: str) -> Iterator[None]:
 
 
 class _Connection:
-    """A connection to the server of a request. It belongs to one thread at a time."""
+    """A connection to the server of a request, for one thread at a time."""
 
     def __init__(self, request: httpx.Request, context: ssl.SSLContext | None) -> None:
         url, seconds = request.url, request.extensions["timeout"]["connect"]
@@ -157,7 +157,7 @@ class _Connection:
         self._used = time.monotonic()
 
     def is_quiet(self) -> bool:
-        """Return whether it can take a request: what came unasked is the end, or an answer to nothing."""
+        """Return whether it can take a request: unrequested data is its end, or an answer to nothing."""
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return False
         return time.monotonic() - self._used < _IDLE_SECONDS and not self._poll.poll(0)
@@ -187,7 +187,7 @@ class _Connection:
         return answer
 
     def keep(self, idle: "list[_Connection]") -> None:
-        """Leave it to the next request."""
+        """Release it for the next request."""
         self._used = time.monotonic()
         idle.append(self)
 
@@ -197,26 +197,26 @@ class _Connection:
 
 
 class _Reads(io.RawIOBase):
-    """What http.client takes for the socket: each read has its time, and a head has it as a whole."""
+    """A socket for http.client with a time limit for each read, and one for the head as a whole."""
 
     def __init__(self, own: socket.socket) -> None:
         self._own = own
         self._until: float | None = None  # when the head must be complete; None outside of one
-        self._begun = False  # whether some of the head came
+        self._begun = False  # whether part of the head has arrived
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return what an answer is read from."""
+        """Return the file to read an answer from."""
         return io.BufferedReader(self, _BUFFER_BYTES)
 
     def close(self) -> None:
-        """Leave the socket to the next answer."""
+        """Release the socket for the next answer."""
 
     def readable(self) -> bool:
         return True
 
     @contextmanager
     def head(self, seconds: float | None) -> Iterator[None]:
-        """Give what is read meanwhile so many seconds as a whole, and each read after it as many again."""
+        """Limit all reads in this context to `seconds` together, and each later read to the same."""
         self._own.settimeout(seconds)
         self._begun = False
         self._until = None if seconds is None else time.monotonic() + seconds
@@ -241,7 +241,7 @@ class _Reads(io.RawIOBase):
 class _Body(httpx.SyncByteStream):
     """The body of an answer.
 
-    idle: where the connection goes when all of it was read.
+    idle: receives the connection once all of it was read.
     """
 
     def __init__(self, connection: _Connection, answer: HTTPResponse, idle: list[_Connection]) -> None:
@@ -267,7 +267,7 @@ class _Body(httpx.SyncByteStream):
         self._complete = True
 
     def close(self) -> None:
-        """Leave the connection to the next request where nothing of this answer can come any more."""
+        """Release the connection for the next request, if this answer is complete."""
         self._answer.close()
         if self._complete and not self._answer.will_close:
             self._complete = False

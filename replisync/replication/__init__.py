@@ -6,10 +6,10 @@ Knows the order of files and commits. Must not open a file, a socket or a databa
 from replisync.replication.context import Context
 from replisync.replication.fetch import Fetched, Fetcher, NoSource, Refused
 from replisync.replication.loop import Patience, catch_up, follow
+from replisync.replication.missing import Tally, not_skipped
 from replisync.replication.pipeline import Pipeline, until
 from replisync.replication.refusals import Judgement, judge
 from replisync.replication.settle import expire_retained, settle
-from replisync.replication.wanted import Tally, not_skipped
 
 __all__ = [
     "Context",

@@ -26,10 +26,10 @@ from replisync.errors import (
 )
 from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher, Refused
+from replisync.replication.missing import Tally, Wanted
 from replisync.replication.readahead import read_ahead
 from replisync.replication.refusals import Judgement, missing
 from replisync.replication.settle import Settler, recover, settle
-from replisync.replication.wanted import Tally, Wanted
 from replisync.standby.database.store import Store
 from replisync.system import clock
 

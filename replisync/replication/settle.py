@@ -74,14 +74,14 @@ class Settler:
 def recover(settle: Settler, store: Store, files: FileStore) -> None:
     """Finish what an interrupted run left: moves that its commits demand, files that never arrived."""
     settle()
-    set_apart(store, files)
+    rename_orphaned_retained(store, files)
     files.clean_staging(())
 
 
 def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
     if retain and move.action != "discard":
-        name = files.put_aside(move.relpath, move.serial, keep=move.action == "replace")
+        name = files.retain(move.relpath, move.serial, keep=move.action == "replace")
         if name is not None:
             rows.append(
                 {
@@ -98,7 +98,7 @@ def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, st
     return rows
 
 
-def set_apart(store: Store, files: FileStore) -> None:
+def rename_orphaned_retained(store: Store, files: FileStore) -> None:
     """Rename retained files of serials that a rewind has reverted.
 
     Their numbers are used again, and files that they retain then must not be mixed up with these.
@@ -107,8 +107,8 @@ def set_apart(store: Store, files: FileStore) -> None:
     if names:
         for name in (*names, *names.values()):
             _check(name, alone=True)
-        files.rename_aside(names)
-        store.set_apart(names)
+        files.rename_retained(names)
+        store.rename_orphaned_retained(names)
 
 
 def expire_retained(store: Store, files: FileStore, days: float, now: str, *, at_once: bool = False) -> None:
@@ -125,7 +125,7 @@ def expire_retained(store: Store, files: FileStore, days: float, now: str, *, at
     if names:
         for name in names:
             _check(name, alone=True)
-        files.forget_aside(names)
+        files.drop_retained(names)
         store.forget_retained(names)
 
 

@@ -44,11 +44,11 @@ class _Retained:
     def download(self, relpath: str) -> Iterator[ChunkSource]:
         """Open a retained file; a 404 without one to try."""
         name = self._names.get(relpath)
-        size = None if name is None else self._files.size_aside(name)
+        size = None if name is None else self._files.size_retained(name)
         if name is None or size is None:
             yield Download(404, None, iter(()))
         else:
-            yield Download(200, size, self._files.read_aside(name))
+            yield Download(200, size, self._files.read_retained(name))
 
     def check(self) -> None:
         """Do nothing: it is always available."""
@@ -107,7 +107,7 @@ class Bringer:
                 found.present[file.relpath] = self._files.size_of(file.relpath) or 0
         asides = self._asides(undo, left)
         for file in left:
-            if any(self._files.size_aside(name) is not None for name in asides[file.relpath]):
+            if any(self._files.size_retained(name) is not None for name in asides[file.relpath]):
                 found.restored += 1
             elif not self._not_skipped([file]):
                 continue

@@ -43,7 +43,7 @@ _ROUNDS = 20
 class Origin:
     """The serverdir that is copied; it is only read.
 
-    Raises UsageError where it is none that can be copied.
+    Raises UsageError if it is none that can be copied.
     """
 
     def __init__(self, root: Path) -> None:
@@ -80,7 +80,7 @@ class Origin:
         self.uuid = str(of_primary or info["uuid"])
 
     def event_serial(self) -> int | None:
-        """Return up to where its events are handled; None where none are."""
+        """Return up to where its events are handled; None if none are."""
         with suppress(OSError, ValueError):
             return int((self.root / ".event_serial").read_text()) - 1
         return None
@@ -92,7 +92,7 @@ def copy(
     """Copy a serverdir into a new one, or go on with a copy that was interrupted.
 
     primary_url: where its primary is, to be followed; None for a server of its own.
-    Raises UsageError where `root` cannot be copied, WrongHistory where the primary is another server, and
+    Raises UsageError if `root` cannot be copied, WrongHistory if the primary is another server, and
     what `changelog.clone` does.
     """
     origin = Origin(root)

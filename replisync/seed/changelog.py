@@ -30,7 +30,7 @@ KIND = "changelog"
 def clone(serverdir: Serverdir, primary_url: str, settings: Settings, context: Context) -> Cloned:
     """Copy a primary into a new serverdir, or go on with a copy that was interrupted.
 
-    Raises TargetUnusable where the serverdir is a finished standby, or somebody else's, and whatever the
+    Raises TargetUnusable if the serverdir is a finished standby, or somebody else's, and whatever the
     primary or the disk may do; then the same call resumes.
     """
     known = known_identity(serverdir)

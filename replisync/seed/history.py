@@ -27,7 +27,7 @@ class LocalHistory:
         return self._hello.serial
 
     def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
-        """Return whose history it is, and its entry at a serial; None where it does not have one.
+        """Return whose history it is, and its entry at a serial; None if it does not have one.
 
         Raises CorruptEntry.
         """

@@ -52,7 +52,7 @@ def take_snapshot(source: Path, target: Path, check: Callable[[], None]) -> None
 
 
 def _is_at_rest(path: Path) -> bool:
-    """Tell whether a database with a write-ahead log is open nowhere.
+    """Return whether a database with a write-ahead log is open nowhere.
 
     Then it is read without one: to open it the usual way would make a log in somebody else's folder.
     """
@@ -103,7 +103,7 @@ def forget_renames(path: Path) -> tuple[int, bytes]:
     """Make a server that starts on a copy leave the files alone; return its last serial and that entry.
 
     It would look for the files that the last entry renames, which are another server's.
-    Raises PrimaryDamaged where there is no changelog, or no such entry.
+    Raises PrimaryDamaged if there is no changelog, or no such entry.
     """
     with closing(Rows(path)) as rows:
         serial = rows.last_serial()
@@ -148,7 +148,7 @@ class Rows:
     def last_serial(self) -> int:
         """Return the last serial; -1 where there is none.
 
-        Raises PrimaryDamaged where there is no changelog.
+        Raises PrimaryDamaged if there is no changelog.
         """
         with _translated(self._path):
             try:
@@ -160,7 +160,7 @@ class Rows:
         return -1 if serial is None else int(serial)
 
     def row(self, serial: int) -> bytes | None:
-        """Return the bytes of an entry; None where there is none."""
+        """Return the bytes of an entry, or None."""
         query = "SELECT data FROM changelog WHERE serial = ?"
         with _translated(self._path):
             found = self._connection.execute(query, (serial,)).fetchone()
@@ -182,7 +182,7 @@ class Rows:
             yield group
 
     def value(self, relpath: str) -> Any:
-        """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there.
+        """Return the latest value of a key of READ_KEYNAMES; None if it is deleted or was never there.
 
         Raises CorruptEntry.
         """
@@ -203,7 +203,7 @@ class Rows:
     def file_keys(self) -> Iterator[tuple[int, str, ChangelogEntry]]:
         """Yield each key of a file, with its last serial before it and the entry of that behind it.
 
-        Raises CorruptEntry where such an entry is missing or damaged.
+        Raises CorruptEntry if such an entry is missing or damaged.
         """
         query = f"""
             SELECT kv.serial, kv.key, changelog.data
@@ -220,7 +220,7 @@ class Rows:
     def entry(serial: int, data: bytes | None) -> ChangelogEntry:
         """Return the entry that holds latest values of keys.
 
-        data: its bytes; None where there are none.
+        data: its bytes, or None.
         Raises CorruptEntry.
         """
         try:

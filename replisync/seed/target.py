@@ -30,7 +30,7 @@ class Cloned:
 
     role: of the server that it is now: replica, or standalone.
     local: files that were found on this machine.
-    export_reason: why an export was made for it; None where none was.
+    export_reason: why an export was made for it, or None.
     passwordless: how many users have no password, as in the dump; None without a dump.
     """
 
@@ -44,9 +44,9 @@ class Cloned:
 
 
 def known_identity(serverdir: Serverdir) -> Identity | None:
-    """Return whose an interrupted clone is; None where there was none.
+    """Return whose an interrupted clone is, or None.
 
-    Raises TargetUnusable where the serverdir cannot be cloned into. Writes nothing.
+    Raises TargetUnusable if the serverdir cannot be cloned into. Writes nothing.
     """
     attempted = f"cannot clone into {serverdir}"
     foreign = serverdir.foreign_content()
@@ -73,7 +73,7 @@ def known_identity(serverdir: Serverdir) -> Identity | None:
 def check_begun(serverdir: Serverdir, known: Identity | Source | None, kind: str, *, followed: bool) -> None:
     """Make sure that a clone goes on as it was begun.
 
-    known: what an interrupted one remembers; None where there was none.
+    known: what an interrupted one remembers, or None.
     kind: as in tables.source.
     followed: whether a primary is to be followed.
     Raises TargetUnusable.
@@ -103,7 +103,7 @@ def check_begun(serverdir: Serverdir, known: Identity | Source | None, kind: str
 
 
 def begun_export(serverdir: Serverdir) -> str | None:
-    """Return why an interrupted clone was begun by way of an export; None where it was not.
+    """Return why an interrupted clone was begun by way of an export; None if it was not.
 
     Raises what `known_identity` does. Writes nothing.
     """
@@ -180,7 +180,7 @@ def new_target(serverdir: Serverdir) -> Iterator[Store]:
 
 
 def found_unusable(store: Store) -> bool:
-    """Tell whether the last run ended because the history that it read has a hole, or cannot be decoded."""
+    """Return whether the last run ended because the history that it read has a hole, or cannot be decoded."""
     run = store.last_run()
     return run is not None and run.outcome == "failed" and run.exit_code == PrimaryDamaged.exit_code
 
@@ -210,7 +210,7 @@ def _start_over(serverdir: Serverdir, store: Store) -> None:
 def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
     """Remember where the data comes from, unless an interrupted clone did; return what is remembered.
 
-    Raises TargetUnusable where that one was of another kind, WrongHistory where it was of another server.
+    Raises TargetUnusable if that one was of another kind, WrongHistory if it was of another server.
     """
     # Once more: somebody may have begun to use the database before we were alone in it.
     _check_ours(serverdir, store)
@@ -256,7 +256,7 @@ def _as_far_as_possible(work: Pipeline) -> bool:
 def current_source(store: Store) -> Source:
     """Return where the data comes from.
 
-    Raises TargetUnusable where nobody knows any more.
+    Raises TargetUnusable if nobody knows any more.
     """
     source = store.source()
     if source is None:
@@ -280,7 +280,7 @@ def hand_over(serverdir: Serverdir, store: Store, hello: Hello, local: int) -> C
 def release(serverdir: Serverdir, store: Store, uuid: str, local: int, event_serial: int | None) -> Cloned:
     """Make a server of its own of a complete target, as devpi-import leaves one.
 
-    event_serial: up to where devpi's events are handled; None where none are.
+    event_serial: up to where devpi's events are handled; None if none are.
     """
     done = Cloned("standalone", store.last_serial(), store.file_counts(), local, store.fault_count())
     serverdir.write_serverversion()

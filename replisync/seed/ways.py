@@ -116,7 +116,7 @@ class Seeding:
 def clone(serverdir: Serverdir, seeding: Seeding, settings: Settings, context: Context) -> Cloned:
     """Make a new target, or go on with one that was interrupted, in the way that was asked for.
 
-    Raises UsageError where the sources cannot be used so, PrimaryDamaged where the history cannot be used
+    Raises UsageError if the sources cannot be used so, PrimaryDamaged if the history cannot be used
     and there is no other way, and what the ways do.
     """
     seeding.check()

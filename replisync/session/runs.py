@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 from replisync.changelog.records import Divergence
 from replisync.errors import ReplisyncError, Stopped, WrongHistory
-from replisync.replication.wanted import Tally
+from replisync.replication.missing import Tally
 from replisync.standby.database.store import Store
 from replisync.system import clock
 
@@ -15,7 +15,7 @@ from replisync.system import clock
 def recorded(store: Store, command: str, tally: Tally) -> Iterator[None]:
     """Record in the store that a command runs, and how it ended.
 
-    tally: what it did until then.
+    tally: its counters.
     """
     number = store.begin_run(command, clock.now())
     started = time.monotonic()
@@ -36,7 +36,7 @@ def recorded(store: Store, command: str, tally: Tally) -> Iterator[None]:
     try:
         yield
     except Stopped as err:
-        # The record must not hide what is on its way, here and below.
+        # A failure to record must not hide the error, here and below.
         with suppress(ReplisyncError):
             end("stopped", err.exit_code, None)
         raise

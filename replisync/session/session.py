@@ -1,6 +1,6 @@
-"""One target that is open for writing, put together: folder, database, files, primary and loop.
+"""One target, opened for writing and put together: folder, database, files, primary and loop.
 
-Every command that writes works through a session, so that the same checks stand before each write.
+Every command that writes works through a session, so that the same checks precede each write.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from replisync.primary.client import Primary
 from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher
 from replisync.replication.loop import Patience
+from replisync.replication.missing import Tally
 from replisync.replication.pipeline import Pipeline, Rewrite, Rules
 from replisync.replication.settle import Settler, recover, settle
-from replisync.replication.wanted import Tally
 from replisync.session.runs import recorded
 from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
@@ -32,10 +32,10 @@ from replisync.standby.serverdir import Serverdir
 class Session:
     """One target whose lock we hold and whose database is open for writing.
 
-    source: where its data comes from.
-    seeding: whether it is a first copy, on which no devpi-server runs: files that are fetched replace what
-        lies in their place at once.
-    given_files: the target's files; those of the serverdir by default.
+    source: the origin of its data.
+    seeding: whether it is a first copy, without a devpi-server: fetched files then replace existing ones at
+        once.
+    given_files: the target's files; None for those of the serverdir.
     """
 
     serverdir: Serverdir
@@ -49,7 +49,7 @@ class Session:
     tally: Tally = field(init=False, default_factory=Tally)
 
     def __post_init__(self, given_files: FileStore | None) -> None:
-        """Take the files of the serverdir."""
+        """Use the files of the serverdir."""
         threads = self.settings.access.threads
         self.files = given_files or target_files(self.serverdir, self.store, threads, shared=not self.seeding)
         retain = self.settings.retention_days > 0
@@ -67,7 +67,7 @@ class Session:
     def primary(self, url: str | None = None, *, secret: bool = True) -> Primary:
         """Return the primary, which must be the one that the data comes from.
 
-        url: where it is now; None where it was.
+        url: its new URL; None if it did not move.
         secret: whether its changelog is to be read.
         Raises UsageError if the secret, or a file for TLS, cannot be used.
         """
@@ -81,9 +81,9 @@ class Session:
         return Patience(self.context.stop, self.context.log, seconds=self.settings.patience)
 
     def following(self, primary: Primary, local: LocalFiles | None = None) -> Pipeline:
-        """Return the loop that applies what a primary commits.
+        """Return the loop that applies a primary's commits.
 
-        local: where files are looked for first.
+        local: the files on this machine, which are searched first.
         """
         rewrite = Rewriter(self.store) if self.source.seed_kind == EXPORT else None
         return self.copying(primary, primary, local, rewrite=rewrite)
@@ -99,8 +99,8 @@ class Session:
     ) -> Pipeline:
         """Return the loop that applies a history.
 
-        files: where files come from that `local` does not have.
-        limits: of a commit; those of the settings by default.
+        files: the source of files that `local` does not have.
+        limits: of a commit; None for those of the settings.
         rewrite: see pipeline.Rules.
         """
         settings = self.settings
@@ -110,7 +110,7 @@ class Session:
         return Pipeline(history, self.store, fetcher, self.context, rules, self.tally)
 
     def fetcher(self, files: FileSource, local: LocalFiles | None, *, replace: bool) -> Fetcher:
-        """Return what brings files; arguments as in fetch.Fetcher."""
+        """Return the downloads; arguments as in fetch.Fetcher."""
         return Fetcher(
             files,
             self.files,
@@ -121,7 +121,7 @@ class Session:
         )
 
     def recover(self) -> None:
-        """Finish what an interrupted run left."""
+        """Finish an interrupted run."""
         recover(self.settle, self.store, self.files)
 
     def recorded(self, command: str) -> AbstractContextManager[None]:
@@ -130,9 +130,9 @@ class Session:
 
 
 def local_files(serverdir: Serverdir, settings: Settings) -> LocalFiles | None:
-    """Return where files may lie on this machine; None if the operator names no folder.
+    """Return the files on this machine; None if the operator names no folder.
 
-    Raises UsageError if a folder cannot be used, or files are to be linked into a database.
+    Raises UsageError if a folder cannot be used, or files would have to be linked into a database.
     """
     if settings.hard_links and serverdir.storage().name == POSTGRES:
         raise UsageError("cannot use --hard-links", "with pg8000 the files are rows of the database")

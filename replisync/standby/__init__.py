@@ -1,12 +1,12 @@
-"""Where bytes go: the serverdir, its database and its files.
+"""The destination of bytes: the serverdir, its database and its files.
 
 Knows disks and SQL. Must not know HTTP, nor when or why anything is written.
 """
 
-from replisync.standby.database import audit, oddrows, schema
+from replisync.standby.database import audit, invalidrows, schema
 from replisync.standby.database.audit import LedgerFile
-from replisync.standby.database.mending import Mending
-from replisync.standby.database.oddrows import OddRow, hide, odd_rows
+from replisync.standby.database.invalidrows import OddRow, hide, odd_rows
+from replisync.standby.database.repairs import Repairs
 from replisync.standby.database.schema import HEAD, VERSION_TABLE
 from replisync.standby.database.store import Store
 from replisync.standby.database.undo import damaged
@@ -40,9 +40,9 @@ __all__ = [
     "LedgerFile",
     "LocalFiles",
     "Looked",
-    "Mending",
     "NoSync",
     "OddRow",
+    "Repairs",
     "Seen",
     "Serverdir",
     "Store",
@@ -52,8 +52,8 @@ __all__ = [
     "damaged",
     "existing_standby",
     "hide",
+    "invalidrows",
     "odd_rows",
-    "oddrows",
     "open_database",
     "read_dump",
     "require_ours",

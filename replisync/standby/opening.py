@@ -1,4 +1,4 @@
-"""Opening a standby: its database, its files, and what must hold before either is written."""
+"""Open a standby: its database, its files, and the conditions for writing either."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ def open_database(
 ) -> Store:
     """Open the database of a serverdir.
 
-    create: whether to make it where it is not there; a database of PostgreSQL is there in any case.
-    alone: be the only replisync that writes, which with SQLite the lock of the serverdir sees to.
-    Raises TargetUnusable where it is missing.
+    create: whether to create it if it is missing; a PostgreSQL database always exists.
+    alone: be the only replisync that writes; with SQLite the lock of the serverdir ensures that.
+    Raises TargetUnusable if it is missing.
     """
     storage = serverdir.storage()
     if storage.name == POSTGRES:
-        # On demand, here and below: the driver costs every other command a good part of its start.
+        # On demand, here and below: importing the driver would slow the start of every other command.
         from replisync.standby.database.postgres import PostgresStore
 
         return PostgresStore(storage, write=write, alone=alone, guard=guard)
@@ -43,16 +43,16 @@ def open_database(
     path = serverdir.root / SQLITE_FILE
     heir = heir_of(path) if create else None
     if heir is not None:
-        # The files that SQLite makes beside it, it gives to the same owner.
+        # SQLite gives its other files the same owner.
         with local_errors(f"cannot create {path}"), suppress(FileExistsError):
             os.close(new_file(path, heir, 0o644))
-    # SQLite makes its log to read, too; where nobody can write, nothing changes while we read without.
+    # SQLite creates its log even to read; if we cannot write the folder, nothing changes while we read.
     at_rest = not (write or create or os.access(serverdir.root, os.W_OK) or os.path.lexists(f"{path}-wal"))
     return SqliteStore(path, write=write, create=create, immutable=at_rest, guard=guard)
 
 
 def require_ours(serverdir: Serverdir) -> None:
-    """Make sure that replisync made, or began to make, a serverdir.
+    """Check that replisync created, or began to create, a serverdir.
 
     Raises TargetUnusable.
     """
@@ -65,7 +65,7 @@ def require_ours(serverdir: Serverdir) -> None:
 
 
 def require_standby(serverdir: Serverdir) -> None:
-    """Make sure that a serverdir is a standby of ours, complete and not promoted.
+    """Check that a serverdir is a standby of ours, complete and not promoted.
 
     Raises TargetUnusable.
     """
@@ -81,14 +81,14 @@ def require_standby(serverdir: Serverdir) -> None:
 
 
 def require_replica(serverdir: Serverdir, role: str | None) -> None:
-    """Make sure that a serverdir has not been promoted.
+    """Check that a serverdir has not been promoted.
 
     Raises TargetUnusable.
     """
     if role != "replica":
         raise TargetUnusable(
             f"cannot open {serverdir}",
-            f"it was promoted, or copied, to be a server of its own: its role is {role}",
+            f"it was promoted, or copied, to a standalone server: its role is {role}",
             hint="such a server is never written again; clone into another --serverdir",
         )
 
@@ -98,13 +98,13 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
     """Hold the lock and the open database of a complete standby.
 
     promoting: whether it may be one whose promotion was interrupted.
-    Raises TargetUnusable or LocalFailure; then nothing was changed.
+    Raises TargetUnusable or LocalFailure; nothing is changed then.
     """
     require_standby(serverdir)
     with ExitStack() as stack:
         stack.enter_context(serverdir.lock())
         require_standby(serverdir)
-        # A copy of a serverdir may have been made without folders that were empty.
+        # A copy of a serverdir may lack folders that were empty.
         serverdir.make_own_folders()
         serverdir.clear_seed()
 
@@ -119,7 +119,7 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
         if source is None or source.seed_finished is None:
             raise TargetUnusable(f"cannot open {serverdir}", "its seeding is not complete")
         if source.promoted is not None and not promoting:
-            # The database may be shared by a copy of the serverdir, whose role nobody changed.
+            # A copy of the serverdir may share the database, with its role unchanged.
             raise TargetUnusable(
                 f"cannot open {serverdir}",
                 f"its database was promoted at {source.promoted}",
@@ -133,7 +133,7 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
 
 
 def require_same(serverdir: Serverdir, store: Store) -> None:
-    """Make sure that a database is the one of this serverdir, and not another standby's.
+    """Check that a database belongs to this serverdir, not to another standby.
 
     Raises TargetUnusable.
     """
@@ -141,16 +141,16 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
     if found is None or found.uuid != (serverdir.nodeinfo() or {}).get("uuid"):
         raise TargetUnusable(
             f"cannot open {serverdir}",
-            "its database is not the one that it was made with",
+            "its database is not the one that it was created with",
             hint="give the right one with --storage",
         )
 
 
 def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True) -> FileStore:
-    """Return the files of a standby whose database is `store`.
+    """Return the files of a standby with the database `store`.
 
-    threads: how many may use them at a time.
-    shared: whether a devpi-server may be storing files too.
+    threads: the number of threads that may use them at a time.
+    shared: whether a devpi-server may store files too.
     """
     if serverdir.storage().name == POSTGRES:
         from replisync.standby.database.postgres import PostgresStore
@@ -163,7 +163,7 @@ def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared
 
 
 def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
-    """Return what looks at the files of a target."""
+    """Return the survey of a target's files."""
     if serverdir.storage().name == POSTGRES:
         from replisync.standby.database.postgres import PostgresStore
         from replisync.standby.files.rowsurvey import DatabaseSurvey
@@ -174,13 +174,13 @@ def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
 
 
 def warn_of_readers(serverdir: Serverdir, log: Log) -> None:
-    """Warn where other users can read what is in a serverdir."""
+    """Warn if other users can read the serverdir."""
     if not serverdir.is_open():
         return
     command = chmod("o-rwx", serverdir.root, owner=serverdir.root.stat().st_uid)
     log.warning(
         "others can read the serverdir",
         serverdir=str(serverdir),
-        why="password hashes and private files are in it",
-        hint=f"run {command}" if command else "make it in a folder that its owner alone can enter",
+        why="it contains password hashes and private files",
+        hint=f"run {command}" if command else "create it in a folder that only its owner can enter",
     )

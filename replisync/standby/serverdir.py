@@ -1,4 +1,4 @@
-"""The folder of a target: devpi's files in it, our folder beside them, and the writer's lock.
+"""The folder of a target: devpi's files, our own folder, and the writer's lock.
 
     .nodeinfo  .serverversion  .event_serial    devpi's (`devpi_server/config.py`, `devpi_server/keyfs.py`)
     .sqlite  +files/                            devpi's, with SQLite
@@ -29,24 +29,24 @@ from replisync.system.owners import OURS, give_folder, heir_of, new_file
 # devpi's database, with SQLite.
 SQLITE_FILE = ".sqlite"
 
-# Names that some file systems take for one; a standby would have one file where its primary has two.
+# Pairs of names that some file systems treat as one; a standby would have one file where its primary has two.
 _NAMES = (
     ("probe-a", "probe-A", "names that differ in upper and lower case"),
     ("probe-\u00e9", "probe-e\u0301", "names that differ in how Unicode composes letters"),
 )
 
-# What SQLite does not take as it is where devpi-server puts a path into a URI (`keyfs_sqlite.py`).
+# Characters that SQLite interprets when devpi-server puts a path into a URI (`keyfs_sqlite.py`).
 _URI_SIGNS = re.compile("[?#]|%[0-9A-Fa-f]{2}")
 
-# For how long a lock that is held is tried again.
+# How long to retry a held lock.
 _LOCK_SECONDS = 0.4
 
 
 class Serverdir:
     """One target's folder.
 
-    given: what the command line says of its storage.
-    password: of the database, where the command line has none.
+    given: its storage by the command line.
+    password: of the database, if the command line has none.
     """
 
     def __init__(self, root: Path, given: Storage | None = None, *, password: str | None = None) -> None:
@@ -58,7 +58,7 @@ class Serverdir:
         self.retained = self.own / "retained"
         self.seed = self.own / "seed"
         self.aside = self.own / "aside"
-        # There while what a clone brought is being forgotten.
+        # Exists while the data of a clone is being removed.
         self.starting_over = self.own / "starting-over"
         self.files = root / "+files"
         self._storage = self.own / "storage"
@@ -70,37 +70,37 @@ class Serverdir:
         return str(self.root)
 
     def prepare(self) -> None:
-        """Make the folder, which its owner alone may enter, and ours in it; one that is there keeps its mode.
+        """Create the folder, accessible to its owner only, and our folder in it; keep an existing one's mode.
 
         Raises LocalFailure.
         """
         with local_errors(f"cannot create the serverdir {self.root}"):
-            # Never that of a standby above it, which anyone can make in a folder such as /tmp.
+            # The owner is not that of a standby above it, which anyone can create in a folder such as /tmp.
             make_folder(self.root.absolute(), 0o700, ours=True)
             self.make_own_folders()
             problem = names_problem(self.tmp)
         if problem:
             raise TargetUnusable(
                 f"cannot create the serverdir {self.root}",
-                f"its file system takes {problem} for one",
-                hint="choose one that keeps all names apart, such as ext4 or xfs",
+                f"its file system does not distinguish {problem}",
+                hint="choose a file system that does, such as ext4 or xfs",
             )
 
     def check_path(self) -> None:
-        """Make sure that a devpi-server would find the database of this folder.
+        """Check that a devpi-server would find the database of this folder.
 
         Raises TargetUnusable.
         """
         if self.storage().name == SQLITE and _URI_SIGNS.search(str(self.root.absolute())):
             raise TargetUnusable(
                 f"cannot use the serverdir {self.root}",
-                "devpi-server takes its path for a URI, and a '?', a '#' or a '%' with two digits behind it "
-                "leads to another, empty database",
-                hint="move or make it where the path has none of them",
+                "devpi-server uses its path in a URI, where '?', '#', or '%' with two hex digits leads to "
+                "another, empty database",
+                hint="move or create it at a path without these characters",
             )
 
     def make_own_folders(self) -> None:
-        """Make those of our folders that are missing.
+        """Create our folders that are missing.
 
         Raises LocalFailure.
         """
@@ -109,11 +109,11 @@ class Serverdir:
                 make_folder(folder.absolute())
 
     def clear_seed(self) -> None:
-        """Remove what a clone needed that is complete; one that was killed at its very end leaves it."""
+        """Remove what a clone needs only until it is complete; one that was killed at its end leaves it."""
         shutil.rmtree(self.seed, ignore_errors=True)
 
-    def set_aside(self, path: Path) -> None:
-        """Move what is in the place of something of ours to a new folder in `.replisync/aside`, durably.
+    def quarantine(self, path: Path) -> None:
+        """Move something that is in the way of ours to a new folder in `.replisync/aside`, durably.
 
         Raises LocalFailure.
         """
@@ -127,11 +127,11 @@ class Serverdir:
                 fsync_folder(changed)
 
     def is_ours(self) -> bool:
-        """Tell whether replisync made, or began to make, this serverdir."""
+        """Return whether replisync created, or began to create, this serverdir."""
         return bool(self._is(stat.S_ISDIR, self.own))
 
     def is_open(self) -> bool:
-        """Tell whether any user of this machine can read what is in it.
+        """Return whether any user of this machine can read its content.
 
         Raises LocalFailure.
         """
@@ -140,11 +140,11 @@ class Serverdir:
         return self._is(lambda mode: bool(mode & stat.S_IROTH), self.root / SQLITE_FILE) is not False
 
     def has_database(self) -> bool:
-        """Tell whether there is a file for SQLite."""
+        """Return whether it has a database file of SQLite."""
         return self._is(stat.S_ISREG, self.root / SQLITE_FILE) is not None
 
     def _is(self, kind: Callable[[int], bool], path: Path) -> bool | None:
-        """Tell whether what is at a path is of a kind; None where nothing is."""
+        """Return whether a path is of a kind; None if it does not exist."""
         with local_errors(f"cannot look into {self.root}"):
             try:
                 return kind(os.stat(path).st_mode)
@@ -152,19 +152,19 @@ class Serverdir:
                 return None
 
     def foreign_content(self) -> list[str]:
-        """Return the names in the folder that replisync did not put there."""
+        """Return the names in the folder that replisync did not create."""
         is_folder = self._is(stat.S_ISDIR, self.root)
         if not is_folder:
             return [] if is_folder is None else [self.root.name]
         with local_errors(f"cannot read {self.root}"):
             return sorted(name for name in os.listdir(self.root) if name not in (OURS, "lost+found"))
 
-    # Which database.
+    # Its database.
 
     def remembered_storage(self) -> Storage | None:
-        """Return the storage that the clone began with, or None where it did not get so far.
+        """Return the storage that the clone began with; None if it did not get that far.
 
-        Raises TargetUnusable where nobody can tell.
+        Raises TargetUnusable if the record is damaged.
         """
         with local_errors(f"cannot read {self._storage}"):
             try:
@@ -174,20 +174,20 @@ class Serverdir:
         try:
             return Storage.parse(spec)
         except UsageError as err:
-            raise TargetUnusable(f"cannot read {self._storage}", "it is not what replisync wrote") from err
+            raise TargetUnusable(f"cannot read {self._storage}", "not written by replisync") from err
 
     def storage(self) -> Storage:
         """Return the storage, with the password that this run was given.
 
-        Raises UsageError where the command line names another kind of storage.
+        Raises UsageError if the command line names another kind of storage.
         """
         known = self.remembered_storage() or Storage((self.given or Storage()).name)
         return known.with_more(self.given, self.password)
 
     def remember_storage(self, uuid: str) -> None:
-        """Write down which database it is, for a database cannot tell where it is itself. No password.
+        """Record the database, without the password: a database does not know its own address.
 
-        uuid: of this target, by which a database that is not in its folder is known to be the one.
+        uuid: of this target, which identifies a database outside of its folder.
         """
         storage = self.storage()
         if storage.name != SQLITE:
@@ -195,7 +195,7 @@ class Serverdir:
                 write_file(self._storage, f"{storage}\n{uuid}\n".encode())
 
     def remembered_uuid(self) -> str | None:
-        """Return the UUID that was written down with the storage, or None where there was none."""
+        """Return the UUID recorded with the storage, or None."""
         with local_errors(f"cannot read {self._storage}"):
             try:
                 return self._storage.read_text(errors="replace").partition("\n")[2].strip() or None
@@ -205,9 +205,9 @@ class Serverdir:
     # devpi's own small files.
 
     def nodeinfo(self) -> dict[str, Any] | None:
-        """Return what `.nodeinfo` says, or None where there is none.
+        """Return the content of `.nodeinfo`, or None.
 
-        Raises TargetUnusable where it cannot be read as what devpi writes.
+        Raises TargetUnusable if it is not in devpi's format.
         """
         with local_errors(f"cannot read {self._nodeinfo}"):
             if self._nodeinfo.exists() and not self._nodeinfo.is_file():  # such as a pipe
@@ -221,11 +221,11 @@ class Serverdir:
         except (ValueError, RecursionError):
             info = None
         if not isinstance(info, dict) or not isinstance(info.get("role"), str):
-            raise TargetUnusable(f"cannot read {self._nodeinfo}", "it is not what devpi-server writes")
+            raise TargetUnusable(f"cannot read {self._nodeinfo}", "not in the format of devpi-server")
         return info
 
     def write_nodeinfo(self, info: dict[str, Any]) -> None:
-        """Write `.nodeinfo` as devpi-server does, durably and in one step."""
+        """Write `.nodeinfo` as devpi-server does, durably and atomically."""
         with local_errors(f"cannot write {self._nodeinfo}"):
             write_file(self._nodeinfo, json.dumps(info, indent=2).encode())
 
@@ -235,12 +235,12 @@ class Serverdir:
             write_file(self._serverversion, _SERVERVERSION, 0o644)
 
     def write_event_serial(self, serial: int) -> None:
-        """Say that devpi's events up to `serial` are handled; devpi keeps the number one higher."""
+        """Record that devpi's events up to `serial` are handled; devpi stores that number plus one."""
         with local_errors(f"cannot write {self._event_serial}"):
             write_file(self._event_serial, str(serial + 1).encode(), 0o644)
 
     def lower_event_serial(self, serial: int) -> None:
-        """See to it that no events beyond `serial` are said to be handled."""
+        """Make sure that no events beyond `serial` are recorded as handled."""
         with local_errors(f"cannot read {self._event_serial}"):
             try:
                 text = self._event_serial.read_text(errors="replace")
@@ -250,7 +250,7 @@ class Serverdir:
             self.write_event_serial(serial)
 
     def role(self) -> str | None:
-        """Return the role by `.nodeinfo`, or None where there is none."""
+        """Return the role in `.nodeinfo`, or None."""
         info = self.nodeinfo()
         return None if info is None else str(info.get("role"))
 
@@ -260,7 +260,7 @@ class Serverdir:
     def lock(self) -> Iterator[None]:
         """Be the only replisync that writes here, until the context or the process ends.
 
-        Raises TargetLocked where another one is.
+        Raises TargetLocked if another one is.
         """
         path = self.own / "lock"
         with local_errors(f"cannot lock {self.root}"):
@@ -283,7 +283,7 @@ class Serverdir:
                 return new_file(path, heir_of(path), 0o644, os.O_RDWR)
 
     def _take(self, fd: int) -> None:
-        # A `status` that looks whether somebody holds the lock holds it itself for a moment.
+        # A `status` that checks the lock holds it for a moment.
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -299,7 +299,7 @@ class Serverdir:
             return
 
     def locked_by(self) -> str | None:
-        """Return the process that holds the lock, or None where nobody does."""
+        """Return the process that holds the lock, or None."""
         try:
             fd = os.open(self.own / "lock", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -314,9 +314,9 @@ class Serverdir:
 
 
 def names_problem(folder: Path, exists: Callable[[Path], bool] = os.path.lexists) -> str:
-    """Return which names the file system of a folder does not keep apart, or "" where it keeps all apart.
+    """Return the names that the file system of a folder does not distinguish; "" if it distinguishes all.
 
-    exists: tells whether there is a file.
+    exists: returns whether a file exists.
     Raises OSError.
     """
     for name, other, problem in _NAMES:

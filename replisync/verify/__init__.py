@@ -1,6 +1,6 @@
-"""Whether a standby is what it should be, and its repair.
+"""Verification of a standby, and its repair.
 
-Knows what must hold between entries, keys, tables and files. Must not know why a command asks.
+Knows the invariants between entries, keys, tables and files. Must not know why a command asks.
 """
 
 from replisync.verify import owner

@@ -1,8 +1,8 @@
-"""What a verification finds: suspicions while it looks, findings where they still hold on a second look.
+"""Findings of a verification: suspicions that still hold at a second check.
 
-A standby is followed while it is looked through, and each look is a moment of its own. So two looks may not
-fit together, although nothing is wrong. Whatever looks wrong is therefore looked at once more, by itself and
-in its present state, and is reported only where it is wrong still.
+A standby is followed while it is verified, and each check has a snapshot of its own, so that two of them may
+not match although nothing is wrong. So every suspicion is checked again, alone and in its present state, and
+reported only if it still holds.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ EVENT_SERIAL = "event-serial"
 PERMISSIONS = "permissions"
 SCHEMA = "schema"
 SEQUENCE = "sequence"
-ROW = "row"  # of a table, that holds what cannot be in it
-SOURCE = "source"  # what the database remembers of where it comes from
+ROW = "row"  # of a table, with an invalid value
+SOURCE = "source"  # the recorded source of the standby
 DATABASE = "database"  # its own structure
 TEMPORARY = "temporary-file"
 MISSING_ENTRY = "missing-entry"
 DAMAGED_ENTRY = "damaged-entry"
-OTHER_ENTRY = "other-entry"  # than the primary's, or than the one that was committed
+OTHER_ENTRY = "other-entry"  # not the primary's, or not the one that was committed
 BACK_SERIAL = "back-serial"
 KEY = "key"
 LEDGER = "ledger"
@@ -67,20 +67,20 @@ KINDS = (
 EMPTY_PASSWORD = "empty-password"  # noqa: S105
 UNTRIED_PASSWORDS = "untried-passwords"
 
-# Those that are listed one by one; all are counted.
+# The number that is listed; all are counted.
 LISTED = 5000
 
-# Suspicions that wait for their second look.
+# The number of suspicions that wait for their second check.
 _WAITING = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One error.
 
-    subject: what it is about: a path, a key, a serial.
-    serial: that it belongs to; None where it belongs to none.
-    remedy: what helps where `--repair` does not.
+    subject: a path, a key, a serial.
+    serial: that it belongs to, or None.
+    remedy: what helps if `--repair` does not.
     """
 
     kind: str
@@ -92,13 +92,13 @@ class Finding:
 
     @property
     def identity(self) -> tuple[str, str, int | None]:
-        """What makes two findings the same."""
+        """The identity of a finding; equal for two findings of the same error."""
         return self.kind, self.subject, self.serial
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something to know that is not damage: it may be meant.
+    """A remark that is not damage: it may be intended.
 
     subject, serial: as of a finding.
     """
@@ -113,17 +113,17 @@ def _shown(one: Finding, *, repaired: bool) -> dict[str, Any]:
     return {**asdict(one), "remedy": str(one.remedy), "repaired": repaired}
 
 
-# Looks once more, and returns what is wrong now; None where nothing is.
+# Checks again; returns the error now, or None.
 Look = Callable[[], Finding | None]
 
-# Looks at something as a whole, and yields what looks wrong.
+# A check; yields suspicions.
 Check = Callable[[], Iterable[Finding]]
 
 
 class Findings:
     """Collects suspicions, and turns them into findings.
 
-    pause: waits for a moment, in which what is going on can end; called before suspicions are looked at.
+    pause: waits for a moment, so that work in progress can end; called before suspicions are checked again.
     """
 
     def __init__(self, pause: Callable[[], None]) -> None:
@@ -135,16 +135,16 @@ class Findings:
         self.counts: Counter[str] = Counter()
 
     def consider(self, check: Check) -> None:
-        """Run a check, and once more later; what it finds both times is reported.
+        """Run a check, and once more later; report what it finds both times.
 
-        It is for what finds a bounded number of things.
+        For checks with a limited number of results.
         """
         found = {finding.identity for finding in check()}
         if found:
             self._checks.append((check, found))
 
     def suspect(self, finding: Finding, look: Look) -> None:
-        """Note that something looks wrong, which is looked at by itself once more."""
+        """Add a suspicion, which is checked again alone."""
         if finding.identity in self._listed:
             return
         self._waiting[finding.identity] = look
@@ -152,7 +152,7 @@ class Findings:
             self.settle()
 
     def settle(self) -> None:
-        """Look at everything that looked wrong once more."""
+        """Check all suspicions again."""
         if not self._waiting and not self._checks:
             return
         waiting, self._waiting = self._waiting, {}
@@ -176,30 +176,30 @@ class Findings:
 
     @property
     def listed(self) -> list[Finding]:
-        """The findings, but for those beyond the bound."""
+        """The findings, up to the limit."""
         return list(self._listed.values())
 
     @property
     def total(self) -> int:
-        """How many there are."""
+        """The number of findings."""
         return self.counts.total()
 
 
 @dataclass(slots=True)
 class Report:
-    """What a verification ended with.
+    """The result of a verification.
 
-    serial: up to which the history was verified.
+    serial: the last serial that was verified.
     outcome: ok, repaired, failed.
     stages: seconds of each part of the work.
-    counts: how many findings of each kind there are.
-    checked: how many of each were looked at.
-    known: what is not here and accounted for: files that nobody can have, faults, files left out.
-    findings: those that are listed, with those that a repair mended.
-    mended: which of them.
-    total: all that remain, also beyond the list.
-    repaired: all that were mended.
-    notes: what is no finding.
+    counts: the number of findings of each kind.
+    checked: the number of items that were checked, by type.
+    known: expectedly missing files, by reason: absent, faults, skipped.
+    findings: the listed ones, with those that were repaired.
+    repairs: the repaired ones of them.
+    total: the number that remain, including unlisted ones.
+    repaired: the number that were repaired.
+    notes: remarks that are not findings.
     """
 
     level: str
@@ -213,13 +213,13 @@ class Report:
     checked: dict[str, int] = field(default_factory=dict)
     known: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    mended: list[Finding] = field(default_factory=list)
+    repairs: list[Finding] = field(default_factory=list)
     total: int = 0
     repaired: int = 0
     notes: list[Note] = field(default_factory=list)
 
     def fields(self) -> dict[str, Any]:
-        """Return what `verify --json` prints."""
+        """Return the output of `verify --json`."""
         return {
             "level": self.level,
             "serial": self.serial,
@@ -235,7 +235,7 @@ class Report:
             "repaired_total": self.repaired,
             "findings": [
                 *(_shown(one, repaired=False) for one in self.findings),
-                *(_shown(one, repaired=True) for one in self.mended),
+                *(_shown(one, repaired=True) for one in self.repairs),
             ],
             "notes": [asdict(one) for one in self.notes],
         }

@@ -1,6 +1,6 @@
-"""Whether the owner of a serverdir can use what is in `+files`, and nobody else can change it.
+"""Access of a serverdir's owner to `+files`, and protection from other users.
 
-Modes and owners are looked at, and not what we may do now: the superuser may do everything.
+This checks modes and owners, not our own access: the superuser may do everything.
 """
 
 import errno
@@ -16,16 +16,16 @@ from replisync.errors import Advice, Hint, NotPermitted
 from replisync.standby import Kind, Serverdir
 from replisync.system import OURS, hand_back, held, local_errors
 
-# What gives it back.
+# The remedy for files of another owner.
 REMEDY = Hint("run {} as root", Advice("verify", repair=True))
 
 
 class Owner(NamedTuple):
-    """Who a serverdir belongs to.
+    """The owner of a serverdir.
 
-    groups: all that are the owner's.
-    closed: whether not everybody may write to `+files`; where everybody may, that is how its owner, or its
-        file system, makes all files.
+    groups: all groups of the owner.
+    closed: whether `+files` is not world-writable; if it is, its owner, or its file system, makes all files
+        so.
     """
 
     uid: int
@@ -42,7 +42,7 @@ class Owner(NamedTuple):
         return mode & bits == bits
 
     def lacks(self, mode: int, uid: int, gid: int) -> str | None:
-        """Return what a file or folder should be and is not, by its mode and whose it is; None if it is."""
+        """Return what a file or folder should be, by its mode and owner; None if it is that."""
         folder = stat.S_ISDIR(mode)
         what = "a folder" if folder else "a file"
         if not self.may(stat.S_IRWXU if folder else stat.S_IRUSR, mode, uid, gid):
@@ -52,12 +52,12 @@ class Owner(NamedTuple):
         return None
 
     def suits(self, folders: Iterable[Kind]) -> bool:
-        """Tell whether nothing is wrong with any of these kinds of folders."""
+        """Return whether all of these kinds of folders are right."""
         return all(self.lacks(*kind) is None for kind in folders)
 
 
 def owner_of(serverdir: Serverdir) -> Owner | None:
-    """Return who a serverdir belongs to; None if that cannot be told."""
+    """Return the owner of a serverdir; None if unknown."""
     closed = False
     try:
         own = serverdir.own.stat()
@@ -75,13 +75,13 @@ def owner_of(serverdir: Serverdir) -> Owner | None:
 
 
 class Folders:
-    """Tells the folders of files that come in the order of their paths, each of them once."""
+    """Yields the folders of files in the order of their paths, each of them once."""
 
     def __init__(self) -> None:
         self._last = "/"
 
     def of(self, relpaths: Iterable[str]) -> Iterator[str]:
-        """Yield those that the files before are not in, innermost first."""
+        """Yield those that do not contain the previous files, innermost first."""
         for relpath in relpaths:
             folder = relpath.rpartition("/")[0]
             last, self._last = self._last, f"{folder}/"
@@ -106,7 +106,7 @@ def give_folders(serverdir: Serverdir) -> None:
 
 
 def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str | Hint] | None:
-    """Return what a folder should be, its mode and owner, and what helps; None where nothing is wrong."""
+    """Return what a folder should be, its mode and owner, and a remedy; None if it is right."""
     try:
         found = os.lstat(f"{files}/{folder}")
     except OSError:
@@ -120,20 +120,20 @@ def folder_lacks(owner: Owner, files: Path, folder: str) -> tuple[str, str, str 
 
 
 def shown(mode: int, uid: int) -> str:
-    """Return a mode, and an owner where it is known, as they are shown."""
+    """Return a mode, and an owner if known, in words."""
     return stat.filemode(mode) if uid < 0 else f"{stat.filemode(mode)} of the user {uid}"
 
 
 def remedy(owner: Owner | None, uid: int) -> str | Hint:
-    """Return what helps where we may not, or must not, do it."""
+    """Return the remedy if we may not, or must not, change it."""
     return REMEDY if owner is not None and uid not in (-1, owner.uid) else ""
 
 
 def give(owner: Owner | None, files: Path, relpath: str) -> None:
-    """Let the owner use a file, or a folder, and the folders that it is in, and nobody else write to them.
+    """Let the owner, and no other user, write to a file or folder and to the folders that contain it.
 
-    What is a link, or has another name that may be somebody else's, is given to nobody. What we may not
-    change stays as it is, and is found again.
+    Skip links, and files with other hard links, which may be another user's. A path that we may not change
+    stays as it is, and is found again.
     Raises LocalFailure.
     """
     with (
@@ -155,7 +155,7 @@ def give(owner: Owner | None, files: Path, relpath: str) -> None:
 
 
 def _open_files(files: Path, owner: Owner | None) -> int:
-    """Open the folder of files, as root only if it leads to nothing but what is its owner's.
+    """Open the folder of files; as root only if it leads to nothing but its owner's files.
 
     Raises OSError.
     """
@@ -169,7 +169,7 @@ def _open_files(files: Path, owner: Owner | None) -> int:
         at = os.open(files.name, flags | (0 if link else os.O_NOFOLLOW), dir_fd=root)
     finally:
         os.close(root)
-    # The serverdir, which was looked at by its name, may have been exchanged since then.
+    # The serverdir, which was checked by name, may have been exchanged since then.
     if own.st_uid != owner.uid or (link and os.fstat(at).st_uid != owner.uid):
         os.close(at)
         raise PermissionError(errno.EPERM, "it leads out of the standby", os.fspath(files))

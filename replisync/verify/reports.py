@@ -1,4 +1,4 @@
-"""Reports of several looks at a standby, made into one."""
+"""Reports of several verifications, combined."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from replisync.verify.findings import Finding, Report
 
 
 def joined(first: Report, second: Report) -> Report:
-    """Return what two looks found."""
+    """Return the findings of two verifications."""
     known = {one.identity for one in first.findings}
     new = [one for one in second.findings if one.identity not in known]
     counts = first.counts | {
@@ -18,10 +18,10 @@ def joined(first: Report, second: Report) -> Report:
 
 
 def both(before: Report, after: Report, reasons: dict[object, str | Hint]) -> Report:
-    """Return the report of a repair, from those of the looks before it and after it."""
+    """Return the report of a repair, from the verifications before and after it."""
     left = {one.identity for one in after.findings}
-    mended = [one for one in before.findings if one.identity not in left and one.subject not in reasons]
-    # What could not be had is a fault from now on, and no finding of the next look.
+    repairs = [one for one in before.findings if one.identity not in left and one.subject not in reasons]
+    # A file that could not be fetched is a fault from now on, and not a finding of the next verification.
     lost = [one for one in before.findings if one.identity not in left and one.subject in reasons]
     remaining = [_with_reason(one, reasons) for one in (*after.findings, *lost)]
     total = after.total + len(lost)
@@ -31,7 +31,7 @@ def both(before: Report, after: Report, reasons: dict[object, str | Hint]) -> Re
         seconds=round(before.seconds + after.seconds, 3),
         outcome="failed" if total else "repaired",
         findings=remaining,
-        mended=mended,
+        repairs=repairs,
         total=total,
         repaired=max(0, before.total - total),
         finished=clock.now(),

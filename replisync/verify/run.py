@@ -1,4 +1,4 @@
-"""A verification from its beginning to its end: open, look, look again, remember."""
+"""A verification from start to end: open, check, check again, record."""
 
 import os
 import time
@@ -15,12 +15,11 @@ from replisync.replication import Context, Patience
 from replisync.session import Settings
 from replisync.standby import Serverdir, Store, audit, open_database, require_ours, require_replica, survey_of
 from replisync.system import Prefetch, clock
-from replisync.verify.checks import history, quick, rows
+from replisync.verify.checks import history, quick, rows, superfluous
 from replisync.verify.checks import ledger as states
 from replisync.verify.checks import present as files
 from replisync.verify.checks import primary as theirs
 from replisync.verify.checks import source as sources
-from replisync.verify.checks import superfluous as strangers
 from replisync.verify.checks.passwords import PrimaryUsers, look_at_passwords
 from replisync.verify.checks.retained import look_at_retained
 from replisync.verify.findings import SOURCE, Finding, Findings, Report
@@ -29,17 +28,17 @@ from replisync.verify.scratch import Scratch
 from replisync.verify.standing import record
 from replisync.verify.subject import Subject
 
-# In which a commit that is going on, and the moves on disk that follow it, come to their end.
+# Time for a commit in progress, and the moves on disk that follow it, to end.
 _MOMENT_SECONDS = 1.0
 
 _ANEW = Hint("rebuild it with {}", Advice("clone", reseed=True))
 
 _SOURCE = "replisync_source"
 
-# A rewind meanwhile makes all that was read worthless; so often it is begun anew.
+# The number of tries: a rewind meanwhile makes everything read so far useless.
 _TRIES = 5
 
-# Names of files that are read together, and how many such pages at most while digests are computed.
+# The number of file names to read together, and the most such pages while digests are computed.
 _NAMES = 2000
 _NAME_PAGES = 100
 
@@ -66,12 +65,12 @@ Compare = Callable[[Subject, int], None]
 
 
 def verify(serverdir: Serverdir, level: Level, context: Context, settings: Settings | None = None) -> Report:
-    """Look whether a standby is what it should be; also while it is followed.
+    """Verify a standby, also while it is followed.
 
-    settings: how the primary is asked, which the level of this name alone does.
-    Writes nothing but what is remembered of the verification itself.
-    Raises TargetUnusable where it is no standby that can be judged, Stopped, and what asking the primary
-    raises.
+    settings: how to ask the primary, for the level of this name only.
+    Writes only the record of the verification itself.
+    Raises TargetUnusable if it is not a standby that can be verified, Stopped, and the errors of asking the
+    primary.
     """
     with ExitStack() as stack:
         store = stack.enter_context(readable(serverdir))
@@ -81,7 +80,7 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
             if not source.primary_url:
                 raise UsageError(
                     f"cannot verify {serverdir} against its primary",
-                    "it has none: it was made as a server of its own",
+                    "it has none: it was created as a standalone server",
                     hint="use --level full",
                 )
             settings = settings or Settings()
@@ -98,7 +97,7 @@ def verify(serverdir: Serverdir, level: Level, context: Context, settings: Setti
 
 
 def compare_with(primary: History, patience: Patience, subject: Subject, upto: int) -> None:
-    """Compare the history with a primary's."""
+    """Compare the history with the primary's."""
     theirs.compare(subject, primary, patience, upto)
     if subject.source.based_on >= 0:
         _compare_tip(subject, primary, patience, upto)
@@ -110,9 +109,9 @@ def compare_with(primary: History, patience: Patience, subject: Subject, upto: i
 
 
 def _compare_tip(subject: Subject, primary: History, patience: Patience, upto: int) -> None:
-    """Compare the primary's bytes of our last entry, as we keep them where ours are others.
+    """Compare the primary's bytes of our last entry, which we store if ours differ.
 
-    Raises WrongHistory where the primary has another entry there.
+    Raises WrongHistory if the primary has another entry there.
     """
     tip, _, _ = audit.tip_now(subject.store)
     if tip is None:
@@ -120,12 +119,12 @@ def _compare_tip(subject: Subject, primary: History, patience: Patience, upto: i
     serial, data = tip
     entry = patience.call(lambda: primary.entry(serial)[1])
     if not subject.source.based_on < serial <= upto:
-        # Others are among those that were compared.
+        # In all other cases it was compared already.
         subject.checked["primary_entries"] += 1
-    # It may be what is damaged, which is a finding already.
+    # It may be damaged, which is a finding already.
     if sources.wrong_tip(subject) is not None or (entry is not None and same_entry(data, entry.data)):
         return
-    # It may have moved on meanwhile.
+    # It may have moved meanwhile.
     if audit.tip_now(subject.store)[0] == tip:
         patience.call(lambda: theirs.check_same_history(subject, primary, serial))
 
@@ -137,14 +136,14 @@ def look(
     compare: Compare | None = None,
     users: PrimaryUsers | None = None,
 ) -> Report:
-    """Look at a target whose database is open.
+    """Verify a target whose database is open.
 
-    subject_now: returns it as nothing was looked at yet; called again if all that was read is worthless.
+    subject_now: returns it without any results; called again if everything read so far is useless.
     compare: compares its history with the primary's.
-    users: the primary's; None where it is not to be asked for them.
+    users: the primary's; None not to ask for them.
     """
     started, began = clock.now(), time.monotonic()
-    # Texts that cannot be read make themselves known as soon as they are; a repair must know of all.
+    # Unreadable texts show up as soon as they are read; a repair must know of all.
     subject = subject_now()
     texts = subject.alone
     for attempt in range(_TRIES):
@@ -162,7 +161,7 @@ def look(
         store = subject.store
         if subject.alone or quick.tables_missing(store) or not audit.rewound_since(store, begun):
             break
-        subject.context.log.info("it was rewound meanwhile, looking again")
+        subject.context.log.info("rewound meanwhile, verifying again")
     return Report(
         level=str(level),
         serial=serial,
@@ -183,7 +182,7 @@ def look(
 def subject_of(
     serverdir: Serverdir, store: Store, source: Source, context: Context, *, alone: bool = False
 ) -> Subject:
-    """Return what is to be looked at.
+    """Return the subject of a verification.
 
     alone: whether we hold its lock.
     """
@@ -227,16 +226,16 @@ def _look(
     with Scratch(subject.store.holds_key) as scratch:
         with subject.stage("history"):
             serial = history.history(subject, scratch).upto
-        # While other threads compute digests this one has time to read names.
+        # While other threads compute digests, this one has time to read names.
         with Prefetch(_pages(subject.survey.names()), most=_NAME_PAGES) as pages:
             with subject.stage("files"):
                 files.files(subject, digests=True)
                 look_at_retained(subject)
             with subject.stage("files in place"):
-                strangers.strangers(subject, chain.from_iterable(page or () for page in pages))
+                superfluous.superfluous_files(subject, chain.from_iterable(page or () for page in pages))
         if compare is not None:
             with subject.stage("primary"):
-                # What somebody else wrote behind our last commit nobody says to be the primary's.
+                # Foreign entries after our last commit are not claimed to be the primary's.
                 compare(subject, min(serial, audit.position(subject.store).committed))
         with subject.stage("passwords"):
             look_at_passwords(subject, users)
@@ -255,9 +254,9 @@ def _pause(context: Context, *, alone: bool) -> None:
 
 @contextmanager
 def readable(serverdir: Serverdir) -> Iterator[Store]:
-    """Open the database of a standby for reading, also where nobody can write.
+    """Open the database of a standby for reading, also in a read-only folder.
 
-    Raises TargetUnusable where it is none of ours, or one that we do not know.
+    Raises TargetUnusable if it is not ours, or of an unknown version.
     """
     attempted = f"cannot verify {serverdir}"
     require_ours(serverdir)
@@ -269,15 +268,15 @@ def readable(serverdir: Serverdir) -> Iterator[Store]:
 
 
 def judged_source(serverdir: Serverdir, store: Store) -> Source:
-    """Return where a standby's data comes from.
+    """Return the source of a standby's data.
 
-    Raises TargetUnusable where it is not complete, or is no standby any more.
+    Raises TargetUnusable if it is not complete, or no longer a standby.
     """
     attempted = f"cannot verify {serverdir}"
     source = None if _SOURCE in store.missing_objects() else store.source()
     if source is None and sources.is_replica(serverdir):
         raise TargetUnusable(
-            attempted, "its database does not know any more where the standby comes from", hint=_ANEW
+            attempted, "its database no longer has the record of the standby's source", hint=_ANEW
         )
     if source is None or (source.seed_finished is None and not sources.is_handed_over(serverdir, source)):
         raise TargetUnusable(
@@ -286,23 +285,23 @@ def judged_source(serverdir: Serverdir, store: Store) -> Source:
     if quick.tables_missing(store):
         return source
     position = audit.position(store)
-    became = f"was promoted at {source.promoted}" if source.primary_url else "was made a server of its own"
+    became = f"was promoted at {source.promoted}" if source.primary_url else "was made a standalone server"
     if source.is_server and position.last > position.committed:
         raise TargetUnusable(
             attempted,
             f"it {became}, and a devpi-server has written to it since",
-            hint="such a server is judged by devpi-fsck",
+            hint="check such a server with devpi-fsck",
         )
     return sources.usable(source, store, position.last)
 
 
 def remember(serverdir: Serverdir, source: Source, report: Report, context: Context) -> None:
-    """Write down what was found, for `status` and `promote`; not where nobody can or may write."""
+    """Record the findings, for `status` and `promote`; skip it if we cannot or may not write."""
     _write(serverdir, source, context, partial(record, report=report))
 
 
 def _write(serverdir: Serverdir, source: Source, context: Context, work: Callable[[Store], object]) -> None:
-    """Write to a standby that is only read otherwise, unless we cannot or must not write to it."""
+    """Write to a standby that is otherwise only read, unless we cannot or must not write to it."""
     if source.is_server or not os.access(serverdir.root, os.W_OK):
         return
 
@@ -310,7 +309,7 @@ def _write(serverdir: Serverdir, source: Source, context: Context, work: Callabl
         try:
             info = serverdir.nodeinfo() or {}
         except TargetUnusable:
-            return  # it cannot be read, which is among the findings
+            return  # it cannot be read, which is a finding
         if info.get("uuid") == source.uuid:
             require_replica(serverdir, str(info.get("role")))
 
@@ -318,4 +317,4 @@ def _write(serverdir: Serverdir, source: Source, context: Context, work: Callabl
         with open_database(serverdir, write=True, guard=guard) as store:
             work(store)
     except ReplisyncError as err:
-        context.log.warning("the verification is not remembered", error=str(err))
+        context.log.warning("the verification is not recorded", error=str(err))

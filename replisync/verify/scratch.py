@@ -1,6 +1,6 @@
-"""What a look through the history finds of each key: in a temporary database.
+"""The content of the history for each key, in a temporary database.
 
-So a history of any length is looked through in bounded memory, and nothing of the target is written.
+So a history of any length is verified in limited memory, and nothing of the target is written.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, Self
 
 from replisync.system import open_temporary, translated
 
-# Behind all serials: no row of a standby that does not change meanwhile is too new.
+# After all serials: no row of a standby that does not change meanwhile is too new.
 EVER = 2**63 - 1
 
 _CHUNK = 500
 
 _TABLES = (
-    # file: the digest of the file that must be there, "" where it has none, NULL where there is no file.
+    # file: the digest of the file that must be there, "" for none, NULL for no file.
     "CREATE TABLE latest (key TEXT PRIMARY KEY, keyname TEXT, serial INTEGER, file TEXT) WITHOUT ROWID",
     "CREATE TABLE kv (key TEXT PRIMARY KEY, keyname TEXT, serial INTEGER) WITHOUT ROWID",
     "CREATE TABLE ledger (relpath TEXT PRIMARY KEY, serial INTEGER, digest TEXT) WITHOUT ROWID",
@@ -25,7 +25,7 @@ _TABLES = (
 
 
 class Latest(NamedTuple):
-    """What the history says last of a key; file is None where it has no file."""
+    """The last content of the history for a key; file is None for no file."""
 
     key: str
     keyname: str
@@ -34,7 +34,7 @@ class Latest(NamedTuple):
 
 
 class KeyDifference(NamedTuple):
-    """A key whose row is not what the history says; None for what is not there."""
+    """A key whose row does not match the history; None for missing values."""
 
     key: str
     keyname: str | None
@@ -44,7 +44,7 @@ class KeyDifference(NamedTuple):
 
 
 class FileDifference(NamedTuple):
-    """A file whose row in the ledger is not what the history says; None for what is not there."""
+    """A file whose row in the ledger does not match the history; None for missing values."""
 
     relpath: str
     serial: int | None
@@ -54,9 +54,9 @@ class FileDifference(NamedTuple):
 
 
 class Scratch:
-    """The temporary database; one thread at a time.
+    """The temporary database; for one thread at a time.
 
-    holds_key: whether the target's database is sure to hold a row of a key; see store.database.
+    holds_key: returns whether the target's database certainly can hold a row of a key; see database.engine.
     """
 
     def __init__(self, holds_key: Callable[[str], bool]) -> None:
@@ -72,7 +72,7 @@ class Scratch:
     # The history.
 
     def serials_of(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the last serial of some keys so far; those without any are left out."""
+        """Return the last serial of some keys so far; omit those without any."""
         found: dict[str, int] = {}
         wanted = list(keys)
         with translated():
@@ -84,26 +84,26 @@ class Scratch:
         return found
 
     def latest(self, key: str) -> Latest | None:
-        """Return what the history says last of a key so far."""
+        """Return the last content of the history for a key so far."""
         rows = self._rows("SELECT key, keyname, serial, file FROM latest WHERE key = ?", key)
         return next(map(Latest._make, rows), None)
 
     def note(self, found: Iterable[Sequence[Any]]) -> None:
-        """Take in what entries say of keys, in their order: as Latest, or tuples of the same."""
+        """Add the content of entries, in their order: as Latest, or tuples of the same."""
         self._many("INSERT OR REPLACE INTO latest VALUES (?, ?, ?, ?)", found)
 
-    # What the target has.
+    # The rows of the target.
 
     def note_keys(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take in rows of the keys."""
+        """Add rows of the keys."""
         self._many("INSERT OR REPLACE INTO kv VALUES (?, ?, ?)", rows)
 
     def note_files(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take in rows of the ledger: relpath, serial, digest."""
+        """Add rows of the ledger: relpath, serial, digest."""
         self._many("INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", rows)
 
     def key_differences(self, upto: int) -> Iterator[KeyDifference]:
-        """Yield the keys whose rows are not what the history says, but for what came after `upto`."""
+        """Yield the keys whose rows do not match the history, ignoring changes after `upto`."""
         for row in self._rows(
             "SELECT l.key, l.keyname, l.serial, k.keyname, k.serial, k.key IS NULL FROM latest l "
             "LEFT JOIN kv k ON k.key = l.key WHERE k.key IS NULL OR k.serial IS NULL "
@@ -122,7 +122,7 @@ class Scratch:
         )
 
     def file_differences(self, upto: int) -> Iterator[FileDifference]:
-        """Yield the files whose rows in the ledger are not what the history says, as `key_differences`."""
+        """Yield the files whose rows in the ledger do not match the history, as `key_differences`."""
         yield from map(
             FileDifference._make,
             self._rows(
@@ -141,31 +141,31 @@ class Scratch:
             ),
         )
 
-    # Entries that are to take the place of others.
+    # Replacements of entries.
 
     def put_entry(self, serial: int, data: bytes) -> None:
-        """Keep an entry."""
+        """Store an entry."""
         self._many("INSERT OR REPLACE INTO entry VALUES (?, ?)", [(serial, data)])
 
     def kept_entry(self, serial: int) -> bytes | None:
-        """Return an entry that is kept."""
+        """Return a stored entry, or None."""
         return next(
             (bytes(row[0]) for row in self._rows("SELECT data FROM entry WHERE serial = ?", serial)), None
         )
 
     def kept_entries(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the entries that are kept, in order."""
+        """Yield the stored entries, in order."""
         for serial, data in self._rows("SELECT serial, data FROM entry ORDER BY serial"):
             yield serial, bytes(data)
 
-    # Files that were brought for what the ledger lacks.
+    # Files that were fetched for the ledger.
 
     def note_arrived(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take in rows that the ledger is to have: relpath, serial, digest, state, size, reason."""
+        """Add rows for the ledger: relpath, serial, digest, state, size, reason."""
         self._many("INSERT OR REPLACE INTO arrived VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def arrived(self) -> Iterator[tuple[str, int, str, str, int | None, str | None]]:
-        """Yield the rows that the ledger is to have."""
+        """Yield the rows for the ledger."""
         yield from self._rows("SELECT * FROM arrived")
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:

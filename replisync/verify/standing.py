@@ -1,7 +1,7 @@
-"""What verifications found and no later one cleared.
+"""Findings of verifications that no later one cleared.
 
-A verification clears what earlier ones found at its own level or a lower one: it has looked at the same and
-more. What one of a higher level found stands until one of that level, or a repair of the very finding.
+A verification clears earlier findings of its own level or a lower one: it has checked the same and more. A
+finding of a higher level remains until a verification of that level, or a repair of this finding.
 """
 
 import json
@@ -14,17 +14,17 @@ from replisync.changelog import Verification
 from replisync.standby import Store
 from replisync.verify.findings import EVENT_SERIAL, PERMISSIONS, SUPERFLUOUS_FILE, TEMPORARY, Finding, Report
 
-# Kinds by which a promoted server lacks nothing; all others are about entries, rows, files, or its start.
+# Kinds that are harmless for a promoted server; all others are about entries, rows, files, or its start.
 HARMLESS = frozenset({PERMISSIONS, SUPERFLUOUS_FILE, TEMPORARY, EVENT_SERIAL})
 
-# Findings of a verification that are remembered by name, and how much of a name.
+# The number of findings that are recorded by name, and the length of a name.
 _NAMED = 20
 _NAME_LENGTH = 200
 
-# Those of a kind that a message names.
+# The number of findings of a kind that a message names.
 _SHOWN = 3
 
-# Found before kinds were remembered: it may be anything.
+# From before kinds were recorded: it may be anything.
 _UNKNOWN = "finding"
 
 _Identity = tuple[str, str, int | None]
@@ -32,9 +32,9 @@ _Identity = tuple[str, str, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What stands of one verification.
+    """The remaining findings of one verification.
 
-    kinds: how many of each kind.
+    kinds: the number of each kind.
     named: kind, subject and serial of the first ones.
     """
 
@@ -44,18 +44,18 @@ class Standing:
     named: tuple[_Identity, ...]
 
     def only(self, *, harmless: bool) -> "Standing":
-        """Return those by which a promoted server lacks nothing, or the others."""
+        """Return those that are harmless for a promoted server, or the others."""
         return self._of({kind: n for kind, n in self.kinds.items() if (kind in HARMLESS) == harmless})
 
     def beyond(self, known: Mapping[str, int]) -> "Standing":
-        """Return those of kinds of which more were found than are known already."""
+        """Return those of kinds with more findings than known already."""
         return self._of({kind: n for kind, n in self.kinds.items() if n > known.get(kind, 0)})
 
     def _of(self, kinds: dict[str, int]) -> "Standing":
         return replace(self, kinds=kinds, named=tuple(one for one in self.named if one[0] in kinds))
 
     def __str__(self) -> str:
-        """Say what was found, as in "2 missing-file (a, b), 1 missing-entry (serial 60)"."""
+        """Return the findings in words, as in "2 missing-file (a, b), 1 missing-entry (serial 60)"."""
         return ", ".join(f"{number} {kind}{self._names(kind)}" for kind, number in self.kinds.items())
 
     def _names(self, kind: str) -> str:
@@ -65,12 +65,12 @@ class Standing:
 
 
 def standing(store: Store) -> list[Standing]:
-    """Return what stands, of each verification of which anything does; the highest level first."""
+    """Return the remaining findings of each verification that has any; the highest level first."""
     return [found for one in reversed(store.verifications()) if (found := _read(one)).kinds]
 
 
 def distinct(found: Iterable[Standing]) -> list[Standing]:
-    """Return what several verifications found, each kind once."""
+    """Return the findings of several verifications, each kind once."""
     known: dict[str, int] = {}
     result: list[Standing] = []
     for one in found:
@@ -81,13 +81,13 @@ def distinct(found: Iterable[Standing]) -> list[Standing]:
 
 
 def found_now(report: Report) -> Standing:
-    """Return what a verification has just found."""
+    """Return the findings of a verification just now."""
     return Standing(report.level, report.finished, dict(report.counts), _names_of(report.findings))
 
 
 def record(store: Store, report: Report) -> None:
-    """Remember what a verification found, and what is left of those before it."""
-    mended = frozenset((one.kind, one.subject, one.serial) for one in report.mended)
+    """Record a verification, and the remaining findings of earlier ones."""
+    repairs = frozenset((one.kind, one.subject, one.serial) for one in report.repairs)
     found = found_now(report)
     done = Verification(
         level=report.level,
@@ -99,13 +99,13 @@ def record(store: Store, report: Report) -> None:
         repaired=report.repaired,
         found=_written(found),
     )
-    store.put_verification(done, partial(_left, mended=mended))
+    store.put_verification(done, partial(_left, repairs=repairs))
 
 
-def _left(earlier: Verification, mended: frozenset[_Identity]) -> Verification | None:
-    """Return what stands of a verification of a higher level, once some findings are repaired."""
+def _left(earlier: Verification, repairs: frozenset[_Identity]) -> Verification | None:
+    """Return a verification of a higher level with its remaining findings, after a repair."""
     found = _read(earlier)
-    gone = [one for one in found.named if one in mended]
+    gone = [one for one in found.named if one in repairs]
     kinds = dict(found.kinds)
     for kind, _, _ in gone:
         kinds[kind] -= 1
@@ -136,5 +136,5 @@ def _read(done: Verification) -> Standing:
         kinds = {str(kind): int(number) for kind, number in known["kinds"].items()}
         named = tuple((str(kind), str(subject), serial) for kind, subject, serial in known["named"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        pass  # of before, or damaged: the number counts
+        pass  # old, or damaged: the number counts
     return Standing(done.level, done.finished, kinds, named)

@@ -1,4 +1,4 @@
-"""What is verified: one target, what is known of it when the verification begins, and who watches."""
+"""The subject of a verification: one target, its state at the beginning, and the context."""
 
 import time
 from collections import Counter
@@ -16,12 +16,12 @@ from replisync.verify.owner import Owner
 
 @dataclass(slots=True)
 class Subject:
-    """One target that is looked through.
+    """One target that is verified.
 
-    alone: whether we hold its lock, so that nobody changes it meanwhile.
-    cores: how many files are looked at at a time.
-    keep: writes down the witnesses of entries that were compared with the primary's just now.
-    owner: who must be able to use the files on disk.
+    alone: whether we hold its lock, so that no other process changes it meanwhile.
+    cores: the number of files to check at a time.
+    keep: records the witnesses of entries that were just compared with the primary's.
+    owner: the user who must be able to use the files on disk.
     """
 
     serverdir: Serverdir
@@ -41,15 +41,15 @@ class Subject:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Take the time of a part of the work."""
+        """Measure the time of a part of the work."""
         began = time.monotonic()
         yield
         self.stages[name] = round(time.monotonic() - began, 3)
 
     def storage_is_database(self) -> bool:
-        """Tell whether files are rows, and none lies on disk."""
+        """Return whether files are rows, with none on disk."""
         return self.serverdir.storage().name == POSTGRES
 
     def in_use(self) -> bool:
-        """Tell whether another replisync writes to the target now."""
+        """Return whether another replisync writes to the target now."""
         return not self.alone and self.serverdir.locked_by() is not None

@@ -278,7 +278,7 @@ def test_a_serverdir_is_not_used_with_another_standbys_database(
     other.clone()
     options = ("--serverdir", new.serverdir, "--secretfile", new.secretfile)
     said = run_here("catchup", *options, "--storage", other.database.spec, code=6)
-    assert "not the one that it was made with" in said.message
+    assert "not the one that it was created with" in said.message
 
 
 def test_there_is_one_writer_of_a_database(new: PostgresStandby, tmp_path: Path) -> None:

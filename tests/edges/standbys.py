@@ -25,7 +25,7 @@ from replisync.system import clock
 from replisync.verify.checks.modes import grant, wrong_modes
 from replisync.verify.checks.passwords import PrimaryUsers
 from replisync.verify.findings import Report
-from replisync.verify.repair.repair import Mender
+from replisync.verify.repair.repair import Repair
 from replisync.verify.run import Level, compare_with, judged_source, look, readable, subject_of
 from tests.edges.conftest import Database, PostgresDatabase, SqliteDatabase
 from tests.edges.scenario import HISTORY, ChainedPrimary, Target
@@ -155,8 +155,8 @@ class Standby:
                 context(),
                 given_files=files,  # type: ignore[arg-type]
             )
-            report = Mender(session, target.primary, asks=asks).run(level)
-            report.mended += granted
+            report = Repair(session, target.primary, asks=asks).run(level)
+            report.repairs += granted
             return report
 
     # Files, wherever they are.

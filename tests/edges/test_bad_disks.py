@@ -108,7 +108,7 @@ class TestProtectedDisk:
     def test_files_cannot_be_written_moved_or_removed(self, small: SmallDisk) -> None:
         disk = Disk(small.root / "target")
         disk.put("dropped")
-        aside = disk.files.put_aside("dropped", 4) or ""
+        aside = disk.files.retain("dropped", 4) or ""
         disk.put()
         staged = disk.files.receive("a", [b"a"], None, None).name
         before = disk.listing()
@@ -117,11 +117,11 @@ class TestProtectedDisk:
             for act in (
                 lambda: disk.files.receive("b", [b"b"], None, None),
                 lambda: disk.files.place([("a", staged)]),
-                lambda: disk.files.put_aside(PATH, 5),
-                lambda: disk.files.put_aside(PATH, 5, keep=True),
+                lambda: disk.files.retain(PATH, 5),
+                lambda: disk.files.retain(PATH, 5, keep=True),
                 lambda: disk.files.remove(PATH),
                 lambda: disk.files.clean_staging(()),
-                lambda: disk.files.forget_aside([aside]),
+                lambda: disk.files.drop_retained([aside]),
             ):
                 with pytest.raises(LocalFailure) as caught:
                     act()

@@ -141,7 +141,7 @@ def test_the_history_has_all_kinds_of_moves(folder: Path) -> None:
     trap = Trap()
     follow(folder / "target", trap)
     calls = set(trap.names)
-    for name in ("receive", "place", "put_aside", "size_of", "digest_of", "staged", "clean_staging"):
+    for name in ("receive", "place", "retain", "size_of", "digest_of", "staged", "clean_staging"):
         assert f"files.{name}" in calls
     assert calls >= {"primary.+changelog", "primary.body", "primary.u", "store.commit", "store.read"}
     found = state(folder / "target")

@@ -184,29 +184,29 @@ class TestRetaining:
 
     def test_a_dropped_file_moves(self, disk: Disk) -> None:
         disk.put()
-        name = disk.files.put_aside(PATH, 5)
+        name = disk.files.retain(PATH, 5)
         assert disk.listing() == {f"retained/{name}": CONTENT}
-        assert disk.files.put_aside(PATH, 5) == name
+        assert disk.files.retain(PATH, 5) == name
         assert disk.listing() == {f"retained/{name}": CONTENT}
 
     def test_a_replaced_file_stays_in_its_place_until_the_new_one_takes_it(self, disk: Disk) -> None:
         disk.put()
-        name = disk.files.put_aside(PATH, 5, keep=True)
+        name = disk.files.retain(PATH, 5, keep=True)
         assert disk.listing() == {f"retained/{name}": CONTENT, f"+files/{PATH}": CONTENT}
         disk.put(content=b"new")
-        assert disk.files.put_aside(PATH, 5, keep=True) == name
+        assert disk.files.retain(PATH, 5, keep=True) == name
         assert disk.listing() == {f"retained/{name}": CONTENT, f"+files/{PATH}": b"new"}
 
     @pytest.mark.parametrize("keep", [False, True])
     def test_where_there_is_no_file_nothing_is_kept(self, disk: Disk, keep: bool) -> None:
-        assert disk.files.put_aside(PATH, 5, keep=keep) is None
+        assert disk.files.retain(PATH, 5, keep=keep) is None
         assert disk.listing() == {}
 
     def test_names_tell_serials_and_files_apart(self, disk: Disk) -> None:
         names = set()
         for serial, relpath in ((5, "a"), (6, "a"), (5, "b")):
             disk.put(relpath)
-            names.add(disk.files.put_aside(relpath, serial))
+            names.add(disk.files.retain(relpath, serial))
         assert len(names) == len(disk.listing()) == 3
 
     def test_removing_can_be_repeated(self, disk: Disk) -> None:
@@ -218,10 +218,10 @@ class TestRetaining:
 
     def test_what_was_kept_can_be_forgotten_and_forgotten_again(self, disk: Disk) -> None:
         disk.put()
-        name = disk.files.put_aside(PATH, 5)
+        name = disk.files.retain(PATH, 5)
         assert name is not None
         for _ in range(2):
-            disk.files.forget_aside([name, "nosuch"])
+            disk.files.drop_retained([name, "nosuch"])
             assert disk.listing() == {}
 
     def test_staging_is_cleaned_but_for_what_is_still_needed(self, disk: Disk) -> None:
@@ -308,9 +308,9 @@ class TestOrder:
 
     def test_a_move_aside_is_durable_in_both_folders_the_new_name_first(self, disk: Disk) -> None:
         disk.put("a/b/c.zip")
-        made = calls(lambda: disk.files.put_aside("a/b/c.zip", 5, keep=True))
+        made = calls(lambda: disk.files.retain("a/b/c.zip", 5, keep=True))
         assert made == [("link", ""), ("fsync", "retained")]
-        assert calls(lambda: disk.files.put_aside("a/b/c.zip", 6)) == [("rename", "")]
+        assert calls(lambda: disk.files.retain("a/b/c.zip", 6)) == [("rename", "")]
         assert calls(disk.files.sync_moves) == [("fsync", "retained"), ("fsync", "b")]
 
     def test_a_removal_is_durable(self, disk: Disk) -> None:
@@ -323,7 +323,7 @@ class TestOrder:
         for number in range(20):
             disk.put(f"a/{number}/c.zip")
         for number in range(20):
-            disk.files.put_aside(f"a/{number}/c.zip", 5)
+            disk.files.retain(f"a/{number}/c.zip", 5)
         made = calls(disk.files.sync_moves)
         assert len(made) in (1, 21), "one, or one for each folder where the file system cannot do better"
         assert calls(disk.files.sync_moves) == []

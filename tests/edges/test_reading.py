@@ -10,8 +10,8 @@ import pytest
 from replisync.devpi.wire import encode
 from replisync.errors import LocalFailure
 from replisync.system.prefetch import Prefetch
-from replisync.verify.checks.ahead import ahead
 from replisync.verify.checks.entries import read_all
+from replisync.verify.checks.parallel import ahead
 from tests.support.waiting import wait_until
 
 FILE = {"last_modified": "x", "hashes": {"sha256": "ab"}, "hash_spec": "sha256=ab"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from replisync.replication.settle import expire_retained
-from replisync.standby.database.oddrows import mend, odd_rows
+from replisync.standby.database.invalidrows import odd_rows, repair
 from replisync.standby.database.store import Store
 from replisync.standby.files.disk import DiskFiles
 from replisync.system import clock
@@ -32,7 +32,7 @@ class Machine:
         """Let time pass, or set the clock: it is one and the same to us."""
         self._now += timedelta(days=days)
 
-    def put_aside(self, name: str) -> None:
+    def retain(self, name: str) -> None:
         """Put a file aside now."""
         (self.retained / name).write_bytes(b"content")
         row = {"stored_as": name, "relpath": f"u/dev/{name}", "serial": 1}
@@ -55,9 +55,9 @@ def machine(store: Store, folder: Path) -> Machine:
 
 
 def test_files_go_a_day_after_they_are_found_over_age(machine: Machine) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(10)
-    machine.put_aside("b")
+    machine.retain("b")
     machine.passes(20 - SECOND)
     assert machine.look() == {"a", "b"}
     machine.passes(SECOND)
@@ -76,7 +76,7 @@ def test_files_go_a_day_after_they_are_found_over_age(machine: Machine) -> None:
 def test_a_clock_that_jumps_and_comes_back_removes_nothing_and_keeps_nothing_longer(
     machine: Machine, days: float
 ) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(10)
     machine.passes(days)
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_a_clock_that_jumps_and_comes_back_removes_nothing_and_keeps_nothing_lon
 
 
 def test_a_note_that_comes_from_the_future_is_made_again(machine: Machine) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(500)
     assert machine.look() == {"a"}
     machine.passes(-400)
@@ -106,7 +106,7 @@ def test_a_note_that_comes_from_the_future_is_made_again(machine: Machine) -> No
 
 
 def test_a_longer_retention_forgets_that_a_file_was_overdue(machine: Machine) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(RETENTION_DAYS)
     machine.look()
     machine.passes(2)
@@ -118,7 +118,7 @@ def test_a_longer_retention_forgets_that_a_file_was_overdue(machine: Machine) ->
 
 def test_a_file_that_was_put_aside_in_the_future_is_kept(machine: Machine) -> None:
     machine.passes(400)
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(-400)
     assert machine.look(at_once=True) == {"a"}
     machine.passes(400 + RETENTION_DAYS)
@@ -129,27 +129,27 @@ def test_a_file_that_was_put_aside_in_the_future_is_kept(machine: Machine) -> No
 
 @pytest.mark.parametrize("shift", [0.0, -400.0])
 def test_a_retention_of_none_removes_all_at_once(machine: Machine, shift: float) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(shift)
     assert machine.look(0) == set()
 
 
 def test_at_once_means_what_is_over_age_and_no_other(machine: Machine) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(2)
-    machine.put_aside("b")
+    machine.retain("b")
     assert machine.look(2, at_once=True) == {"b"}
 
 
 @pytest.mark.parametrize("days", [1e9, float("inf"), float("nan")])
 def test_a_retention_of_ages_keeps_all(machine: Machine, days: float) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(30000)
     assert machine.look(days, at_once=True) == {"a"}
 
 
 def test_a_look_that_changes_nothing_writes_nothing(machine: Machine, database: Database) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(RETENTION_DAYS)
     machine.look()
     query = "SELECT overdue_at FROM replisync_retained"
@@ -160,7 +160,7 @@ def test_a_look_that_changes_nothing_writes_nothing(machine: Machine, database: 
 
 
 def test_a_note_that_is_lost_costs_a_day(machine: Machine, database: Database) -> None:
-    machine.put_aside("a")
+    machine.retain("a")
     machine.passes(RETENTION_DAYS)
     machine.look()
     machine.passes(1)
@@ -174,10 +174,10 @@ def test_a_note_that_is_no_time_is_mended_and_the_file_stays(folder: Path) -> No
     database = SqliteDatabase(folder / ".sqlite")
     with database.open() as store:
         machine = Machine(store, folder)
-        machine.put_aside("a")
+        machine.retain("a")
         database.write("UPDATE replisync_retained SET overdue_at = 'long'")
         rows = odd_rows(store)
         assert [(row.column, row.found) for row in rows] == [("overdue_at", "long")]
-        mend(store, clock.stamp(START))
+        repair(store, clock.stamp(START))
         assert odd_rows(store) == []
         assert machine.look() == {"a"}

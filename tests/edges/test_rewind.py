@@ -298,7 +298,7 @@ READS = (
         "files.digest_of",
         "files.staged",
         "files.size_aside",
-        "files.read_aside",
+        "files.read_retained",
     ),
 )
 
@@ -332,8 +332,8 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
     """In between it is what it was, or what it is to be, with all files; afterwards the same as without."""
     undisturbed = interrupted(folder / "undisturbed", serial, None, after=False, error=Died)
     expected = state(folder / "undisturbed"), retained_names(folder / "undisturbed")
-    calls = {"files.receive", "files.rename_aside", "store.commit"}
-    assert calls | ({"files.put_aside"} if serial < 9 else set()) <= set(undisturbed.names)
+    calls = {"files.receive", "files.rename_retained", "store.commit"}
+    assert calls | ({"files.retain"} if serial < 9 else set()) <= set(undisturbed.names)
     for at, call in enumerate(undisturbed.names):
         if call.startswith(READS) and call != "store.in_the_transaction":
             continue

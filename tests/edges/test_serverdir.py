@@ -268,7 +268,7 @@ def test_a_remembered_storage_that_we_did_not_write_is_an_unusable_target(
     serverdir: Serverdir, content: bytes
 ) -> None:
     (serverdir.own / "storage").write_bytes(content)
-    with pytest.raises(TargetUnusable, match="it is not what replisync wrote"):
+    with pytest.raises(TargetUnusable, match="not written by replisync"):
         serverdir.storage()
 
 

@@ -111,7 +111,7 @@ def test_a_file_of_another_owner_is_retained_when_it_is_replaced() -> None:
             with suppress(BaseException):
                 os.setgroups([])
                 os.setresuid(NOBODY, NOBODY, NOBODY)
-                code = 0 if disk.files.put_aside(PATH, 5, keep=True) else 2
+                code = 0 if disk.files.retain(PATH, 5, keep=True) else 2
             os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         [retained] = disk.retained.iterdir()

@@ -18,7 +18,7 @@ def finding(kind: str, subject: str) -> Finding:
     return Finding(kind, subject, 3, "this", "that")
 
 
-def report(level: str, *findings: Finding, mended: tuple[Finding, ...] = ()) -> Report:
+def report(level: str, *findings: Finding, repairs: tuple[Finding, ...] = ()) -> Report:
     """Return the report of a verification."""
     return Report(
         level=level,
@@ -29,9 +29,9 @@ def report(level: str, *findings: Finding, mended: tuple[Finding, ...] = ()) -> 
         seconds=0.1,
         counts=dict(Counter(one.kind for one in findings)),
         findings=list(findings),
-        mended=list(mended),
+        repairs=list(repairs),
         total=len(findings),
-        repaired=len(mended),
+        repaired=len(repairs),
     )
 
 
@@ -72,9 +72,9 @@ def test_each_level_has_its_own(store: Store, database: Database) -> None:
 
 def test_a_repair_at_a_lower_level_clears_what_it_repaired(store: Store) -> None:
     record(store, report("full", LOST, ALTERED))
-    record(store, report("files", mended=(LOST,)))
+    record(store, report("files", repairs=(LOST,)))
     assert kinds(store) == {"full": {FILE_DIGEST: 1}}
-    record(store, report("quick", mended=(ALTERED,)))
+    record(store, report("quick", repairs=(ALTERED,)))
     assert kinds(store) == {}
 
 
@@ -82,7 +82,7 @@ def test_what_is_not_remembered_by_name_is_not_cleared_by_a_repair_below(store: 
     """The size of what is remembered is bounded."""
     many = tuple(finding(MISSING_FILE, f"{number}" * 5000) for number in range(25))
     record(store, report("full", *many, *(finding(MISSING_FILE, f"{number}") for number in range(25))))
-    record(store, report("files", mended=many))
+    record(store, report("files", repairs=many))
     [left] = standing(store)
     assert left.kinds == {MISSING_FILE: 50}
     noted = store.verifications()[-1].found

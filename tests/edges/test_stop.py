@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replisync.errors import ConditionFailed, Stopped
-from replisync.replication.wanted import Tally
+from replisync.replication.missing import Tally
 from replisync.session.runs import recorded
 from replisync.standby.database.sqlite import SqliteStore
 from replisync.system.stop import Stop

@@ -649,7 +649,7 @@ def test_a_damage_is_mended_and_the_standby_is_what_it_was(standby: Standby, nam
     DAMAGES[name].do(standby)
     report = standby.repair()
     assert report.findings == []
-    assert report.mended != []
+    assert report.repairs != []
     assert standby.look().findings == []
     assert contents(standby) == before
 
@@ -661,7 +661,7 @@ def test_one_damage_after_the_other_is_mended_in_postgresql(standby: Standby) ->
         damage = DAMAGES[name]
         damage.do(standby)
         report = standby.repair()
-        assert {one.kind for one in report.mended} >= damage.found, name
+        assert {one.kind for one in report.repairs} >= damage.found, name
         assert report.findings == [], name
         assert contents(standby) == before, name
     assert standby.look().findings == []
@@ -784,7 +784,7 @@ def test_an_altered_entry_is_not_believed_where_a_row_contradicts_it(
     expected = kinds.OTHER_ENTRY if witnesses else ALTERED[name]
     assert expected in {finding.kind for finding in report.findings}
     assert [each.remedy for each in report.findings if "--replica-keyfile" not in each.remedy] == []
-    assert report.mended == []
+    assert report.repairs == []
     assert contents(one) == damaged
     assert one.repair().findings == []
     assert contents(one) == before
@@ -860,7 +860,7 @@ def test_without_the_primary_files_and_entries_stay_as_they_are_and_the_rest_is_
     _row(one, 1, b"")
     one.database.write("DELETE FROM kv WHERE key = ?", A)
     report = one.repair(asks=False)
-    assert {each.kind for each in report.mended} == {kinds.SUPERFLUOUS_FILE, kinds.KEY, kinds.LEDGER}
+    assert {each.kind for each in report.repairs} == {kinds.SUPERFLUOUS_FILE, kinds.KEY, kinds.LEDGER}
     assert {each.kind for each in report.findings} == {kinds.MISSING_FILE, kinds.DAMAGED_ENTRY}
     assert all("--replica-keyfile" in each.remedy for each in report.findings)
     again = one.look()
@@ -1023,8 +1023,8 @@ def test_the_version_of_our_tables_is_known_by_them(one: Standby, statement: str
     with pytest.raises(TargetUnusable) as caught:
         one.look()
     assert "verify --repair" in caught.value.hint
-    [mended] = repair(one.serverdir, Level.FULL, Settings(), context()).mended
-    assert (mended.kind, mended.subject) == (kinds.SCHEMA, "replisync_schema")
+    [repairs] = repair(one.serverdir, Level.FULL, Settings(), context()).repairs
+    assert (repairs.kind, repairs.subject) == (kinds.SCHEMA, "replisync_schema")
     assert one.look().findings == []
     assert contents(one) == before
 
@@ -1039,7 +1039,7 @@ def test_the_version_is_written_with_its_table_or_not_at_all(one: Standby) -> No
     with open_database(one.serverdir, write=True) as store, pytest.raises(Died):
         store.write(die)
     assert one.database.read("SELECT name FROM sqlite_master WHERE name = 'replisync_schema'") == []
-    assert len(repair(one.serverdir, Level.FULL, Settings(), context()).mended) == 1
+    assert len(repair(one.serverdir, Level.FULL, Settings(), context()).repairs) == 1
     assert one.look().findings == []
 
 
@@ -1164,7 +1164,7 @@ TOGETHER = (
 )
 
 
-CHANGES = ("store.commit", "store.in_the_transaction", "files.place", "files.put_aside", "files.remove")
+CHANGES = ("store.commit", "store.in_the_transaction", "files.place", "files.retain", "files.remove")
 
 
 def damage_together(standby: Standby) -> None:

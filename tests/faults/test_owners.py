@@ -195,7 +195,7 @@ def test_a_file_of_another_owner_is_retained_as_a_copy_and_nothing_that_a_link_l
     os.seteuid(NOBODY)
     try:
         with suppress(NotPermitted):
-            DiskFiles(files, staging, retained).put_aside("file", 1, keep=True)
+            DiskFiles(files, staging, retained).retain("file", 1, keep=True)
     finally:
         os.seteuid(0)
     kept = [one for one in retained.iterdir() if one.is_file() and not one.is_symlink()]

@@ -87,7 +87,7 @@ def test_a_standby_that_a_devpi_server_was_started_on_as_primary(world: World) -
     edit_nodeinfo(target, role="replica")
     before = snapshot(target)
     said = run_here("catchup", *world.options(target), code=6)
-    assert "and our last commit was" in said.message
+    assert "but our last commit was" in said.message
     assert_untouched(target, before)
 
 
@@ -169,10 +169,10 @@ def not_ours(target: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (role("primary"), "to be a server of its own: its role is primary"),
-        (role("standalone"), "to be a server of its own: its role is standalone"),
-        (role("master"), "to be a server of its own: its role is master"),
-        (no_json, "it is not what devpi-server writes"),
+        (role("primary"), "to a standalone server: its role is primary"),
+        (role("standalone"), "to a standalone server: its role is standalone"),
+        (role("master"), "to a standalone server: its role is master"),
+        (no_json, "not in the format of devpi-server"),
         (newer_tables, "9999"),
         (not_ours, "not a replisync standby"),
     ],

@@ -44,7 +44,7 @@ def test_another_server_behind_the_url(world: World, stranger: Server, command: 
     target = world.standby()
     world.lead_to(stranger)
     said = detected(world, command, target)
-    assert f"its UUID is {stranger.uuid()}, and we follow {world.primary.uuid()}" in said.message
+    assert f"its UUID is {stranger.uuid()}, but we follow {world.primary.uuid()}" in said.message
 
 
 def test_another_server_at_a_new_url(world: World, stranger: Server) -> None:

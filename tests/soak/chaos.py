@@ -155,11 +155,11 @@ class Chaos:
         return Trouble(f"primary {way}", frozenset({3}), self._primary.start)
 
     def _upstream_failing(self) -> Trouble:
-        def mend() -> None:
+        def repair() -> None:
             self._upstream.failing = None
 
         self._upstream.failing = self._random.choice([404, 500, 503])
-        return Trouble("upstream failing", frozenset(), mend)
+        return Trouble("upstream failing", frozenset(), repair)
 
     def _database_gone(self) -> Trouble:
         self._postgres.crash()

@@ -89,7 +89,7 @@ def _hint(report: Report, *, repair: bool) -> str | Hint:
 
 
 def _lines(serverdir: Path, report: Report) -> list[str]:
-    lines = [f"repaired  {_line(one)}" for one in report.mended]
+    lines = [f"repaired  {_line(one)}" for one in report.repairs]
     lines += [_line(one) for one in report.findings]
     lines += [
         printable(f"note    {one.kind}  {one.subject}{_at(one.serial)}: {one.note}") for one in report.notes

@@ -60,7 +60,7 @@ class Dumper:
         tool: devpi-export.
         checked: whether to read each file, and to look elsewhere for one that is not what it must be. If not,
             devpi-import has to find out: it compares each file of a dump with all its known digests.
-        Raises FilesMissing where a file of a private index cannot be had, PrimaryDamaged where devpi-export
+        Raises FilesMissing if a file of a private index cannot be had, PrimaryDamaged if devpi-export
         cannot read what is there.
         """
         with local_errors(f"cannot create {self._snapshot}"):
@@ -164,9 +164,9 @@ def _linked(source: str, target: str) -> bool:
 
 
 def type_in(rows: Rows, relpath: str) -> str | None:
-    """Return the type of the index of a file, by a database; None where there is no such index.
+    """Return the type of the index of a file, by a database; None if there is no such index.
 
-    Raises CorruptEntry where the entry that says so cannot be read.
+    Raises CorruptEntry if the entry that says so cannot be read.
     """
     index = index_of(relpath)
     return index_type(rows.value(user_key(index)), index)
@@ -176,7 +176,7 @@ def demanded(rows: Rows, *, mirrored: bool) -> Iterator[WantedFile]:
     """Yield the files that an export of a database needs: those of private indexes.
 
     mirrored: those of mirrors too.
-    Raises CorruptEntry where an entry that holds a live value cannot be read.
+    Raises CorruptEntry if an entry that holds a live value cannot be read.
     """
     types: dict[str, str | None] = {}
     for serial, relpath, entry in rows.file_keys():

@@ -23,7 +23,7 @@ class Made:
     """A dump that can be imported.
 
     serial: of the exported server when it was made; None leaves devpi-import's serials.
-    tip: that server's stored bytes of the entry at this serial; None where nobody knows.
+    tip: that server's stored bytes of the entry at this serial; None if nobody knows.
     scrap: what was needed to make it, and is to be removed.
     """
 
@@ -48,7 +48,7 @@ class DumpSource(Protocol):
 
     @property
     def uuid(self) -> str:
-        """The UUID of the exported server; "" where nobody knows."""
+        """The UUID of the exported server; "" if nobody knows."""
         ...
 
     @property
@@ -114,7 +114,7 @@ class NamedDump:
     def check(self, serverdir: Serverdir) -> Made:
         """Make sure that it is a dump.
 
-        Raises UsageError where it is none, or something is not given that is needed.
+        Raises UsageError if it is none, or something is not given that is needed.
         """
         if not (self.path / DUMP_INDEX).is_file():
             raise UsageError(
@@ -130,7 +130,7 @@ class NamedDump:
         return Made(self.path, self.serial)
 
     def _check_version(self) -> None:
-        """Raise UsageError where the dump is of a devpi-server that is newer than the one it would be for."""
+        """Raise UsageError if the dump is of a devpi-server that is newer than the one it would be for."""
         try:
             index = read_dump(self.path)
         except UsageError:

@@ -60,7 +60,7 @@ def copy_dump(
     """Make a new serverdir of a dump, or go on with one that was interrupted.
 
     primary_url: where the exported server is, to be followed; None for a server of its own.
-    Raises UsageError where something is not given that is needed, TargetUnusable where devpi-import refuses
+    Raises UsageError if something is not given that is needed, TargetUnusable if devpi-import refuses
     the dump, and what `changelog.clone` does.
     """
     ready = dump.check(serverdir)

@@ -38,7 +38,7 @@ def import_command(
 ) -> list[str]:
     """Return the command line of the import, without the serverdir.
 
-    Raises UsageError where there is no devpi-import, or no use for an option.
+    Raises UsageError if there is no devpi-import, or no use for an option.
     """
     tool = find_tool(IMPORT_TOOL, f"cannot use {dump.option} {path}")
     no_root_pypi = options.no_root_pypi
@@ -59,7 +59,7 @@ def import_command(
 
 
 def _is_copied(serverdir: Serverdir, dump: DumpSource, settings: Settings) -> bool:
-    """Tell whether all files of a dump are sure to be copies of ours already."""
+    """Return whether all files of a dump are sure to be copies of ours already."""
     if not isinstance(dump, OwnDump) or settings.search:
         return False
     files = dump.origin.root / FILES
@@ -79,7 +79,7 @@ def _indexes(dump: Path) -> dict[str, Any]:
 def users_with_password(dump: Path, options: ToolOptions) -> list[str]:
     """Return the users who have a password by a dump, or by the options; devpi-import gives one to all.
 
-    Raises UsageError where the index of the dump cannot be read.
+    Raises UsageError if the index of the dump cannot be read.
     """
     users = read_dump(dump).get("users")
     found = users.items() if isinstance(users, Mapping) else ()
@@ -165,7 +165,7 @@ class Importer:
         """Return a serverdir that devpi-import made of the dump.
 
         primary: where files may come from; None for a server of its own.
-        Raises TargetUnusable where devpi-import refuses the dump; then nothing of it is left.
+        Raises TargetUnusable if devpi-import refuses the dump; then nothing of it is left.
         """
         with local_errors(f"cannot create {self._seed}"):
             found = self._found(store)
@@ -182,7 +182,7 @@ class Importer:
             raise
 
     def _found(self, store: Store) -> Imported | None:
-        """Return what an interrupted run imported; None where that is to be done, or to be done anew."""
+        """Return what an interrupted run imported; None if that is to be done, or to be done anew."""
         known = store.source()
         begun = known is not None and (store.last_serial() >= 0 or known.seed_kind != EXPORT)
         if not self._done.exists():

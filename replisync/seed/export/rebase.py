@@ -72,7 +72,7 @@ class RebasedImport:
         return self._hello.serial
 
     def entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
-        """Return whose history it is, and its entry at a serial; None where it does not have one."""
+        """Return whose history it is, and its entry at a serial; None if it does not have one."""
         if serial > self.serial:
             return self._hello, None
         return self._hello, next(self._entries(serial))

@@ -55,7 +55,7 @@ class ToolOptions:
     no_events: leave events to the first start of the server.
     root_passwd, root_passwd_hash: what the user root gets who has no password in the dump.
     skip_import_type: types of indexes that are left out.
-    include_mirrored_files: whether to export what mirrors have; None where nobody said.
+    include_mirrored_files: whether to export what mirrors have; None if nobody said.
     """
 
     no_root_pypi: bool = False
@@ -133,7 +133,7 @@ def run_tool(
 
     said: the file for what it says.
     secrets: options that are handed over in a file that only we can read.
-    Raises Stopped where we are to stop; then the command is ended.
+    Raises Stopped if we are to stop; then the command is ended.
     """
     config = said.with_suffix(".yml")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}

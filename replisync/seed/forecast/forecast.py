@@ -69,7 +69,7 @@ def forecast(serverdir: Serverdir, seeding: Seeding, settings: Settings, context
 def forecast_rest(serverdir: Serverdir, url: str, settings: Settings, context: Context) -> Forecast:
     """Return what a complete standby lacks of what its primary has.
 
-    Raises TargetUnusable where it is no complete standby, and what a catchup raises while it reads.
+    Raises TargetUnusable if it is no complete standby, and what a catchup raises while it reads.
     """
     patience = Patience(context.stop, context.log, seconds=settings.patience)
     require_standby(serverdir)
@@ -187,7 +187,7 @@ class _Forecaster:
     ) -> Iterator[tuple[Survey, Primary | None, Hello | None]]:
         """Hold what a clone begins with: what an interrupted one left, and the primary.
 
-        kind: of the clone, as in tables.source; None where one of another kind may have been begun.
+        kind: of the clone, as in tables.source; None if one of another kind may have been begun.
         uuid: of the primary, where it is known.
         mirrors: whether files of mirrors are carried.
         """
@@ -248,7 +248,7 @@ def _snapshot(origin: basecopy.Origin, context: Context) -> Iterator[Rows]:
 def _begun(serverdir: Serverdir) -> Iterator[tuple[Store | None, Identity | None]]:
     """Hold the database of an interrupted clone, and where its data comes from, if there was one.
 
-    Raises TargetUnusable where the serverdir cannot be cloned into.
+    Raises TargetUnusable if the serverdir cannot be cloned into.
     """
     known = known_identity(serverdir)
     if known is not None:

@@ -62,7 +62,7 @@ class LiveFiles:
             self._connection.execute("INSERT OR REPLACE INTO indexes VALUES (?, NULL)", (user,))
 
     def index_type(self, index: str) -> tuple[bool, str | None]:
-        """Tell whether a batch says what type an index has, and return it; None where there is no such index.
+        """Return whether a batch says what type an index has, and return it; None if there is no such index.
 
         Raises LocalFailure.
         """

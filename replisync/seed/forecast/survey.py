@@ -32,7 +32,7 @@ class Forecast:
 
     source: the kind of the seed: changelog, base-copy or export.
     role: of the server that it would become: replica, or standalone.
-    from_serial, to_serial: what is still to be written, both included; None where only devpi-import will
+    from_serial, to_serial: what is still to be written, both included; None if only devpi-import will
         tell.
     serials: how many these are; None as above.
     local_serials: how many of them are on this machine.
@@ -102,7 +102,7 @@ class Survey:
 
     @property
     def seeded(self) -> int | None:
-        """Up to which serial an interrupted clone has all metadata; None where it does not have it all."""
+        """Up to which serial an interrupted clone has all metadata; None if it does not have it all."""
         source = None if self._store is None else self._store.source()
         return None if source is None else source.seed_serial
 
@@ -110,7 +110,7 @@ class Survey:
         """Begin with what an interrupted clone has; return the serial that follows it.
 
         history: the one that it goes on with.
-        Raises WrongHistory where it is another than the one that the clone began with.
+        Raises WrongHistory if it is another than the one that the clone began with.
         """
         store = self._store
         if store is None:

@@ -1,7 +1,7 @@
-"""What a verification reads of a target's database: each call is one short snapshot.
+"""The queries of a verification: each call is one short snapshot.
 
-None of them holds a snapshot for longer than a page, so that a writer is never held up and the log of
-SQLite does not grow while a big standby is looked through.
+No call holds a snapshot for longer than a page, so that a writer never waits and the log of SQLite does not
+grow while a large standby is verified.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,19 +16,19 @@ from replisync.standby.database import witnesses as proofs
 from replisync.standby.database.engine import askable, chunks
 from replisync.standby.database.store import Store
 
-# A page of entries ends with the one that makes it this big, in bytes.
+# A page of entries ends with the one that makes it this large, in bytes.
 _PAGE_BYTES = 4 * 1024 * 1024
 
 
 class Position(NamedTuple):
-    """Where the changelog ends, and where our last commit ended it; -1 for nothing."""
+    """The end of the changelog, and of our last commit; -1 for nothing."""
 
     last: int
     committed: int
 
 
 class Serials(NamedTuple):
-    """How many entries there are, and the first and last of them; -1 for none."""
+    """The number of entries, and the first and last of them; -1 for none."""
 
     number: int
     first: int
@@ -44,7 +44,7 @@ class Key(NamedTuple):
 
 
 class LedgerFile(NamedTuple):
-    """A row of the ledger of files; digest is "" where there is none."""
+    """A row of the ledger of files; digest is "" for none."""
 
     relpath: str
     serial: int
@@ -54,11 +54,11 @@ class LedgerFile(NamedTuple):
 
 
 class KeyNow(NamedTuple):
-    """What there is of a key at one moment.
+    """The state of a key at one moment.
 
-    row: None where there is none.
+    row: None if it has none.
     last: the changelog's last serial.
-    data: the entries that were asked for, by serial.
+    data: the requested entries, by serial.
     """
 
     row: Key | None
@@ -67,7 +67,7 @@ class KeyNow(NamedTuple):
 
 
 def position(store: Store) -> Position:
-    """Return where the changelog and our timeline end."""
+    """Return the ends of the changelog and of our timeline."""
     return store.read(_position)
 
 
@@ -86,7 +86,7 @@ def serials(store: Store) -> Serials:
 
 
 def gap_after(store: Store, serial: int) -> int | None:
-    """Return the first serial behind one that is missing; None where all are there up to the last one."""
+    """Return the first serial after a missing one; None if all are there up to the last one."""
     page = 50_000
     due = serial + 1
     while True:
@@ -106,12 +106,12 @@ def _serials_from(first: int, limit: int) -> Callable[[Connection], list[int]]:
 
 
 def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, bytes]]:
-    """Return a page of the entries from `first` to `last`, bounded in number and in bytes."""
+    """Return a page of the entries from `first` to `last`, limited in number and bytes."""
     column, data = t.changelog.c.serial, t.changelog.c.data
     within = and_(column >= first, column <= last)
 
     def read(connection: Connection) -> list[tuple[int, bytes]]:
-        # Their lengths first: a driver takes in all of an answer at once.
+        # The lengths first: a driver reads all of an answer at once.
         sizes = select(column, func.length(data)).where(within).order_by(column).limit(limit)
         total, end = 0, first - 1
         for serial, size in connection.execute(sizes):
@@ -125,12 +125,12 @@ def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, 
 
 
 def witnesses(store: Store, first: int, last: int) -> dict[int, bytes]:
-    """Return the witnesses of the entries from `first` to `last`; those without one are left out."""
+    """Return the witnesses of the entries from `first` to `last`; omit entries without one."""
     return store.read(lambda connection: proofs.of_entries(connection, first, last))
 
 
 def entry_now(store: Store, serial: int) -> tuple[bytes | None, bytes | None]:
-    """Return an entry and its witness; None for what is not there."""
+    """Return an entry and its witness; None for a missing one."""
 
     def read(connection: Connection) -> tuple[bytes | None, bytes | None]:
         query = select(t.changelog.c.data).where(t.changelog.c.serial == serial)
@@ -142,7 +142,7 @@ def entry_now(store: Store, serial: int) -> tuple[bytes | None, bytes | None]:
 
 
 def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
-    """Return up to `limit` of the last entries, the last one first, bounded in bytes too."""
+    """Return up to `limit` of the last entries, the last one first, also limited in bytes."""
     column, data = t.changelog.c.serial, t.changelog.c.data
 
     def read(connection: Connection) -> list[tuple[int, bytes]]:
@@ -159,7 +159,7 @@ def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
 
 
 def keys(store: Store, after: str | None, limit: int) -> list[Key]:
-    """Return up to `limit` rows of the keys behind `after`, in the order of the database; None for all."""
+    """Return up to `limit` rows of keys after `after`, in the order of the database; None for all."""
     query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
     query = query if after is None else query.where(t.kv.c.key > after)
     query = query.order_by(t.kv.c.key).limit(limit)
@@ -180,9 +180,9 @@ def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
 
 
 def keys_of_kind(store: Store, keyname: str, upto: int) -> list[Key]:
-    """Return the rows of all keys of one kind that no serial behind `upto` changed, in the order of serials.
+    """Return the rows of all keys of one kind that no serial after `upto` changed, in the order of serials.
 
-    Of such a kind there must be few.
+    For kinds with few keys only.
     """
     query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
     query = query.where(t.kv.c.keyname == keyname, t.kv.c.serial <= upto).order_by(t.kv.c.serial, t.kv.c.key)
@@ -205,25 +205,25 @@ def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
 
 
 def keys_beyond(store: Store, limit: int) -> list[tuple[str, int, int]]:
-    """Return up to `limit` keys that are said to come from a serial behind the last one: with both."""
-    # In one statement: the end moves on.
+    """Return up to `limit` keys whose serial is after the last one; and the last one."""
+    # In one statement: the last serial moves.
     last = func.coalesce(select(func.max(t.changelog.c.serial)).scalar_subquery(), -1)
     query = select(t.kv.c.key, t.kv.c.serial, last).where(t.kv.c.serial > last).limit(limit)
     return store.read(lambda connection: [tuple(row) for row in connection.execute(query)])
 
 
 def key_below(store: Store, serial: int) -> int:
-    """Return the highest serial below another one that a key is said to come from; -1 for none."""
+    """Return the highest serial of a key below another serial; -1 for none."""
     query = select(func.max(t.kv.c.serial)).where(t.kv.c.serial < serial)
     found = store.read(lambda connection: connection.execute(query).scalar())
     return -1 if found is None else int(found)
 
 
-# Where it comes from.
+# The source.
 
 
 def tip_now(store: Store) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
-    """Return the serial and the primary's bytes that are kept, our last serial, and our entry there."""
+    """Return serial and bytes recorded of the primary's last entry, our last serial, and our entry there."""
 
     def read(connection: Connection) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
         row = connection.execute(select(t.tip.c.serial, t.tip.c.data)).first()
@@ -236,13 +236,13 @@ def tip_now(store: Store) -> tuple[tuple[int, bytes] | None, int, bytes | None]:
 
 
 def first_commit_at(store: Store) -> str | None:
-    """Return when our first commit was made."""
+    """Return the time of our first commit."""
     query = select(t.timeline.c.committed_at).order_by(t.timeline.c.serial).limit(1)
     return store.read(lambda connection: connection.execute(query).scalar())
 
 
 def cloned_to(store: Store) -> int:
-    """Return the serial at which our clone ended, or our last one where nobody knows."""
+    """Return the serial at which our clone ended; our last one if that is unknown."""
     query = select(func.max(t.runs.c.to_serial)).where(t.runs.c.command == "clone", t.runs.c.to_serial >= 0)
 
     def read(connection: Connection) -> int:
@@ -259,18 +259,18 @@ _LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.stat
 
 
 def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
-    """Return up to `limit` files behind `after`, in the order of their paths' bytes."""
+    """Return up to `limit` files after `after`, in the order of their paths' bytes."""
     query = select(*_LEDGER).where(t.files.c.relpath > after).order_by(t.files.c.relpath).limit(limit)
     return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
 
 
 def has_files_below(store: Store, relpath: str) -> bool:
-    """Tell whether the ledger has files in a folder."""
+    """Return whether the ledger has files in a folder."""
     return any(file.relpath.startswith(f"{relpath}/") for file in ledger(store, f"{relpath}/", 1))
 
 
 def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | None]:
-    """Return what the ledger says of a file now, and which move on disk it waits for."""
+    """Return a file's row in the ledger, and the move on disk that it waits for."""
 
     def read(connection: Connection) -> tuple[LedgerFile | None, Pending | None]:
         row = connection.execute(select(*_LEDGER).where(t.files.c.relpath == relpath)).first()
@@ -282,28 +282,28 @@ def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | N
 
 
 def unexplained(store: Store, after: str, limit: int) -> list[LedgerFile]:
-    """Return up to `limit` files behind `after` that are said not to be here, and nothing says why."""
+    """Return up to `limit` files after `after` that are recorded as missing without a reason."""
     query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath > after)
     query = query.order_by(t.files.c.relpath).limit(limit)
     return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
 
 
 def unexplained_now(store: Store, relpath: str) -> LedgerFile | None:
-    """Return what the ledger says of a file, where that is that it is not here, and nothing says why."""
+    """Return a file's row in the ledger if it is recorded as missing without a reason."""
     query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath == relpath)
     row = store.read(lambda connection: connection.execute(query).first())
     return None if row is None else LedgerFile._make(row)
 
 
 def explained(store: Store) -> dict[str, int]:
-    """Count the files that are not here, and of which something says why, by their states."""
+    """Count the files that are missing with a reason, by state."""
     query = select(t.files.c.state, func.count()).where(states.is_open(), ~states.is_unexplained())
     query = query.group_by(t.files.c.state)
     return store.read(lambda connection: {row[0]: row[1] for row in connection.execute(query)})
 
 
 def false_drops(store: Store, limit: int) -> list[Pending]:
-    """Return up to `limit` notes that a file is to be dropped which must be here."""
+    """Return up to `limit` notes to drop a file that must stay."""
     here = and_(t.files.c.relpath == t.pending.c.relpath, t.files.c.state == "present")
     columns = (t.pending.c.relpath, t.pending.c.serial, t.pending.c.action, t.pending.c.staged)
     query = select(*columns).join(t.files, here).where(t.pending.c.action == "drop").limit(limit)
@@ -321,22 +321,22 @@ def ledger_against_keys(store: Store, limit: int) -> list[tuple[LedgerFile, int 
 
 
 def retained(store: Store, after: str, limit: int) -> list[Retained]:
-    """Return up to `limit` rows of what was put aside, behind a name."""
+    """Return up to `limit` rows of retained files, after a name."""
     query = select(t.retained).where(t.retained.c.stored_as > after)
     query = query.order_by(t.retained.c.stored_as).limit(limit)
     return store.read(lambda connection: [Retained(**row) for row in connection.execute(query).mappings()])
 
 
 def count_of_present(store: Store) -> int:
-    """Count the files that are said to be here."""
+    """Count the files that are recorded as present."""
     query = select(func.count()).select_from(t.files).where(t.files.c.state == "present")
     return int(store.read(lambda connection: connection.execute(query).scalar_one()))
 
 
 def rewound_since(store: Store, moment: str) -> bool:
-    """Tell whether serials were, or are being, taken back since a moment."""
+    """Return whether serials were, or are being, reverted since a moment."""
     ended = or_(t.runs.c.finished.is_(None), t.runs.c.finished >= moment)
     query = select(t.runs.c.id).where(t.runs.c.command == "rewind", ended).limit(1)
-    # One that was killed never ends.
+    # A killed run never ends.
     query = query.where(or_(t.runs.c.outcome != "killed", t.runs.c.started >= moment))
     return store.read(lambda connection: connection.execute(query).first() is not None)

@@ -1,4 +1,4 @@
-"""What all of a store stands on: the engine, its transactions, and what a kind of database provides."""
+"""The base of a store: the engine, its transactions, and the methods of each kind of database."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from replisync.errors import TargetUnusable
 from replisync.standby.database import schema
 from replisync.standby.database import tables as t
 
-# How many parameters one statement takes at most; SQLite's bound was 999 for a long time.
+# The most parameters of one statement; SQLite's limit was 999 for a long time.
 _CHUNK = 500
 
 Guard = Callable[[], None]
@@ -27,17 +27,17 @@ def chunks(items: Iterable[str]) -> Iterator[list[str]]:
 
 
 def askable(connection: Connection, keys: Iterable[str]) -> list[str]:
-    """Return those of some keys that the database can be asked for: no text of PostgreSQL has a NUL."""
+    """Return those keys that the database can be queried for: texts of PostgreSQL cannot contain a NUL."""
     if connection.dialect.name != "postgresql":
         return list(keys)
     return [key for key in keys if "\0" not in key]
 
 
 class Database:
-    """The database of one target, whatever is in its tables.
+    """The database of one target, whatever its tables contain.
 
     engine: connected to it.
-    guard: called inside each writing transaction; raises where the target is no longer ours to write.
+    guard: called inside each writing transaction; raises if we may no longer write the target.
     """
 
     def __init__(self, engine: Engine, guard: Guard | None = None) -> None:
@@ -51,10 +51,10 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._engine.dispose()
 
-    # What a subclass provides.
+    # Methods of subclasses.
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -73,46 +73,46 @@ class Database:
         raise NotImplementedError
 
     def holds_key(self, key: str) -> bool:  # noqa: ARG002
-        """Tell whether the database is sure to hold a row of this key."""
+        """Return whether the database certainly can hold a row of this key."""
         return True
 
     def _finish_rows(self, connection: Connection, last: int) -> None:
-        """Do what must be done last in a transaction that writes rows up to serial `last`."""
+        """Do the last work of a transaction that writes rows up to serial `last`."""
 
     def _mark_present(self, connection: Connection, present: Mapping[str, int]) -> None:
         raise NotImplementedError
 
     def back_to_devpi(self) -> None:
-        """Put the database into the form that devpi-server makes."""
+        """Put the database into the form that devpi-server creates."""
 
     def missing_objects(self) -> list[str]:
-        """Return the names of what devpi-server makes in a database and is not there, or is another.
+        """Return the names of devpi-server's tables and indexes that are missing or different.
 
-        And of our own tables that are not there, or others.
+        And of our own tables that are missing or different.
         """
         raise NotImplementedError
 
     def foreign_objects(self) -> list[tuple[str, str, str]]:
-        """Return kind, name and SQL of what would meddle with our tables, and nobody of us makes."""
+        """Return kind, name and SQL of foreign objects that would affect our tables."""
         raise NotImplementedError
 
     def damages(self) -> list[str]:
-        """Return what is wrong with the database's structure, as far as it tells by itself."""
+        """Return the errors in the database's structure, by its own check."""
         return []
 
-    def mend_structure(self) -> None:
-        """Remove what meddles with our tables, and make anew what is made of them."""
+    def repair_structure(self) -> None:
+        """Remove foreign objects, and rebuild indexes."""
         raise NotImplementedError
 
     def next_serial(self) -> tuple[int, int] | None:
-        """Return the serial that devpi-server would write next, and the one that it should be.
+        """Return the serial that devpi-server would write next, and the correct one.
 
-        None where it goes by the last entry, which is never wrong.
+        None if it is taken from the last entry, which is always correct.
         """
         return None
 
     def check_unused(self) -> None:
-        """Make sure that a database that a clone did not begin to fill holds nobody's data.
+        """Check that a database that a clone has not begun to fill is empty.
 
         Raises TargetUnusable.
         """
@@ -131,19 +131,19 @@ class Database:
             yield connection
 
     def read(self, work: Callable[[Connection], _T]) -> _T:
-        """Return what `work` finds in one snapshot; it must be short."""
+        """Return the result of `work` in one snapshot; it must be short."""
         with self._reading() as connection:
             return work(connection)
 
     def write(self, work: Callable[[Connection], _T]) -> _T:
-        """Return what `work` does in one transaction that writes."""
+        """Return the result of `work` in one writing transaction."""
         with self._writing() as connection:
             return work(connection)
 
     def prepare(self) -> None:
-        """Make devpi's tables and bring ours up to date.
+        """Create devpi's tables, and upgrade ours.
 
-        Raises TargetUnusable where a newer replisync wrote them.
+        Raises TargetUnusable if a newer replisync wrote them.
         """
         with self._reading() as connection:
             if schema.current_version(connection) == schema.HEAD:
@@ -153,12 +153,12 @@ class Database:
             schema.upgrade(connection)
 
     def version(self) -> str | None:
-        """Return the version of our tables, or None where there are none."""
+        """Return the version of our tables, or None."""
         with self._reading() as connection:
             return schema.current_version(connection)
 
     def check_version(self) -> None:
-        """Refuse a database whose tables are not the ones that we read.
+        """Check that we can read the tables.
 
         Raises TargetUnusable.
         """
@@ -168,14 +168,14 @@ class Database:
         if found != schema.HEAD:
             raise TargetUnusable(
                 "cannot open the target's database",
-                f"its tables have version {found}, and this replisync reads version {schema.HEAD}",
-                hint="use the replisync that wrote it; a command that writes brings older ones up to date",
+                f"its tables have version {found}, but this replisync reads version {schema.HEAD}",
+                hint="use the replisync that wrote it; commands that write upgrade older versions",
             )
 
     def restore_version(self) -> bool:
-        """Write down again of which version our tables are, where that is lost and they are the newest's.
+        """Record the version of our tables again if it is lost and they are of the newest one.
 
-        Returns whether it was lost, and is written down.
+        Returns whether it was lost, and is recorded now.
         """
         if not t.metadata.tables.keys().isdisjoint(self.missing_objects()):
             return False
@@ -183,7 +183,7 @@ class Database:
             return schema.note_version(connection)
 
     def clear(self) -> None:
-        """Forget all that a clone brought, in one transaction; the runs are remembered."""
+        """Remove all data of a clone, in one transaction; keep the record of runs."""
         with self._writing() as connection:
             for table in (*t.devpi_metadata.sorted_tables, *t.metadata.sorted_tables):
                 if table is not t.runs:

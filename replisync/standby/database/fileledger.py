@@ -1,4 +1,4 @@
-"""The ledger of files: which of them the live keys demand, which are here, and the faults of others."""
+"""The ledger of files: those that the live keys demand, those that are present, and the faults of others."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,14 +15,14 @@ from replisync.standby.database.history import History
 
 
 class FileLedger(History):
-    """The files of the live keys; see `ledger` for what each of its rows must say."""
+    """The files of the live keys; see `ledger` for the content of its rows."""
 
     def wanted_indexes(self) -> list[str]:
-        """Return the indexes, as `user/index`, that have files which are not here yet."""
+        """Return the indexes, as `user/index`, with missing files."""
         return self._indexes_of(t.files.c.state == WANTED)
 
     def _indexes_of(self, condition: ColumnElement[bool]) -> list[str]:
-        # From index to index: all relpaths at once would grow with the number of files.
+        # Index by index: all relpaths at once would grow with the number of files.
         found: list[str] = []
         after = ""
         with self._reading() as connection:
@@ -32,12 +32,12 @@ class FileLedger(History):
                 if relpath is None:
                     return found
                 found.append(index_of(relpath))
-                # "0" is the character behind "/". A name without any may begin that of an index.
+                # "0" is the character after "/". A name without any may begin that of an index.
                 after = f"{found[-1]}0" if "/" in found[-1] else relpath
 
     def missing_private_files(self) -> int:
-        """Count the files of private stages that the live keys demand and that are not here."""
-        # Those that nobody can have count too: a live key without its file stops devpi-export.
+        """Count the missing files of private stages that the live keys demand."""
+        # Including expectedly missing ones: a live key without its file stops devpi-export.
         missing = t.files.c.state != PRESENT
         private = [
             index for index in self._indexes_of(missing) if self.index_type(index) not in (None, "mirror")
@@ -48,11 +48,11 @@ class FileLedger(History):
 
     @staticmethod
     def _inside(index: str) -> ColumnElement[bool]:
-        # "0" is the character behind "/".
+        # "0" is the character after "/".
         return and_(t.files.c.relpath > f"{index}/", t.files.c.relpath < f"{index}0")
 
     def wanted_files(self, index: str, after: str, limit: int) -> list[WantedFile]:
-        """Return up to `limit` files of an index that are not here yet, by relpath, after `after`."""
+        """Return up to `limit` missing files of an index, by relpath, after `after`."""
         files = t.files.c
         query = (
             select(files.relpath, files.serial, files.digest)
@@ -65,7 +65,7 @@ class FileLedger(History):
         return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
 
     def wanted_file(self, relpath: str) -> WantedFile | None:
-        """Return a file of the ledger that is not here yet; None where it is, or is no longer demanded."""
+        """Return a missing file of the ledger; None if it is present, or no longer demanded."""
         files = t.files.c
         query = select(files.serial, files.digest).where(files.relpath == relpath, files.state == WANTED)
         with self._reading() as connection:
@@ -73,7 +73,7 @@ class FileLedger(History):
         return None if row is None else WantedFile(relpath, row.serial, Digest.parse(row.digest))
 
     def forgotten_files(self, after: str, limit: int) -> list[WantedFile]:
-        """Return up to `limit` files behind `after` that are neither here nor among the faults."""
+        """Return up to `limit` files after `after` that are neither present nor among the faults."""
         files = t.files.c
         query = (
             select(files.relpath, files.serial, files.digest)
@@ -95,7 +95,7 @@ class FileLedger(History):
         absent: Mapping[str, str] | None = None,
         faults: tuple[Fault, ...] = (),
     ) -> None:
-        """Record what became of wanted files: in place (with sizes), absent in order (and why), or failed."""
+        """Record the outcomes of wanted files: present (with sizes), absent (with reasons), or failed."""
         absent = absent or {}
         with self._writing() as connection:
             self._mark_present(connection, present)
@@ -108,7 +108,7 @@ class FileLedger(History):
                 self._put_faults(connection, faults)
 
     def leave_files(self, relpaths: Iterable[str]) -> None:
-        """Remember that files are not here because nobody asked for them."""
+        """Record that files are missing because they were not requested."""
         with self._writing() as connection:
             for paths in chunks(relpaths):
                 here = update(t.files).where(t.files.c.relpath.in_(paths))
@@ -126,11 +126,11 @@ class FileLedger(History):
     # Faults.
 
     def faults(self) -> list[Fault]:
-        """Return the files that could not be had, by relpath."""
+        """Return the files that could not be fetched, by relpath."""
         return self._faults(select(t.faults))
 
     def faults_of(self, relpaths: Iterable[str]) -> dict[str, Fault]:
-        """Return those of some files that could not be had, by relpath."""
+        """Return those of some files that could not be fetched, by relpath."""
         found: dict[str, Fault] = {}
         for paths in chunks(relpaths):
             some = self._faults(select(t.faults).where(t.faults.c.relpath.in_(paths)))
@@ -138,9 +138,9 @@ class FileLedger(History):
         return found
 
     def faults_due(self, now: str, latest: str, limit: int) -> dict[str, Fault]:
-        """Return up to `limit` of them, by relpath, whose next try has come, or would come after `latest`.
+        """Return up to `limit` of them, by relpath, that are due, or would be due after `latest`.
 
-        Those of files that no serial of ours waits for, or that nobody asks for, are left out.
+        Omit files for which a serial waits, and files that are not to be requested.
         """
         when = t.faults.c.next_try
         wanted = select(t.files.c.relpath).where(t.files.c.state == WANTED)
@@ -154,12 +154,12 @@ class FileLedger(History):
             return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
 
     def fault_count(self) -> int:
-        """Count the files that could not be had."""
+        """Count the files that could not be fetched."""
         with self._reading() as connection:
             return int(connection.execute(select(func.count()).select_from(t.faults)).scalar_one())
 
     def put_faults(self, faults: tuple[Fault, ...]) -> None:
-        """Remember files that could not be had; one that is known counts another try."""
+        """Record files that could not be fetched; a known one counts another try."""
         with self._writing() as connection:
             self._put_faults(connection, faults)
 
@@ -181,12 +181,12 @@ class FileLedger(History):
             )
 
     def change_faults(self, values: dict[str, Any]) -> int:
-        """Set columns of all faults; return how many there are."""
+        """Set columns of all faults; return their number."""
         with self._writing() as connection:
             return connection.execute(update(t.faults).values(**values)).rowcount
 
     def clear_faults(self, relpaths: Iterable[str]) -> None:
-        """Forget faults; what is still missing is to be asked for."""
+        """Delete faults; files that are still missing are then requested."""
         with self._writing() as connection:
             for paths in chunks(relpaths):
                 ledger.forget_faults(connection, t.faults.c.relpath.in_(paths))

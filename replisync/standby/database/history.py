@@ -14,10 +14,10 @@ from replisync.standby.database.engine import Database, askable, chunks
 
 
 class History(Database):
-    """The changelog of one target and the latest values of its keys; `Store` alone commits to it."""
+    """The changelog of one target and the latest values of its keys; only `Store` commits to it."""
 
     def last_serial(self) -> int:
-        """Return the last serial of the changelog, which is the target's position; -1 where it is empty."""
+        """Return the last serial of the changelog, which is the target's position; -1 if it is empty."""
         with self._reading() as connection:
             return self._last_serial(connection)
 
@@ -26,7 +26,7 @@ class History(Database):
         return -1 if found is None else int(found)
 
     def check_own(self) -> None:
-        """Make sure that nobody but replisync wrote to the changelog.
+        """Check that only replisync wrote to the changelog.
 
         Raises ForeignWriter.
         """
@@ -40,11 +40,11 @@ class History(Database):
         if last != (-1 if own is None else own):
             raise ForeignWriter(
                 "cannot write to the target",
-                f"its changelog ends at serial {last}, and our last commit was {own}",
+                f"its changelog ends at serial {last}, but our last commit was {own}",
             )
 
     def entry_data(self, serial: int) -> bytes | None:
-        """Return the stored bytes of an entry, or None where there is none."""
+        """Return the stored bytes of an entry, or None."""
         with self._reading() as connection:
             return self._entry_data(connection, serial)
 
@@ -54,7 +54,7 @@ class History(Database):
         return None if found is None else bytes(found)
 
     def primary_entry(self, serial: int) -> bytes | None:
-        """Return the primary's bytes of an entry: what is stored, unless that is known to be another."""
+        """Return the primary's bytes of an entry: the stored ones, unless they are known to differ."""
         query = select(t.tip.c.data).where(t.tip.c.serial == serial)
         with self._reading() as connection:
             found = connection.execute(query).scalar()
@@ -66,14 +66,14 @@ class History(Database):
         connection.execute(insert(t.tip).values(serial=serial, data=data))
 
     def put_tip(self, tip: tuple[int, bytes] | None) -> None:
-        """Keep the primary's bytes of an entry, where ours are others; None for no such entry."""
+        """Store the primary's bytes of an entry, if ours differ; None for no such entry."""
         with self._writing() as connection:
             connection.execute(t.tip.delete())
             if tip is not None:
                 self._put_tip(connection, *tip)
 
     def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]:
-        """Return the serials that last changed some keys; those that never were are left out."""
+        """Return the serials that last changed some keys; omit keys that never were."""
         found: dict[str, int] = {}
         with self._reading() as connection:
             for paths in chunks(askable(connection, relpaths)):
@@ -82,7 +82,7 @@ class History(Database):
         return found
 
     def value(self, relpath: str) -> Any:
-        """Return the latest value of a key of READ_KEYNAMES; None where it is deleted or was never there."""
+        """Return the latest value of a key of READ_KEYNAMES; None if it is deleted or never existed."""
         with self._reading() as connection:
             query = select(t.kv.c.serial).where(t.kv.c.key.in_(askable(connection, [relpath])))
             serial = connection.execute(query).scalar()
@@ -93,11 +93,11 @@ class History(Database):
         return None if change is None else change.value
 
     def index_type(self, index: str) -> str | None:
-        """Return the type of the index `user/index` as of our last serial; None where there is none."""
+        """Return the type of the index `user/index` as of our last serial, or None."""
         return index_type(self.value(user_key(index)), index)
 
     def entries_behind(self, serial: int, before: int) -> list[tuple[int, bytes]]:
-        """Return entries behind `serial`, the last ones below `before` first, a bounded number of them."""
+        """Return entries after `serial`, the last ones below `before` first, a limited number of them."""
         with self._reading() as connection:
             return undo.entries_behind(connection, serial, before)
 

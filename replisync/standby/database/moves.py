@@ -1,7 +1,7 @@
-"""The moves on disk that committed serials demand, and what they put aside.
+"""The moves on disk that committed serials demand, and the files that they retain.
 
-A move is written in the transaction that demands it, and a file that is to come before it takes its place:
-whoever goes on after a crash finds what is left to do.
+A move is recorded in the transaction that demands it, and a file that arrives before its transaction is
+recorded before it is placed: after a crash, the records tell what remains to be done.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,9 @@ class Moves(History):
     def pending(self) -> list[Pending]:
         """Return the moves on disk that committed serials still demand.
 
-        A file that came for a serial which is committed without it is to be dropped, as one of no serial, and
-        one that came for a rewind which never was committed is to be discarded: it is a copy.
-        What the ledger has as present is never dropped, whatever is written here.
+        A file that arrived for a serial that was committed without it is to be dropped, as one of no serial;
+        one that arrived for a rewind that was never committed is to be discarded: it is a copy.
+        A file that the ledger has as present is never dropped, whatever the records say.
         """
         last = func.coalesce(select(func.max(t.changelog.c.serial)).scalar_subquery(), -1)
         here = and_(t.files.c.relpath == t.pending.c.relpath, t.files.c.state == PRESENT)
@@ -46,11 +46,11 @@ class Moves(History):
         ]
 
     def expect(self, coming: Mapping[str, int]) -> None:
-        """Remember which files take places before the commit that names them.
+        """Record the files that are placed before the commit that names them.
 
-        coming: the serial that names them, by relpath; -1 for that of a rewind. Those that the ledger has
-            already are left out.
-        Who finds one of them after a crash then knows that it belongs to a serial to come.
+        coming: the serial that names them, by relpath; -1 for a rewind. Files that the ledger has already are
+            omitted.
+        After a crash this tells that such a file belongs to a serial to come.
         """
         new: dict[str, int] = {}
         with self._reading() as connection:
@@ -72,14 +72,14 @@ class Moves(History):
             connection.execute(insert(t.pending), rows_of_them)
 
     def forget_false_drops(self) -> None:
-        """Forget that files are to be dropped which must be here."""
+        """Delete notes to drop files that must stay."""
         present = select(t.files.c.relpath).where(t.files.c.state == PRESENT)
         false = and_(t.pending.c.action == "drop", t.pending.c.relpath.in_(present))
         with self._writing() as connection:
             connection.execute(t.pending.delete().where(false))
 
     def put_leftovers(self, relpaths: Iterable[str]) -> None:
-        """Demand that files which no key names are retained; `pending` then has them."""
+        """Demand that files without a key are retained; `pending` then has them."""
         with self._writing() as connection:
             self._put_leftovers(connection, relpaths)
 
@@ -91,7 +91,7 @@ class Moves(History):
             connection.execute(insert(t.pending), rows)
 
     def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
-        """Forget moves that are done, and remember what they put aside."""
+        """Delete moves that are done, and record the files that they retained."""
         with self._writing() as connection:
             for paths in chunks(move.relpath for move in done):
                 connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
@@ -125,13 +125,13 @@ class Moves(History):
             return list(connection.execute(query).scalars())
 
     def forget_retained(self, names: list[str]) -> None:
-        """Forget what was put aside under these names."""
+        """Delete the records of retained files of these names."""
         with self._writing() as connection:
             for some in chunks(names):
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
 
     def retained_of(self, relpaths: Iterable[str]) -> list[Retained]:
-        """Return what was put aside of some files, the earliest serial first."""
+        """Return the records of retained files of these paths, the earliest serial first."""
         found: list[Retained] = []
         with self._reading() as connection:
             for paths in chunks(relpaths):
@@ -141,15 +141,15 @@ class Moves(History):
         return found
 
     def retained_beyond_last(self) -> list[Retained]:
-        """Return what was put aside by serials that a rewind took back, or that belongs to none of them."""
+        """Return the records of files retained by serials that a rewind reverted, or by no serial."""
         with self._reading() as connection:
             beyond = t.retained.c.serial > self._last_serial(connection)
             nameless = t.retained.c.stored_as.startswith("-1-")
             rows = connection.execute(select(t.retained).where(or_(beyond, nameless)))
             return [Retained(**row) for row in rows.mappings()]
 
-    def set_apart(self, names: Mapping[str, str]) -> None:
-        """Remember that what was put aside has new names, and belongs to no serial of this history."""
+    def rename_orphaned_retained(self, names: Mapping[str, str]) -> None:
+        """Record that retained files have new names, and belong to no serial of this history."""
         with self._writing() as connection:
             for name, new in names.items():
                 here = update(t.retained).where(t.retained.c.stored_as == name)

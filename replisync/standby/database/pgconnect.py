@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL, as devpi_postgresql makes them, and what the server's errors mean.
+"""Connections to PostgreSQL, as devpi_postgresql makes them, and the meaning of the server's errors.
 
-pg8000 is not safe for threads: a connection belongs to one thread at a time, which SQLAlchemy's pool sees to.
+pg8000 is not thread-safe: SQLAlchemy's pool lets each connection belong to one thread at a time.
 """
 
 import logging
@@ -19,11 +19,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from replisync.devpi.storage import Storage
 from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UsageError
 
-# A commit, or the wait for the lock of another writer, may take long; a dead network must not hold us for
-# ever.
+# A commit, or the wait for another writer's lock, may take long; a dead network must not block us
+# forever.
 _SILENCE_SECONDS = 300.0
 
-# One message of COPY. Small rows are put together into such pieces.
+# The size of a COPY message. Small rows are combined into such pieces.
 COPY_BYTES = 256 * 1024
 
 _SSL_KEYS = ("ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -33,29 +33,29 @@ _POOL_NAME = "replisync"
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _END = b"\xff\xff"
 
-# SQLSTATE, or the beginning of one: what an operator can do.
+# SQLSTATE, or its beginning: the hint.
 _HINTS = {
     "28": "give the right user and password: --storage pg8000:password=.., or PGPASSWORD",
     "3D000": "create the database, empty and owned by the user, then run the command again",
-    "42501": "the user must own the database's tables, or an empty database",
-    "3F000": "the user needs a schema to create tables in",
+    "42501": "make the user the owner of the database's tables, or of an empty database",
+    "3F000": "give the user a schema to create tables in",
     "53100": "the database's disk is full: make room, then run the command again",
     "53300": "raise max_connections of the server, or use fewer threads",
-    "25006": "the server is read-only: give the address of the one that takes writes",
+    "25006": "the server is read-only: give the address of a writable one",
     "57P": "start the database's server, then run the command again: it resumes",
     "08": "check that the database's server runs, then run the command again",
 }
 _GONE = ("57P01", "57P02", "57P03", "08")
-_UNREACHABLE_HINT = "check that the database's server runs and can be reached, then run the command again"
+_UNREACHABLE_HINT = "check that the database's server runs and is reachable, then run the command again"
 
 
 def make_engine(
     storage: Storage, *, connections: int, write: bool, prepare: Any = None, autocommit: bool = False
 ) -> Engine:
-    """Return an engine for at most so many connections at a time; nothing connects yet.
+    """Return an engine with a limited number of connections, without connecting.
 
     prepare: called with each new connection of pg8000.
-    autocommit: each statement is a transaction of its own.
+    autocommit: whether each statement is its own transaction.
     """
     options = _connect_options(storage, write=write)
 
@@ -86,12 +86,12 @@ def make_engine(
         pool_logging_name=_POOL_NAME,
         **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
     )
-    # That a lost connection cannot be closed in order is no news; the error itself is raised.
+    # A lost connection cannot be closed in order: ignore that, the error itself is raised.
     logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{_POOL_NAME}").setLevel(logging.CRITICAL)
 
     @event.listens_for(engine, "handle_error")
     def note_loss(context: Any) -> None:
-        # pg8000's dialect knows a broken socket, but not a server that says that it ends.
+        # pg8000's dialect recognises a broken socket, but not a server that announces its end.
         if sqlstate(context.original_exception).startswith(_GONE):
             context.is_disconnect = True
 
@@ -101,8 +101,8 @@ def make_engine(
 def _server(options: dict[str, Any]) -> socket.socket:
     """Return a connection to the server of some options.
 
-    pg8000 writes a message of many parameters in pieces. Without TCP_NODELAY the last piece waits until the
-    server has confirmed the one before, for which it takes up to 40 ms.
+    pg8000 writes a message with many parameters in pieces. Without TCP_NODELAY the last piece waits for the
+    server's confirmation of the previous one, which takes up to 40 ms.
     Raises OSError.
     """
     server = socket.create_connection((options["host"], options["port"]), options["timeout"])
@@ -113,7 +113,7 @@ def _server(options: dict[str, Any]) -> socket.socket:
 
 def _connect_options(storage: Storage, *, write: bool) -> dict[str, Any]:
     settings = storage.settings
-    # What is durable for PostgreSQL must be durable for us: another server may have `off` as its default.
+    # Durable for PostgreSQL must mean durable for us: another server may have `off` as its default.
     startup = {"synchronous_commit": "on", "standard_conforming_strings": "on"}
     if not write:
         startup["default_transaction_read_only"] = "on"
@@ -123,7 +123,7 @@ def _connect_options(storage: Storage, *, write: bool) -> dict[str, Any]:
         "host": settings.get("host", "localhost"),
         "port": int(settings.get("port", "5432")),
         "unix_sock": settings.get("unix_sock"),
-        # Without one pg8000 dies of a server that asks for it.
+        # Without one, pg8000 crashes if a server asks for it.
         "password": storage.password or "",
         "ssl_context": _ssl_context(settings),
         "timeout": _SILENCE_SECONDS,
@@ -133,7 +133,7 @@ def _connect_options(storage: Storage, *, write: bool) -> dict[str, Any]:
 
 
 def _ssl_context(settings: Any) -> ssl.SSLContext | None:
-    """Return what devpi_postgresql makes of its `ssl_` settings; None lets the server decide."""
+    """Return the SSL context for devpi_postgresql's `ssl_` settings; None lets the server decide."""
     if not any(key in settings for key in _SSL_KEYS):
         return None
     try:
@@ -151,7 +151,7 @@ def _ssl_context(settings: Any) -> ssl.SSLContext | None:
 
 @contextmanager
 def translated(storage: Storage) -> Iterator[None]:
-    """Translate what drivers and servers say into our errors."""
+    """Translate errors of drivers and servers into ours."""
     try:
         yield
     except exc.DBAPIError as err:
@@ -178,7 +178,7 @@ def _local(storage: Storage, err: BaseException | None) -> Exception:
 
 
 def sqlstate(err: BaseException | None) -> str:
-    """Return the server's code for an error of pg8000; "" where it has none."""
+    """Return the server's code for an error of pg8000; "" if it has none."""
     if isinstance(err, pg8000.dbapi.Error) and err.args and isinstance(err.args[0], dict):
         return str(err.args[0].get("C", ""))
     return ""
@@ -188,9 +188,9 @@ def sqlstate(err: BaseException | None) -> str:
 
 
 def copy_in(connection: Connection, statement: str, pieces: Iterable[bytes]) -> None:
-    """Run a `COPY .. FROM STDIN` within the connection's transaction, without all of it in memory.
+    """Run a `COPY .. FROM STDIN` in the connection's transaction, without all of it in memory.
 
-    Whatever goes wrong, nothing of it is committed.
+    After any error, nothing of it is committed.
     """
     cursor: Any = connection.connection.cursor()
     try:
@@ -200,13 +200,13 @@ def copy_in(connection: Connection, statement: str, pieces: Iterable[bytes]) -> 
             connection.invalidate(err)
         raise
     except BaseException as err:
-        # In the middle of a COPY pg8000 has no way back to a usable connection.
+        # Within a COPY, pg8000 cannot return to a usable connection.
         connection.invalidate(err)
         raise
 
 
 def copy_rows(rows: Iterable[tuple[bytes, ...]]) -> Iterator[bytes]:
-    """Yield rows of binary values in the binary format of COPY, in pieces of a good size."""
+    """Yield rows of binary values in the binary format of COPY, in pieces of a suitable size."""
     piece = bytearray(_SIGNATURE)
     for row in rows:
         piece += struct.pack("!h", len(row))
@@ -220,7 +220,7 @@ def copy_rows(rows: Iterable[tuple[bytes, ...]]) -> Iterator[bytes]:
 
 
 def copy_file(path: str, size: int, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the row of a file for devpi's table `files`, as its bytes come."""
+    """Yield the row of a file for devpi's table `files`, as its bytes arrive."""
     name = path.encode()
     length = struct.pack("!i", size)
     yield _SIGNATURE + struct.pack("!hi", 3, len(name)) + name + struct.pack("!i", 4) + length + length
@@ -229,7 +229,7 @@ def copy_file(path: str, size: int, blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def literal(value: str) -> str:
-    """Return a text as SQL spells it."""
+    """Return a text as an SQL literal."""
     return str(pg8000.native.literal(value))
 
 

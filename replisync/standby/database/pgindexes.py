@@ -1,14 +1,14 @@
-"""Whether PostgreSQL's indexes have what their tables have, in the order that the database now sorts by.
+"""Check that PostgreSQL's indexes match their tables, in the order in which the database sorts now.
 
-An index that lacks rows, has too many, or was built with another version of a collation answers questions
-wrongly, and lets a key in twice. The server does not notice by itself.
+An index that lacks rows, has too many, or was built with another version of a collation gives wrong answers,
+and lets a key in twice. The server does not notice it.
 """
 
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-# The b-trees of tables of ours and of devpi-server's; each is of one column.
+# The b-trees of tables of ours and of devpi-server's; each has one column.
 _INDEXES = """
     SELECT quote_ident(c.relname), quote_ident(i.relname), quote_ident(a.attname), x.indisunique
     FROM pg_index x
@@ -19,13 +19,13 @@ _INDEXES = """
     AND x.indisvalid AND (c.relname IN ('changelog', 'kv', 'files') OR starts_with(c.relname, 'replisync_'))
     ORDER BY c.relname, i.relname"""
 
-# How the planner is told to read all of a table by its index, or past it.
+# The planner settings for reading all of a table by its index, or without it.
 _BY_INDEX = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_sort": "off"}
 _PAST_INDEX = {"enable_indexscan": "off", "enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
 
 
 class WrongIndex(NamedTuple):
-    """An index that does not fit to its table."""
+    """An index that does not match its table."""
 
     table: str
     name: str
@@ -35,7 +35,7 @@ class WrongIndex(NamedTuple):
 
 
 def wrong_indexes(connection: Connection) -> list[WrongIndex]:
-    """Return the indexes that do not fit to their tables, as one snapshot has both."""
+    """Return the indexes that do not match their tables, in one snapshot."""
     found = []
     for table, name, column, unique in connection.exec_driver_sql(_INDEXES).all():
         _plan(connection, _BY_INDEX)
@@ -56,8 +56,8 @@ def wrong_indexes(connection: Connection) -> list[WrongIndex]:
     return found
 
 
-def make_anew(connection: Connection) -> None:
-    """Make indexes anew that do not fit, over the newest row of each key that should be there once."""
+def rebuild(connection: Connection) -> None:
+    """Rebuild indexes that do not match, and keep only the newest row of each duplicated key."""
     for wrong in wrong_indexes(connection):
         if wrong.unique:
             _plan(connection, _PAST_INDEX)
@@ -70,6 +70,6 @@ def make_anew(connection: Connection) -> None:
 
 
 def _plan(connection: Connection, settings: dict[str, str]) -> None:
-    """Let the planner choose, but for these settings, until the transaction ends."""
+    """Apply these planner settings until the transaction ends."""
     for name in {**_BY_INDEX, **_PAST_INDEX}:
         connection.exec_driver_sql(f"SET LOCAL {name} = {settings.get(name, 'on')}")

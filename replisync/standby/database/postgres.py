@@ -1,8 +1,8 @@
-"""The store in PostgreSQL, as devpi_postgresql's storage `pg8000` has it.
+"""The store in PostgreSQL, as in devpi_postgresql's storage `pg8000`.
 
-Two locks. Each transaction that writes takes the one that devpi's own writers take, for as long as it lasts:
-a devpi-server of the hot standby needs it to store a file. For the whole run the connection that writes holds
-another one, so that there is one replisync alone, whichever machine it is on.
+Two locks. Each writing transaction takes the lock of devpi's own writers for its duration: a devpi-server of
+the hot standby needs it to store a file. For the whole run the writing connection holds another one, so that
+only one replisync writes, on whichever machine.
 """
 
 import struct
@@ -28,7 +28,7 @@ from replisync.standby.database.pgconnect import (
     text_array,
     translated,
 )
-from replisync.standby.database.pgindexes import make_anew, wrong_indexes
+from replisync.standby.database.pgindexes import rebuild, wrong_indexes
 from replisync.standby.database.schema import VERSION_TABLE
 from replisync.standby.database.store import Store
 
@@ -41,7 +41,7 @@ _WRITER_LOCK = 0x7265706C6973796E
 # SQLSTATE of a key that is longer than a third of an index's page.
 _TOO_LONG = "54000"
 
-# The words of devpi_postgresql/main.py, so that schemas compare equal.
+# From devpi_postgresql/main.py, literally, so that schemas compare equal.
 _DEVPI_SCHEMA = {
     "changelog": "CREATE TABLE changelog (serial INTEGER PRIMARY KEY, data BYTEA NOT NULL)",
     "kv": "CREATE TABLE kv (key TEXT NOT NULL PRIMARY KEY, keyname TEXT, serial INTEGER)",
@@ -68,13 +68,13 @@ _FILES = """
         serial = EXCLUDED.serial, digest = EXCLUDED.digest, state = EXCLUDED.state, size = EXCLUDED.size,
         reason = EXCLUDED.reason"""
 
-# In their order.
+# In order.
 _COLUMNS = """
     SELECT known.name, attname FROM unnest(CAST(:names AS text[])) AS known(name)
     JOIN pg_attribute ON attrelid = to_regclass(known.name)
     WHERE attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
-# Those that somebody else made.
+# Foreign ones.
 _TRIGGERS = """
     SELECT {what} FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
     WHERE NOT g.tgisinternal AND pg_table_is_visible(c.oid)
@@ -98,7 +98,7 @@ class PostgresStore(Store):
         alone: bool = False,
         guard: Guard | None = None,
     ) -> None:
-        """Describe the store; nothing connects yet.
+        """Describe the store, without connecting.
 
         alone: be the only replisync that writes, from the first connection on.
         """
@@ -106,18 +106,18 @@ class PostgresStore(Store):
         self._alone = alone
         self._was_alone = False
         self._files: Engine | None = None
-        # One connection: the lock of the run is held by the very one that writes, and is lost with it.
+        # One connection: the one that writes holds the lock of the run, and loses it with its end.
         prepare = self._lock if alone else None
         super().__init__(make_engine(storage, connections=1, write=write, prepare=prepare), guard)
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         super().close()
         if self._files is not None:
             self._files.dispose()
 
     def engine_of_files(self, connections: int, *, write: bool = True) -> Engine:
-        """Return what those who store files, or read them, connect with; it is closed with the store."""
+        """Return the engine for storing and reading files; it is closed with the store."""
         if self._files is None:
             self._files = make_engine(self.storage, connections=connections, write=write, autocommit=True)
         return self._files
@@ -148,12 +148,12 @@ class PostgresStore(Store):
     def _writing(self) -> Iterator[Connection]:
         with self._translated(), self._engine.begin() as connection:
             connection.exec_driver_sql(DEVPI_LOCK)
-            # Not before: somebody may promote it while we wait.
+            # Not before: the standby may be promoted while we wait.
             self._guard()
             yield connection
 
     def check_unused(self) -> None:
-        """Make sure that the database holds nobody's data.
+        """Check that the database is empty.
 
         Raises TargetUnusable.
         """
@@ -170,14 +170,14 @@ class PostgresStore(Store):
                     )
 
     def prepare(self) -> None:
-        """Make devpi's tables, bring ours up to date, and set devpi's sequence right."""
+        """Create devpi's tables, upgrade ours, and correct devpi's sequence."""
         super().prepare()
         with self._writing() as connection:
             self._finish_rows(connection, self._last_serial(connection))
 
     def clear(self) -> None:
-        """Forget all that a clone brought, its files too."""
-        # First: a ledger that is still there asks for them again, and whoever is interrupted comes back.
+        """Remove all data of a clone, including its files."""
+        # Files first: a remaining ledger requests them again, and after an interruption we return here.
         with self._writing() as connection:
             connection.exec_driver_sql("TRUNCATE files")
         super().clear()
@@ -188,7 +188,7 @@ class PostgresStore(Store):
                 connection.exec_driver_sql(statement)
 
     def missing_objects(self) -> list[str]:
-        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        """Return the names of devpi-server's tables and indexes that are missing or different."""
         with self._reading() as connection:
             names = [*_DEVPI_COLUMNS, *tables.metadata.tables]
             rows = connection.execute(text(_COLUMNS), {"names": names})
@@ -204,31 +204,31 @@ class PostgresStore(Store):
             return missing + tables.missing_of_ours(lambda name: found[name])
 
     def foreign_objects(self) -> list[tuple[str, str, str]]:
-        """Return kind, name and SQL of triggers on tables of ours and of devpi-server's: nobody makes any."""
+        """Return kind, name and SQL of triggers on tables of ours and of devpi-server's: all are foreign."""
         with self._reading() as connection:
             return _foreign_objects(connection)
 
     def damages(self) -> list[str]:
-        """Return which indexes do not fit to their tables; it reads all of both."""
+        """Return the indexes that do not match their tables; reads all of both."""
         with self._reading() as connection:
-            # One snapshot for all that is compared.
+            # One snapshot for the whole comparison.
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             return [wrong.why for wrong in wrong_indexes(connection)]
 
-    def mend_structure(self) -> None:
-        """Remove triggers on tables of ours and of devpi-server's; make indexes anew that do not fit."""
+    def repair_structure(self) -> None:
+        """Remove triggers on tables of ours and of devpi-server's; rebuild indexes that do not match."""
         with self._writing() as connection:
             rows = connection.exec_driver_sql(_TRIGGERS.format(what="tgname, c.relname")).all()
             for name, table in rows:
                 quoted = name.replace('"', '""')
                 connection.exec_driver_sql(f'DROP TRIGGER "{quoted}" ON {table}')
         with self._writing() as connection:
-            make_anew(connection)
+            rebuild(connection)
 
     def next_serial(self) -> tuple[int, int] | None:
-        """Return the serial that the sequence would give next, and the one that it should be.
+        """Return the serial that the sequence would give next, and the correct one.
 
-        None where the sequence is missing.
+        None if the sequence is missing.
         """
         with self._reading() as connection:
             if not _exists(connection, "changelog_serial_seq"):
@@ -244,20 +244,20 @@ class PostgresStore(Store):
         copy_in(connection, "COPY changelog (serial, data) FROM STDIN WITH (FORMAT binary)", pieces)
 
     def _finish_rows(self, connection: Connection, last: int) -> None:
-        # No transaction takes this back, so it comes last. Where the commit fails after all, the next one,
-        # or `prepare`, sets it right.
+        # No rollback reverts this, so it comes last. If the commit fails nevertheless, the next one, or
+        # `prepare`, corrects it.
         known = text("SELECT setval('changelog_serial_seq', :serial, :used)")
         connection.execute(known, {"serial": max(last, 0), "used": last >= 0})
 
     def holds_key(self, key: str) -> bool:
-        """Tell whether the database is sure to hold a row of this key.
+        """Return whether the database certainly can hold a row of this key.
 
-        Its texts have no NUL, and the index of kv has a bound that depends on how well a key is compressed.
+        Its texts cannot contain a NUL, and the limit of kv's index depends on how well a key compresses.
         """
         return "\0" not in key and len(key.encode()) <= MAX_PATH_BYTES
 
     def _write_keys(self, connection: Connection, keys: Iterable[tuple[str, str, int]]) -> None:
-        """Write rows of keys, but for what no devpi-server has in PostgreSQL; their entries have them all."""
+        """Write rows of keys, except those that PostgreSQL cannot hold; their entries have all of them."""
         sure: list[tuple[str, str, int]] = []
         for row in keys:
             if self.holds_key(row[0]):
@@ -287,7 +287,7 @@ class PostgresStore(Store):
             connection.exec_driver_sql(_PRESENT, (PRESENT, text_array(present), sizes))
 
     def back_to_devpi(self) -> None:
-        """Leave the database as devpi-server must find it: its next serial is the one after ours."""
+        """Give the database to devpi-server: its next serial is the one after ours."""
         with self._writing() as connection:
             self._finish_rows(connection, self._last_serial(connection))
 
@@ -298,7 +298,7 @@ def _upsert_keys(connection: Connection, rows: list[tuple[str, str, int]]) -> No
 
 
 def _upsert_where_it_fits(connection: Connection, row: tuple[str, str, int]) -> None:
-    """Write a row of a key, unless the key is too long for the index even when it is compressed."""
+    """Write a row of a key, unless the key is too long for the index even when compressed."""
     try:
         with connection.begin_nested():
             _upsert_keys(connection, [row])

@@ -1,4 +1,4 @@
-"""Where the target's data comes from, when the primary was heard of, and how far runs and checks came."""
+"""The source of the target's data, the last contact with the primary, and the records of runs and checks."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,15 +12,15 @@ from replisync.standby.database import schema
 from replisync.standby.database import tables as t
 from replisync.standby.database.history import History
 
-# Runs that are remembered; a catchup each minute would fill the table otherwise.
+# The number of recorded runs; a catchup each minute would fill the table otherwise.
 _RUNS_KEPT = 1000
 
 
 class Provenance(History):
-    """What is known of the target beside its data."""
+    """Records about the target, apart from its data."""
 
     def source(self) -> Source | None:
-        """Return where the data comes from, or None where no seeding has begun."""
+        """Return the source of the data; None if no seeding has begun."""
         attempted, anew = "cannot read where the target comes from", "clone into an empty serverdir"
         try:
             with self._reading() as connection:
@@ -37,7 +37,7 @@ class Provenance(History):
         return Source(**{k: v for k, v in row.items() if k != "id"})
 
     def identity(self) -> Identity | None:
-        """Return whose the target is, whatever the version of our tables; None where no seeding has begun."""
+        """Return the target's identity, for any version of our tables; None if no seeding has begun."""
         with self._reading() as connection:
             if schema.current_version(connection) is None:
                 return None
@@ -46,9 +46,9 @@ class Provenance(History):
         return None if row is None else Identity(*row)
 
     def put_source(self, source: Source, tip: bytes | None = None) -> None:
-        """Remember where the data comes from.
+        """Record the source of the data.
 
-        tip: the primary's bytes of the entry at our last serial, where ours are others.
+        tip: the primary's bytes of the entry at our last serial, if ours differ.
         """
         with self._writing() as connection:
             if tip is not None:
@@ -57,20 +57,20 @@ class Provenance(History):
             connection.execute(insert(t.source).values(id=1, **asdict(source)))
 
     def contact(self) -> Contact | None:
-        """Return when the primary was last heard of."""
+        """Return the last contact with the primary."""
         with self._reading() as connection:
             row = connection.execute(select(t.contact)).first()
         return None if row is None else Contact(row.contacted_at, row.primary_serial, row.in_sync_at)
 
     def put_contact(self, primary_serial: int, now: str) -> None:
-        """Remember that the primary was heard of, and whether we are where it is."""
+        """Record a contact with the primary, and whether we are current."""
         with self._writing() as connection:
             self._put_contact(connection, primary_serial, self._last_serial(connection), now)
 
     def put_agreement(self, primary_serial: int, now: str) -> int:
-        """Remember that the primary was heard of, and that its history is ours.
+        """Record a contact with the primary, whose history is ours.
 
-        That alone takes the known serial of the primary back. Return the one that was known before.
+        Only this lowers the known serial of the primary. Returns the one known before.
         """
         with self._writing() as connection:
             known = self._known_serial(connection)
@@ -80,19 +80,19 @@ class Provenance(History):
             return known
 
     def raise_known_serial(self, primary_serial: int) -> None:
-        """Remember that the primary has reached a serial, which another server showed."""
+        """Record that the primary has reached a serial, as another server showed."""
         with self._writing() as connection:
             if primary_serial > self._known_serial(connection):
                 connection.execute(update(t.contact).values(primary_serial=primary_serial))
 
     def divergence(self) -> Divergence | None:
-        """Return how the primary's history was found not to be ours; None where it is."""
+        """Return the recorded divergence from the primary, or None."""
         with self._reading() as connection:
             row = connection.execute(select(t.divergence)).mappings().first()
         return None if row is None else Divergence(**{k: v for k, v in row.items() if k != "id"})
 
     def put_divergence(self, divergence: Divergence) -> None:
-        """Remember that the primary's history is not ours."""
+        """Record a divergence from the primary."""
         with self._writing() as connection:
             connection.execute(t.divergence.delete())
             connection.execute(insert(t.divergence).values(id=1, **asdict(divergence)))
@@ -104,7 +104,7 @@ class Provenance(History):
 
     @classmethod
     def _put_contact(cls, connection: Connection, primary_serial: int, ours: int, now: str) -> None:
-        # In one history it only grows: what a primary has shown it has, whatever it says later.
+        # In one history it only grows: the primary has any serial that it has ever shown.
         primary_serial = max(primary_serial, cls._known_serial(connection))
         in_sync_at = now if ours >= primary_serial else None
         values = {"contacted_at": now, "primary_serial": primary_serial}
@@ -114,9 +114,9 @@ class Provenance(History):
             connection.execute(insert(t.contact).values(id=1, **values))
 
     def begin_run(self, command: str, now: str) -> int:
-        """Remember that a command began to work; return the number of its run."""
+        """Record that a command began to work; return the number of its run."""
         with self._writing() as connection:
-            # Whoever holds the lock knows that no other run goes on.
+            # We hold the lock, so no other run is active.
             connection.execute(update(t.runs).where(t.runs.c.outcome == "running").values(outcome="killed"))
             newest = select(func.max(t.runs.c.id)).scalar_subquery()
             connection.execute(t.runs.delete().where(t.runs.c.id <= newest - _RUNS_KEPT))
@@ -127,7 +127,7 @@ class Provenance(History):
             return int(key[0]) if key else 0
 
     def end_run(self, number: int, **values: Any) -> None:
-        """Remember how a run ended; its last serial is the target's."""
+        """Record how a run ended; its last serial is the target's."""
         with self._writing() as connection:
             values["to_serial"] = self._last_serial(connection)
             connection.execute(update(t.runs).where(t.runs.c.id == number).values(**values))
@@ -140,20 +140,20 @@ class Provenance(History):
         return None if row is None else Run(**{k: v for k, v in row.items() if k != "id"})
 
     def last_verification(self) -> Verification | None:
-        """Return what the last verification found."""
+        """Return the last verification."""
         return next(iter(self.verifications()), None)
 
     def verifications(self) -> list[Verification]:
-        """Return the last verification, and those of higher levels of which anything stands."""
+        """Return the last verification, and those of higher levels with remaining findings."""
         with self._reading() as connection:
             return [one for _, one in self._verifications(connection)]
 
     def put_verification(
         self, done: Verification, left: Callable[[Verification], Verification | None]
     ) -> None:
-        """Remember what a verification found, in the place of those of its level and below.
+        """Record a verification; it replaces those of its level and below.
 
-        left: returns what stands of one of a higher level; None where nothing does.
+        left: returns one of a higher level with its remaining findings, or None.
         """
         rank = LEVELS.index(done.level)
         with self._writing() as connection:

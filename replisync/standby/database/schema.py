@@ -1,7 +1,7 @@
-"""Our tables' version: which one a database has, and bringing it to the one that we know.
+"""The version of our tables: which one a database has, and the upgrade to the newest.
 
-The migrations are Alembic's. In a checkout they lie at the top level, in an installation inside the
-package.
+The migrations are Alembic's. They are at the top level of a checkout, and inside the package of an
+installation.
 """
 
 import logging
@@ -16,8 +16,8 @@ from replisync.standby.database.tables import source
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# The newest revision below migrations/versions; a test compares. Known here so that a command that finds
-# everything up to date need not load Alembic.
+# The newest revision in migrations/versions; a test compares them. Repeated here so that a command on an
+# up-to-date database need not load Alembic.
 HEAD = "0007"
 
 VERSION_TABLE = "replisync_schema"
@@ -31,15 +31,15 @@ def migrations_folder() -> Path:
 
 
 def current_version(connection: Connection) -> str | None:
-    """Return the revision that the database has, or None where our tables are missing.
+    """Return the revision of the database; None if it has no tables of ours.
 
-    Raises TargetUnusable where they are there, and nothing says of which revision they are.
+    Raises TargetUnusable if our tables exist, but no record of their revision.
     """
     version = _noted_version(connection)
     if version is None and inspect(connection).has_table(source.name):
         raise TargetUnusable(
             "cannot open the target's database",
-            f"its table {VERSION_TABLE}, which says how the others are made, is gone or empty",
+            f"its table {VERSION_TABLE}, which records the version of the others, is missing or empty",
             hint=Hint("repair it with {}", Advice("verify", repair=True)),
         )
     return version
@@ -53,9 +53,9 @@ def _noted_version(connection: Connection) -> str | None:
 
 
 def note_version(connection: Connection) -> bool:
-    """Write down that our tables are of the newest revision, where nothing says so; return whether it was so.
+    """Record that our tables have the newest revision, if no record exists; return whether one was missing.
 
-    To be called where they are.
+    Only for databases with our tables.
     """
     if _noted_version(connection) is not None:
         return False
@@ -66,9 +66,9 @@ def note_version(connection: Connection) -> bool:
 
 
 def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
-    """Bring our tables to `revision` within the connection's transaction.
+    """Upgrade our tables to `revision` in the connection's transaction.
 
-    Raises TargetUnusable where the database was written by a newer replisync.
+    Raises TargetUnusable if the database was written by a newer replisync.
     """
     current = current_version(connection)
     if current == revision:
@@ -88,7 +88,7 @@ def upgrade(connection: Connection, *, revision: str = HEAD) -> None:
 
 
 def _config(connection: Connection) -> "Config":
-    """Return how Alembic finds the migrations, and works within the connection's transaction."""
+    """Return Alembic's configuration, for its migrations in the connection's transaction."""
     from alembic.config import Config
 
     logging.getLogger("alembic").setLevel(logging.WARNING)

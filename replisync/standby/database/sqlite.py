@@ -1,9 +1,9 @@
-"""The store in SQLite, as devpi-server's storage `sqlite` has it.
+"""The store in SQLite, as in devpi-server's storage `sqlite`.
 
-WAL, because readers of a hot standby must not wait for our commits: with the default journal a big batch
+WAL, because readers of a hot standby must not wait for our commits: with the default journal a large batch
 takes the exclusive lock as soon as its pages outgrow the cache. With `synchronous=FULL` a commit in WAL is
-durable when it returns. The mode is a property of the file, and devpi-server works in it; `promote` takes
-it back.
+durable when it returns. The mode is a property of the file, and devpi-server works with it; `promote` reverts
+it.
 """
 
 import sqlite3
@@ -27,7 +27,7 @@ from replisync.system.denied import denial_of
 # As devpi-server's own connections.
 _BUSY_SECONDS = 60
 
-# The words of devpi_server/keyfs_sqlite_fs.py, so that schemas compare equal.
+# From devpi_server/keyfs_sqlite_fs.py, literally, so that schemas compare equal.
 _DEVPI_SCHEMA = {
     "changelog": """
         CREATE TABLE changelog (
@@ -45,10 +45,10 @@ _DEVPI_SCHEMA = {
 
 _DEVPI_COLUMNS = {"changelog": ["serial", "data"], "kv": ["key", "keyname", "serial"]}
 
-# Few enough for SQLite's bound of 999 parameters in one statement, which old builds have.
+# Few enough for SQLite's limit of 999 parameters in one statement in old builds.
 _ROWS_PER_CALL = 160
 
-# An UPDATE with a FROM would do as well, since SQLite 3.33.
+# An UPDATE with a FROM would do the same, since SQLite 3.33.
 _PRESENT = """
     WITH here(relpath, size) AS (VALUES {here})
     INSERT OR REPLACE INTO replisync_files (relpath, serial, digest, state, size)
@@ -81,9 +81,9 @@ class SqliteStore(Store):
         """Open the database file `path`.
 
         write: whether to write to it, which changes its journal.
-        create: whether to make it where it is not there.
-        immutable: whether it lies where nobody can write; else SQLite would make its log beside it.
-        busy_seconds: how long a lock of another process is waited for.
+        create: whether to create it if it is missing.
+        immutable: whether its folder is read-only; otherwise SQLite would create its log there.
+        busy_seconds: how long to wait for a lock of another process.
         """
         self._path = path
         mode = "rwc" if create else "rw" if write else "ro"
@@ -132,10 +132,10 @@ class SqliteStore(Store):
         except exc.DBAPIError as err:
             raise self._local(err) from err
         except UnicodeDecodeError as err:
-            # The driver cannot even say what is wrong with a name in the database's schema.
+            # The driver cannot even report an undecodable name in the database's schema.
             raise TargetUnusable(
                 f"cannot use the target's database {self._path}",
-                "its schema holds what is no text",
+                "its schema has undecodable text",
                 hint="restore it, or clone into an empty serverdir",
             ) from err
 
@@ -152,7 +152,7 @@ class SqliteStore(Store):
         why = str(err.orig)
         name = getattr(err.orig, "sqlite_errorname", "")
         if why.startswith("Could not decode to UTF-8"):
-            # Not the text itself: a terminal may take it for more than text.
+            # Not the text itself: a terminal might interpret it.
             return UnreadableText(attempted, why.partition(" with text")[0])
         if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
             return TargetUnusable(attempted, why, hint="restore it, or clone into an empty serverdir")
@@ -178,11 +178,11 @@ class SqliteStore(Store):
                 connection.exec_driver_sql(statement)
 
     def missing_objects(self) -> list[str]:
-        """Return the names of what devpi-server makes in a database and is not there, or is another."""
+        """Return the names of devpi-server's tables and indexes that are missing or different."""
         with self._reading() as connection:
 
             def columns_of(name: str) -> list[str]:
-                # As bytes: what is no text is the name of no column.
+                # As bytes: undecodable text is not the name of a column.
                 query = "SELECT CAST(name AS BLOB) FROM pragma_table_info(?)"
                 rows = connection.exec_driver_sql(query, (name,))
                 return [bytes(row[0]).decode(errors="replace") for row in rows]
@@ -194,18 +194,18 @@ class SqliteStore(Store):
             return missing + missing_of_ours(columns_of)
 
     def foreign_objects(self) -> list[tuple[str, str, str]]:
-        """Return kind, name and SQL of triggers and views: neither devpi-server nor replisync makes any."""
+        """Return kind, name and SQL of triggers and views: all are foreign."""
         with self._reading() as connection:
             return _foreign_objects(connection)
 
     def damages(self) -> list[str]:
-        """Return what is wrong with the file's structure, as SQLite says it; it reads all of the file."""
+        """Return the errors in the file's structure, in SQLite's words; reads all of the file."""
         with self._reading() as connection:
             rows = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA main.integrity_check(100)")]
         return [] if rows == ["ok"] else rows
 
-    def mend_structure(self) -> None:
-        """Remove triggers and views, and rows that share a unique key; and make all indexes anew."""
+    def repair_structure(self) -> None:
+        """Remove triggers and views, and rows that share a unique key; rebuild all indexes."""
         with self._writing() as connection:
             for kind, name, _ in _foreign_objects(connection):
                 quoted = name.replace('"', '""')
@@ -230,15 +230,15 @@ class SqliteStore(Store):
             connection.exec_driver_sql(_PRESENT.format(here=here), (*chain.from_iterable(rows), PRESENT))
 
     def clear(self) -> None:
-        """Forget all that a clone brought, and give its room back."""
+        """Remove all data of a clone, and release its space."""
         super().clear()
         with self._translated_raw(), closing(self._engine.raw_connection()) as connection:
             connection.cursor().execute("VACUUM")
 
     def back_to_devpi(self) -> None:
-        """Put the file into the form that devpi-server makes: everything in one file, the default journal.
+        """Put the file into the form that devpi-server creates: everything in one file, the default journal.
 
-        Where readers hold it open the journal stays WAL, with which devpi-server works as well.
+        While readers hold it open the journal stays WAL, with which devpi-server works as well.
         """
         self._engine.dispose()
         connection = sqlite3.connect(self._path, timeout=1, isolation_level=None)
@@ -258,9 +258,9 @@ def _foreign_objects(connection: Connection) -> list[tuple[str, str, str]]:
 
 
 def _remove_doubles(connection: Connection) -> None:
-    """Remove all rows but the newest of each unique key; what it should say is judged afterwards.
+    """Remove all rows but the newest of each unique key; its content is checked later.
 
-    A damaged index lets them in, and no index can be made anew over them.
+    A damaged index lets them in, and no index can be rebuilt over them.
     """
     doubled = []
     indexes = 'SELECT name FROM pragma_index_list(?) WHERE "unique"'
@@ -274,7 +274,7 @@ def _remove_doubles(connection: Connection) -> None:
             doubled += [(table, at) for at in connection.exec_driver_sql(query).scalars()]
     if not doubled:
         return
-    # Else SQLite refuses to delete a row that an index does not have.
+    # Otherwise SQLite refuses to delete a row that an index lacks.
     connection.exec_driver_sql("PRAGMA writable_schema = 1")
     try:
         for table, at in doubled:
@@ -286,8 +286,8 @@ def _remove_doubles(connection: Connection) -> None:
 def _insert(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Write rows, many with each call into SQLite.
 
-    Each call lets the interpreter's lock go and must get it back; row by row, a commit beside a thread
-    that decodes would wait for that lock more than for the disk.
+    Each call releases the interpreter lock and must take it again; row by row, a commit would wait for that
+    lock, held by a thread that decodes, more than for the disk.
     """
     for some in _pieces(rows):
         row = f"({', '.join('?' * len(some[0]))})"

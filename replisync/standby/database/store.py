@@ -1,8 +1,8 @@
-"""All that the store of a target does, whatever the database: one transaction per batch.
+"""The store of a target in any database: one transaction per batch.
 
-Its parts build on one another: `database` knows transactions, `history` entries and keys, and beside each
-other on both stand `moves`, `files` and `provenance`. What changes several of them at once is here. A
-subclass knows how to connect, how to make devpi's tables and how to write many rows quickly.
+Its parts build on one another: `database` knows transactions, `history` entries and keys, and on both build
+`moves`, `files` and `provenance`. Changes of several of them at once are here. A subclass knows how to
+connect, how to create devpi's tables and how to write many rows quickly.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from replisync.changelog.plan import Batch, WantedFile
 from replisync.changelog.records import ABSENT, PRESENT, UNASKED, UNFETCHABLE, WANTED, Commit, Fault, FileRow
 from replisync.changelog.witness import witness, witnesses
 from replisync.errors import ForeignWriter
-from replisync.standby.database import mending, undo
+from replisync.standby.database import repairs, undo
 from replisync.standby.database import tables as t
 from replisync.standby.database import witnesses as proofs
 from replisync.standby.database.engine import chunks
@@ -28,11 +28,11 @@ class Store(Moves, FileLedger, Provenance):
     """The store of one target; its arguments are those of `Database`."""
 
     def apply(self, commit: Commit, primary_serial: int, now: str) -> bool:
-        """Make a batch true in one transaction; return whether moves on disk are now pending.
+        """Apply a batch in one transaction; return whether moves on disk are now pending.
 
-        primary_serial: where the primary is, as far as we know.
+        primary_serial: the primary's serial, as far as known.
         now: the wall time, RFC 3339.
-        Raises ForeignWriter where the target's last serial is not the one before the batch.
+        Raises ForeignWriter if the target's last serial is not the one before the batch.
         """
         batch = commit.batch
         with self._writing() as connection:
@@ -40,7 +40,7 @@ class Store(Moves, FileLedger, Provenance):
             if last != batch.first - 1:
                 raise ForeignWriter(
                     "cannot commit a batch",
-                    f"the target is at serial {last}, where we left it at {batch.first - 1}",
+                    f"the target is at serial {last}, but we left it at {batch.first - 1}",
                     serial=batch.first,
                 )
             self._check_own(connection, last)
@@ -60,10 +60,9 @@ class Store(Moves, FileLedger, Provenance):
     def rewind(self, commit: Commit, serial: int) -> None:
         """Make an older serial the last one, in one transaction.
 
-        commit: its batch is the one that takes back what is behind `serial`; what it says of files is made
-            true as in `apply`.
-        Raises ForeignWriter where the target's last serial is not the one before the batch's, TargetUnusable
-        where our history does not tell what was before.
+        commit: its batch has the serials to revert, after `serial`; its files are applied as in `apply`.
+        Raises ForeignWriter if the target's last serial is not the one before the batch's, TargetUnusable if
+        our history is incomplete.
         """
         with self._writing() as connection:
             last = self._last_serial(connection)
@@ -75,19 +74,19 @@ class Store(Moves, FileLedger, Provenance):
             self._update_ledger(connection, commit)
             self._finish_rows(connection, serial)
 
-    def mend(self, wrong: mending.Mending, now: str) -> None:
-        """Set rows right, in one transaction; the changelog's end is then our last commit."""
+    def repair(self, wrong: repairs.Repairs, now: str) -> None:
+        """Repair rows, in one transaction; the changelog's end is then our last commit."""
         with self._writing() as connection:
-            writers = mending.Writers(self._write_rows, self._write_keys, self._write_files)
-            last = mending.write(connection, wrong, writers, now)
+            writers = repairs.Writers(self._write_rows, self._write_keys, self._write_files)
+            last = repairs.write(connection, wrong, writers, now)
             if wrong.faults:
                 self._put_faults(connection, wrong.faults)
             self._finish_rows(connection, last)
 
     def put_witnesses(self, compared: Mapping[int, bytes]) -> None:
-        """Write the witnesses of entries down whose stored bytes were compared with the primary's just now.
+        """Record the witnesses of entries whose stored bytes were just compared with the primary's.
 
-        Those of entries that were taken back or changed meanwhile are left out.
+        Entries that were reverted or changed meanwhile are omitted.
         """
         if not compared:
             return
@@ -100,10 +99,10 @@ class Store(Moves, FileLedger, Provenance):
             )
 
     def restore_schema(self) -> None:
-        """Make what devpi-server makes in a database and is not there, and our own tables, without rows."""
+        """Create devpi-server's tables and indexes that are missing, and our own tables, without rows."""
         with self._writing() as connection:
             self._make_devpi_tables(connection)
-            # Without its row that of the source is of no use.
+            # Without its row, the table of the source is useless.
             for table in t.metadata.sorted_tables:
                 if table is not t.source:
                     connection.execute(CreateTable(table, if_not_exists=True))
@@ -112,9 +111,9 @@ class Store(Moves, FileLedger, Provenance):
             self._finish_rows(connection, self._last_serial(connection))
 
     def lose_files(self, faults: Iterable[Fault]) -> None:
-        """Remember that files which were here are not, and cannot be had now.
+        """Record that files which were present are missing, and cannot be fetched now.
 
-        What is in their places is to be put aside; `pending` then has it.
+        Files in their places are to be retained; `pending` then has it.
         """
         lost = list(faults)
         with self._writing() as connection:
@@ -141,7 +140,7 @@ class Store(Moves, FileLedger, Provenance):
             connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
         self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
         self._put_faults(connection, [*commit.faults, *self._pathless(batch)])
-        # What is wanted again must not be moved away any more.
+        # Files that are wanted again must not be moved away any more.
         for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
             connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
         if moves:
@@ -149,7 +148,7 @@ class Store(Moves, FileLedger, Provenance):
         return bool(moves)
 
     def _pathless(self, batch: Batch) -> Iterator[Fault]:
-        """Yield the faults of live files that can have no path here: nobody asks for them."""
+        """Yield the faults of live files without a valid path here: they are never requested."""
         for relpath, (serial, problem) in batch.pathless.items():
             if problem and self.holds_key(relpath):
                 yield Fault(relpath, serial, UNFETCHABLE, problem)

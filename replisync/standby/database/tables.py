@@ -1,8 +1,8 @@
 """The tables of a target's database.
 
-`changelog` and `kv` are devpi's (source: `devpi_server/keyfs_sqlite_fs.py`); devpi-server makes what is
-missing of them when it starts, so they are made here in its own words. The others are ours: devpi-server
-ignores tables that it does not know. They are made by the migrations, and a test compares both.
+`changelog` and `kv` are devpi's (source: `devpi_server/keyfs_sqlite_fs.py`); devpi-server creates missing
+ones when it starts, so they are created here with its own statements. The others are ours: devpi-server
+ignores tables that it does not know. The migrations create them, and a test compares both.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 devpi_metadata = MetaData()
 
-# Paths are compared byte by byte, also where PostgreSQL's default is the order of a language.
+# Paths are compared byte by byte, even if PostgreSQL's default is the order of a language.
 _PATH = Text().with_variant(Text(collation="C"), "postgresql")
 
 changelog = Table(
@@ -44,7 +44,7 @@ kv = Table(
 
 metadata = MetaData()
 
-# Where the data comes from, and how the target began: one row.
+# The source of the data, and the seeding: one row.
 source = Table(
     "replisync_source",
     metadata,
@@ -61,7 +61,7 @@ source = Table(
     Column("seed_reason", Text),
 )
 
-# The primary's own bytes of the entry at our last serial, where ours are others: at most one row.
+# The primary's own bytes of the entry at our last serial, if ours differ: at most one row.
 tip = Table(
     "replisync_tip",
     metadata,
@@ -69,7 +69,7 @@ tip = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
-# When the primary was last heard of: one row, which the hot standby's plugin reads too.
+# The last contact with the primary: one row, which the hot standby's plugin reads too.
 contact = Table(
     "replisync_contact",
     metadata,
@@ -79,7 +79,7 @@ contact = Table(
     Column("in_sync_at", String(32)),
 )
 
-# That the primary's history is not ours: one row, from when it is found until both agree again.
+# A divergence from the primary: one row, from its discovery until both agree again.
 divergence = Table(
     "replisync_divergence",
     metadata,
@@ -90,9 +90,9 @@ divergence = Table(
     Column("reason", Text, nullable=False),
 )
 
-# What the last verification found, and those before it of higher levels as long as anything stands of them:
-# id is 1 for quick to 4 for primary, and the last one has the lowest. outcome: ok, repaired, failed. found:
-# kinds and names, see verify.standing; NULL where they were not noted.
+# The last verification, and earlier ones of higher levels while findings of them remain: id is 1 for quick to
+# 4 for primary, and the last one has the lowest. outcome: ok, repaired, failed. found: kinds and names, see
+# verify.standing; NULL if not recorded.
 verify = Table(
     "replisync_verify",
     metadata,
@@ -126,7 +126,7 @@ runs = Table(
     Column("error", Text),
 )
 
-# One row per commit: serial to wall time, and the witnesses of its entries, see changelog.witness; NULL where
+# One row per commit: serial to wall time, and the witnesses of its entries, see changelog.witness; NULL if
 # none of them has one.
 timeline = Table(
     "replisync_timeline",
@@ -136,8 +136,8 @@ timeline = Table(
     Column("witnesses", LargeBinary),
 )
 
-# Each file that the live keys demand. state: wanted (not here yet), present, absent (nobody can have it,
-# and that is in order). reason: why it is not here, in one clause; NULL where it is, or a fault says it.
+# Each file that the live keys demand. state: wanted (missing for now), present, absent (expectedly missing).
+# reason: why it is missing, in one clause; NULL if it is present, or has a fault.
 files = Table(
     "replisync_files",
     metadata,
@@ -156,7 +156,7 @@ files = Table(
     ),
 )
 
-# Files that could not be had. kind: held (the serial waits for it), mirror, unfetchable, skipped.
+# Files that could not be fetched. kind: held (the serial waits for it), mirror, unfetchable, skipped.
 faults = Table(
     "replisync_faults",
     metadata,
@@ -168,10 +168,10 @@ faults = Table(
     Column("next_try", String(32)),
 )
 
-# What is still to be done on disk for a serial that is committed: moves that must come after the commit.
-# action: drop (the file has no live key any more), replace (staged holds the new content). And what takes its
-# place before its serial is committed: arrive (the commit removes the row; a serial that is committed
-# without it makes it a drop). There serial is -1 for a rewind's.
+# Pending work on disk for a committed serial: moves that must come after the commit. action: drop (the file
+# has no live key any more), replace (staged holds the new content). And files that are placed before their
+# serial is committed: arrive (the commit removes the row; a commit without the file makes it a drop). Its
+# serial is -1 for a rewind.
 pending = Table(
     "replisync_pending",
     metadata,
@@ -181,8 +181,8 @@ pending = Table(
     Column("staged", Text),
 )
 
-# Files that deltas dropped or replaced, kept for the retention time. serial: which one did; -1 where it is
-# none of this history, because a rewind took it back. overdue_at: when its retention was first found to be
+# Files that deltas dropped or replaced, kept for the retention time. serial: the one that did; -1 if it is
+# not of this history, because a rewind reverted it. overdue_at: when its retention was first found to be
 # over, by a clock that may be wrong; NULL before.
 retained = Table(
     "replisync_retained",
@@ -197,9 +197,9 @@ retained = Table(
 
 
 def missing_of_ours(columns_of: Callable[[str], Iterable[str]]) -> list[str]:
-    """Return the names of our tables that are not there, or have other columns.
+    """Return the names of our tables that are missing, or have other columns.
 
-    columns_of: returns the names of the columns of a table; none where it is not there.
+    columns_of: returns the names of a table's columns; none for a missing table.
     """
     return [
         table.name

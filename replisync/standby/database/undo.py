@@ -1,4 +1,4 @@
-"""Taking serials back: each key gets the serial that it had before, by the back serials of what is undone."""
+"""Revert serials: each key gets its previous serial, by the back serials of the reverted entries."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -12,10 +12,10 @@ from replisync.standby.database import tables as t
 from replisync.standby.database.engine import askable, chunks
 from replisync.standby.database.filestates import forget_faults
 
-# Entries that are in hand at a time.
+# The number of entries to hold at a time.
 _ENTRIES = 100
 
-# Nothing of any kind has to be built of values that nobody looks at.
+# No values are needed, so build none.
 _NO_KINDS: frozenset[str] = frozenset()
 
 _DAMAGED_HINT = "the standby's own history is damaged: clone into an empty serverdir"
@@ -29,7 +29,7 @@ def damaged(serial: int, why: str) -> TargetUnusable:
 
 
 def entries_behind(connection: Connection, serial: int, before: int) -> list[tuple[int, bytes]]:
-    """Return entries behind `serial`, the last ones below `before` first, a bounded number of them."""
+    """Return entries after `serial`, the last ones below `before` first, a limited number of them."""
     column = t.changelog.c.serial
     query = select(column, t.changelog.c.data).where(column > serial, column < before)
     rows = connection.execute(query.order_by(column.desc()).limit(_ENTRIES))
@@ -37,14 +37,14 @@ def entries_behind(connection: Connection, serial: int, before: int) -> list[tup
 
 
 def undo_keys(connection: Connection, last: int, serial: int, write_keys: WriteKeys) -> None:
-    """Give each key that entries behind `serial` changed the serial that it had at `serial`.
+    """Give each key that entries after `serial` changed the serial that it had at `serial`.
 
     last: of the changelog.
-    Raises TargetUnusable where the back serials do not lead there.
+    Raises TargetUnusable if the back serials do not lead there.
     """
     for rows in _pages(connection, last, serial):
         keys: dict[str, tuple[str, int]] = {}
-        # From the last one down, so that what stays is what was before the first one.
+        # From the last one down, so that the value before the first one remains.
         for number, data in rows:
             try:
                 changes = parse_stored(number, data, kinds=_NO_KINDS).changes
@@ -59,7 +59,7 @@ def undo_keys(connection: Connection, last: int, serial: int, write_keys: WriteK
             connection.execute(delete(t.kv).where(t.kv.c.key.in_(paths)))
     beyond = connection.execute(select(func.min(t.kv.c.serial)).where(t.kv.c.serial > serial)).scalar()
     if beyond is not None:
-        raise damaged(beyond, "a key's back serials do not lead to an entry that stays")
+        raise damaged(beyond, "a key's back serials do not lead to a remaining entry")
 
 
 def _pages(connection: Connection, last: int, serial: int) -> Iterator[list[tuple[int, bytes]]]:
@@ -70,9 +70,9 @@ def _pages(connection: Connection, last: int, serial: int) -> Iterator[list[tupl
 
 
 def _check_back_serials(connection: Connection, keys: dict[str, tuple[str, int]], serial: int) -> None:
-    """Make sure that the entries that stay have the keys which are now said to come from them.
+    """Check that the remaining entries contain the keys that now point at them.
 
-    A devpi-server ends with an error wherever it meets a key that is not in the entry of its serial.
+    A devpi-server fails on a key that is not in the entry of its serial.
     Raises TargetUnusable.
     """
     named = defaultdict(list)
@@ -87,18 +87,18 @@ def _check_back_serials(connection: Connection, keys: dict[str, tuple[str, int]]
             raise damaged(number, err.why) from err
         for relpath in relpaths:
             if relpath not in changes:
-                raise damaged(number, f"it has no {relpath}, whose back serial names it")
+                raise damaged(number, f"it has no {relpath}, although a back serial names it")
 
 
 def cut(connection: Connection, serial: int) -> None:
-    """Remove what is behind `serial`: entries, commits, faults, and a divergence that lies there."""
+    """Remove everything after `serial`: entries, commits, faults, and a divergence found there."""
     column = t.timeline.c.serial
     query = select(t.timeline).where(column >= serial).order_by(column).limit(1)
     commit = connection.execute(query).one()
-    # Cut, and not made of what is stored, which may be damaged.
+    # Cut the stored witnesses: do not compute them from stored entries, which may be damaged.
     left = None if commit.witnesses is None else kept_until(serial, commit.serial, bytes(commit.witnesses))
     connection.execute(delete(t.timeline).where(column >= serial))
-    # The last commit is at the last serial, and this one was true when the batch that it lay in was.
+    # The last commit is at the last serial, which was true when its batch was committed.
     row = {"serial": serial, "committed_at": commit.committed_at, "witnesses": left}
     connection.execute(insert(t.timeline).values(**row))
     connection.execute(delete(t.changelog).where(t.changelog.c.serial > serial))

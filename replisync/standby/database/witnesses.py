@@ -1,4 +1,4 @@
-"""The witnesses of entries, as the rows of the commits have them; see changelog.witness."""
+"""The witnesses of entries in the rows of commits; see changelog.witness."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +9,7 @@ from replisync.standby.database import tables as t
 
 
 def of_entries(connection: Connection, first: int, last: int) -> dict[int, bytes]:
-    """Return the witnesses of the entries from `first` to `last`; those without one are left out."""
+    """Return the witnesses of the entries from `first` to `last`; omit entries without one."""
     found: dict[int, bytes] = {}
     for _, serial, data in _commits(connection, first, last):
         found |= by_serial(serial, data)
@@ -17,9 +17,9 @@ def of_entries(connection: Connection, first: int, last: int) -> dict[int, bytes
 
 
 def put(connection: Connection, new: Mapping[int, bytes]) -> None:
-    """Write the witnesses of entries down, each with the commit that it belongs to.
+    """Record the witnesses of entries, each with its commit.
 
-    new: made of bytes that come from the primary, or were compared with the primary's just now; by serial.
+    new: computed from bytes that come from the primary, or were just compared with the primary's; by serial.
     """
     if not new:
         return

@@ -1,7 +1,7 @@
-"""Files on disk, as devpi-server's storage `sqlite` has them: `+files/<relpath>`.
+"""Files on disk, as in devpi-server's storage `sqlite`: `+files/<relpath>`.
 
-A file appears under its name only when all of it is on disk and its digest was right. What must not
-appear before a commit (new content under a name that is in use) waits in the staging folder.
+A file gets its name only when it is completely on disk and its digest is right. New content under a name that
+is in use must not appear before its commit: it waits in the staging folder.
 """
 
 import errno
@@ -19,10 +19,10 @@ from replisync.standby.files.sync import Syncer, sync_file
 from replisync.system.durable import fsync_folder, local_errors
 from replisync.system.owners import heir_of, new_file, new_folder
 
-# Folders that are remembered as durable.
+# The number of folders that are remembered as durable.
 _FOLDERS_KNOWN = 10_000
 
-# What is read, or copied, at a time.
+# Bytes to read or copy at a time.
 _PIECE_BYTES = 1024 * 1024
 _COPY_BYTES = 1024 * 1024 * 1024
 
@@ -45,10 +45,10 @@ class DiskFiles:
     """The files of one target.
 
     files: the folder of devpi's files.
-    staging: a folder on the same file system, for what is not complete.
-    retained: a folder on the same file system, for what deltas put aside.
-    sync: makes what syncs the staging folder, and the files; sync.NoSync where nobody needs that.
-    longest: the longest name that the file system takes, in bytes; by default it is asked.
+    staging: a folder on the same file system, for incomplete files.
+    retained: a folder on the same file system, for retained files.
+    sync: makes the syncers of the staging folder and of the files; sync.NoSync if durability is not needed.
+    longest: the longest name on the file system, in bytes; None to ask it.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DiskFiles:
         sync: Callable[[str], Syncer] = Syncer,
         longest: int | None = None,
     ) -> None:
-        # As text: paths are made for each file, and pathlib costs as much as the system's calls do.
+        # As text: paths are built for each file, and pathlib costs as much as the system calls.
         self._files = os.fspath(files.absolute())
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
@@ -71,17 +71,17 @@ class DiskFiles:
 
     @property
     def group(self) -> int:
-        """How many files are made durable together at most: what waits for it lies on disk."""
+        """The most files to sync together: waiting files are on disk."""
         return 128
 
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Received:
-        """Write what arrives to the staging folder and check it; it is not durable before `place` or `hold`.
+        """Write a file to the staging folder and check it; it is not durable before `place` or `hold`.
 
-        length: the bytes that were announced; None where they were not.
-        Raises WrongContent where length or digest are not right, LocalFailure where it cannot be
-        written; then nothing is left.
+        length: the announced number of bytes, or None.
+        Raises WrongContent if length or digest are wrong, LocalFailure if it cannot be written; nothing
+        remains then.
         """
         name = hashlib.sha256(relpath.encode()).hexdigest()
         path = f"{self._staging}/{name}"
@@ -112,10 +112,10 @@ class DiskFiles:
     def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:
         """Bring a file of this machine to the staging folder; it is not durable before `place` or `hold`.
 
-        link: as a hard link where the file system lets us; else as a copy, which shares the blocks of the
-            file where the file system can do that.
-        Returns None where it cannot be read or has another digest; then nothing is left. Raises
-        LocalFailure where it cannot be written.
+        link: as a hard link, if the file system allows it; otherwise as a copy, which shares blocks with the
+            file if the file system can.
+        Returns None if it cannot be read or has another digest; nothing remains then. Raises LocalFailure if
+        it cannot be written.
         """
         source = open_plain(path)
         if source is None:
@@ -138,20 +138,20 @@ class DiskFiles:
             os.close(source)
 
     def _create(self, path: str) -> int:
-        """Open a new file for writing; what had its name is gone."""
+        """Open a new file for writing; remove an existing one of this name."""
         try:
             return new_file(path, self._heir, 0o666)
         except FileExistsError:
-            # Never into what is there: it may be a link to a file of somebody else's.
+            # Never write into an existing file: it may be a link to another user's file.
             with suppress(FileNotFoundError):
                 os.unlink(path)
             return new_file(path, self._heir, 0o666)
 
     def _copy(self, source: int, target: str, digest: Digest | None) -> tuple[int, str, str] | None:
-        """Copy an open file; return what `_digests` says of the copy, or None where it cannot be read."""
+        """Copy an open file; return the `_digests` of the copy, or None if it cannot be read."""
         copy = new_file(target, self._heir, 0o666, os.O_RDWR)
         try:
-            # Where it can, the system lets the copy share the file's blocks, or has a file server copy.
+            # If possible, the system makes the copy share the file's blocks, or a file server copies it.
             with suppress(OSError):
                 while os.copy_file_range(source, copy, _COPY_BYTES):
                     pass
@@ -166,17 +166,17 @@ class DiskFiles:
             os.close(copy)
 
     def hold(self, names: Sequence[str]) -> None:
-        """Make staged files survive a power failure under their names in the staging folder."""
+        """Sync staged files under their names in the staging folder."""
         with local_errors(f"cannot sync {self._staging}"):
             self._syncer.contents([f"{self._staging}/{name}" for name in names])
             fsync_folder(self._staging)
 
     def place(self, moves: Sequence[tuple[str, str]]) -> None:
-        """Give staged files their names; durable when this returns. What had a name is replaced.
+        """Give staged files their names, durably; replace existing files.
 
-        moves: pairs of a relpath and the name in the staging folder. All contents are synced before the
-            first name is given, and then each folder once: a file system writes its journal for many
-            files as fast as for one.
+        moves: pairs of a relpath and the name in the staging folder. All contents are synced before the first
+            name is given, and then each folder once: a file system writes its journal for many files as fast
+            as for one.
         """
         with local_errors(f"cannot write {moves[0][0]}" if len(moves) == 1 else "cannot write files"):
             self._syncer.contents([f"{self._staging}/{name}" for _, name in moves])
@@ -195,7 +195,7 @@ class DiskFiles:
             self._sync_folders(folders)
 
     def _make(self, folder: str) -> None:
-        """Make a folder and those above it, whose names are not durable yet."""
+        """Create a folder and those above it, and note that their names are not durable yet."""
         self._synced.discard(folder)
         try:
             new_folder(folder, self._heir)
@@ -207,15 +207,15 @@ class DiskFiles:
                 new_folder(folder, self._heir)
 
     def _sync_folders(self, folders: set[str]) -> None:
-        """Sync folders, and those above them in which a name is not known to be durable."""
-        # Who made a folder may have died before its name was durable; one look per folder and process.
+        """Sync folders, and those above them with a name that is not known to be durable."""
+        # The creator of a folder may have died before its name was durable: check once per process.
         if len(self._synced) > _FOLDERS_KNOWN:
             self._synced.clear()
         new: set[str] = set()
         names = set(folders)
         for one in folders:
             folder = one
-            # What is above a folder whose name is durable is durable too.
+            # Folders above a durable name are durable too.
             while len(folder) > len(self._files) and folder not in self._synced and folder not in new:
                 new.add(folder)
                 folder = folder[: folder.rindex("/")]
@@ -224,33 +224,33 @@ class DiskFiles:
         self._synced |= new
 
     def sync(self, relpath: str) -> None:
-        """Make a file that somebody else put in place durable."""
+        """Sync a file that another process put in place."""
         with local_errors(f"cannot sync {relpath}"):
             sync_file(f"{self._files}/{relpath}")
             self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
 
     def staged(self, name: str) -> bool:
-        """Tell whether a staged file is there."""
+        """Return whether a staged file is there."""
         return os.path.isfile(f"{self._staging}/{name}")
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove staged files that can have no place."""
+        """Remove staged files that cannot be placed."""
         with local_errors(f"cannot clean {self._staging}"):
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(f"{self._staging}/{name}")
 
     def clean_staging(self, keep: Iterable[str]) -> None:
-        """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
+        """Remove leftovers of interrupted runs from the staging folder, except for the names in `keep`."""
         kept = set(keep)
         with local_errors(f"cannot clean {self._staging}"), os.scandir(self._staging) as found:
             for entry in found:
-                # A folder is nothing that we began; whose it is, `verify` lets somebody look at.
+                # We create no folders here: leave it for the operator, whom `verify` tells about it.
                 if entry.name not in kept and not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry)
 
     def size_of(self, relpath: str) -> int | None:
-        """Return the size in bytes of a file in place, or None where there is none."""
+        """Return the size in bytes of a file in place, or None."""
         with local_errors(f"cannot look for {relpath}"):
             try:
                 found = os.stat(f"{self._files}/{relpath}")
@@ -258,7 +258,7 @@ class DiskFiles:
                 if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
                     return None
                 raise
-        # A folder with all that is in it must never be taken for a file.
+        # Never take a folder, with all of its content, for a file.
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def sizes_of(self, relpaths: Sequence[str]) -> dict[str, int]:
@@ -266,14 +266,14 @@ class DiskFiles:
         return {path: size for path in relpaths if (size := self.size_of(path)) is not None}
 
     def size_problem(self, size: int) -> str:  # noqa: ARG002
-        """Return "": what is too big for the disk does not fit at all."""
+        """Return "": a file that is too large for the disk fails with a full disk."""
         return ""
 
     def obstacle(self, relpath: str) -> str:
-        """Return why a file can have no place by its name or what is there already, or "" where it can."""
+        """Return why a file cannot be placed, by its name or by existing files; "" if it can."""
         with local_errors(f"cannot look for {relpath}"):
             if self._longest is None:
-                # Fewer than usual where names are encrypted, as with eCryptfs.
+                # Shorter than usual if names are encrypted, as with eCryptfs.
                 self._longest = os.pathconf(self._staging, "PC_NAME_MAX")
             if max(len(part.encode()) for part in relpath.split("/")) > self._longest:
                 return f"the file system takes no name of more than {self._longest} bytes"
@@ -288,7 +288,7 @@ class DiskFiles:
         return "its path is that of a folder with other files" if stat.S_ISDIR(found.st_mode) else ""
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
-        """Return the digest of a file in place, or None where there is none."""
+        """Return the digest of a file in place, or None."""
         with local_errors(f"cannot read {relpath}"):
             try:
                 with open(f"{self._files}/{relpath}", "rb") as file:
@@ -296,12 +296,12 @@ class DiskFiles:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
-    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
-        """Move a file to the retained folder; return its name there, or None where there was none.
+    def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+        """Move a file to the retained folder; return its name there, or None if there is no such file.
 
         serial: the serial that dropped or replaced it.
-        keep: leave it in its place too, for what replaces it to be renamed over it. Then this is durable at
-            once, else after `sync_moves`.
+        keep: also leave it in place, to be replaced by a rename. It is then durable at once, otherwise after
+            `sync_moves`.
         """
         name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
         target = f"{self._files}/{relpath}"
@@ -327,7 +327,7 @@ class DiskFiles:
         try:
             os.link(target, f"{self._retained}/{name}")
         except PermissionError:
-            # Of another owner's file the system may make no link, and to a copy it has no objection.
+            # The system may refuse a link to another owner's file, but not a copy.
             copy = f"{self._staging}/{name}"
             with suppress(FileNotFoundError):
                 os.unlink(copy)
@@ -342,8 +342,8 @@ class DiskFiles:
             self.hold([name])
             os.rename(copy, f"{self._retained}/{name}")
 
-    def mend_size(self, relpath: str) -> None:
-        """Do nothing: the file system knows the size."""
+    def correct_size(self, relpath: str) -> None:
+        """Do nothing: the file system records the size."""
 
     def remove(self, relpath: str) -> None:
         """Remove a file from its place; durable after `sync_moves`."""
@@ -357,24 +357,24 @@ class DiskFiles:
             self._moved_from.add(os.path.dirname(target))
 
     def sync_moves(self) -> None:
-        """Make what was put aside or removed durable, at the price of one sync for many folders."""
+        """Sync retentions and removals, with one sync for many folders."""
         if self._moved_from:
             with local_errors("cannot sync the folders of files"):
-                # The new names first: no file may be without one.
+                # The new names first: no file may be without a name.
                 fsync_folder(self._retained)
                 self._syncer.names(self._moved_from)
             self._moved_from.clear()
 
-    def size_aside(self, name: str) -> int | None:
-        """Return the size in bytes of a file in the retained folder, or None where there is none."""
+    def size_retained(self, name: str) -> int | None:
+        """Return the size in bytes of a retained file, or None."""
         with local_errors(f"cannot look for {self._retained}/{name}"):
             try:
                 return os.stat(f"{self._retained}/{name}").st_size
             except FileNotFoundError:
                 return None
 
-    def read_aside(self, name: str) -> Iterator[bytes]:
-        """Yield the content of a file in the retained folder.
+    def read_retained(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a retained file.
 
         Raises LocalFailure.
         """
@@ -383,16 +383,16 @@ class DiskFiles:
             while block := file.read(_PIECE_BYTES):
                 yield block
 
-    def rename_aside(self, names: Mapping[str, str]) -> None:
-        """Give files in the retained folder other names, durably; one that has it already is passed over."""
+    def rename_retained(self, names: Mapping[str, str]) -> None:
+        """Rename retained files, durably; skip those that have the new name already."""
         with local_errors(f"cannot rename files in {self._retained}"):
             for name, new in names.items():
                 with suppress(FileNotFoundError):
                     os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
             fsync_folder(self._retained)
 
-    def forget_aside(self, names: Iterable[str]) -> None:
-        """Remove files from the retained folder."""
+    def drop_retained(self, names: Iterable[str]) -> None:
+        """Remove retained files."""
         with local_errors(f"cannot clean {self._retained}"):
             for name in names:
                 with suppress(FileNotFoundError):
@@ -400,9 +400,9 @@ class DiskFiles:
 
 
 def open_plain(path: str) -> int | None:
-    """Open a file for reading; None where there is none, or what is there is no plain file."""
+    """Open a regular file for reading; None if it is missing, or something else."""
     try:
-        # Without waiting: it may be a pipe to which nobody writes.
+        # Non-blocking: it may be a pipe without a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
@@ -413,11 +413,11 @@ def open_plain(path: str) -> int | None:
 
 
 def _link(source: int, path: str, target: str) -> bool:
-    """Make `target` a link to the open file that lies at `path`; tell whether that was possible."""
+    """Make `target` a link to the open file at `path`; return whether that was possible."""
     try:
         os.link(path, target, follow_symlinks=False)
     except OSError:
-        # Another file system, another owner, too many links: a copy does as well.
+        # Another file system, another owner, too many links: make a copy instead.
         return False
     if os.path.samestat(os.stat(target), os.fstat(source)):
         return True
@@ -426,7 +426,7 @@ def _link(source: int, path: str, target: str) -> bool:
 
 
 def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:
-    """Return size, sha256, and the digest that is asked for; None where the file cannot be read."""
+    """Return size, sha256, and the requested digest; None if the file cannot be read."""
     sha256 = hashlib.sha256()
     other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else sha256
     size = 0
@@ -449,7 +449,7 @@ def _write_all(fd: int, chunk: bytes, relpath: str) -> None:
 
 
 def check_content(relpath: str, data: bytes, length: int | None, digest: Digest | None) -> str:
-    """Check what arrived in memory, as `DiskFiles.receive` does; return its sha256.
+    """Check content in memory, as `DiskFiles.receive` does; return its sha256.
 
     Raises WrongContent.
     """
@@ -462,8 +462,8 @@ def check_content(relpath: str, data: bytes, length: int | None, digest: Digest 
 
 def _check(relpath: str, size: int, length: int | None, found: str, digest: Digest | None) -> None:
     if length is not None and size != length:
-        raise WrongContent(f"cannot fetch {relpath}", f"{size} bytes came of {length}")
+        raise WrongContent(f"cannot fetch {relpath}", f"{size} of {length} bytes arrived")
     if digest is not None and found != digest.hexdigest:
         raise WrongContent(
-            f"cannot fetch {relpath}", f"its {digest.algorithm} is {found}, and should be {digest.hexdigest}"
+            f"cannot fetch {relpath}", f"its {digest.algorithm} is {found}, but should be {digest.hexdigest}"
         )

@@ -1,4 +1,4 @@
-"""Looking at files in their places: size, mode, owner and digest."""
+"""Size, mode, owner and digest of files in place."""
 
 import hashlib
 import os
@@ -11,14 +11,14 @@ _BLOCK = 256 * 1024
 
 
 class Seen(NamedTuple):
-    """What a file in place is.
+    """The state of a file in place.
 
-    size: in bytes; None where there is none, or none that can be read.
-    digest: hexdigest; None where it was not asked for.
-    problem: number of the system's error with which it cannot be read; 0 where there is none.
-    mode: its mode; 0 where it has none.
-    said: the size that is noted beside it, which devpi-server announces; None where none is.
-    uid, gid: whose it is; -1 where it is nobody's.
+    size: in bytes; None if it is missing or cannot be read.
+    digest: hexdigest; None if not requested.
+    problem: errno of the error that prevents reading it; 0 for none.
+    mode: its mode; 0 for none.
+    said: the size recorded with it, which devpi-server announces, or None.
+    uid, gid: its owner; -1 for none.
     """
 
     size: int | None
@@ -39,10 +39,10 @@ class Kind(NamedTuple):
 
 
 class Looked(NamedTuple):
-    """What a look at some files found.
+    """The states of some files.
 
-    files: in the order in which they were asked for.
-    folders: what kinds of folders they are in.
+    files: in the order of the request.
+    folders: the kinds of the folders that they are in.
     """
 
     files: list[Seen]
@@ -50,9 +50,9 @@ class Looked(NamedTuple):
 
 
 def look_at_all(root: bytes, files: Sequence[tuple[str, bytes]]) -> Looked:
-    """Return what is found of files below a folder.
+    """Return the states of files below a folder.
 
-    files: pairs of algorithm, "" where no digest is wanted, and relpath; those of a folder follow each other.
+    files: pairs of algorithm ("" for no digest) and relpath; those of a folder must be adjacent.
     """
     root += b"/"
     seen = [_look(root + relpath, algorithm) for algorithm, relpath in files]
@@ -64,7 +64,7 @@ def _look(path: bytes, algorithm: str) -> Seen:
         if not algorithm:
             return _seen(os.lstat(path))
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError:  # a NUL, which no file has in its name
+    except ValueError:  # a NUL, which no file name contains
         return Seen(None)
     except OSError as err:
         return Seen(None, problem=err.errno or 0)
@@ -85,7 +85,7 @@ def _seen(found: os.stat_result, size: int | None = None, digest: str | None = N
 
 
 def _read(fd: int, algorithm: str) -> tuple[int, str]:
-    """Return how much there is to read, and its digest; other threads go on meanwhile."""
+    """Return the number of bytes that can be read, and their digest; releases the interpreter lock."""
     digest = hashlib.new(algorithm)
     size = 0
     while block := os.read(fd, _BLOCK):
@@ -95,14 +95,14 @@ def _read(fd: int, algorithm: str) -> tuple[int, str]:
 
 
 def _folders(root: bytes, relpaths: Iterable[bytes]) -> set[Kind]:
-    """Return the kinds of the folders that files are in; the root does not count itself."""
+    """Return the kinds of the folders that files are in, except the root."""
     found = set()
     last = b"/"
     for relpath in relpaths:
         folder = relpath[: max(0, relpath.rfind(b"/"))]
         before, last = last, folder + b"/"
         while folder and not before.startswith(folder + b"/"):
-            # Here, where the kernel has just walked this path.
+            # Here, where the kernel has just resolved this path.
             with suppress(OSError, ValueError):
                 status = os.lstat(root + folder)
                 if stat.S_ISDIR(status.st_mode):

@@ -1,10 +1,10 @@
-"""Listing all files below a folder, in the order of their paths' bytes."""
+"""List all files below a folder, in the order of their paths' bytes."""
 
 import errno
 import os
 from collections.abc import Iterator
 
-# What is there no more, or lets nobody in, which is found by its own name.
+# Errors for folders that are gone, or deny access; the latter are found by their own names.
 _PASSED_OVER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
 
 
@@ -19,14 +19,14 @@ def names(root: bytes) -> Iterator[bytes]:
         if path and path[-1:] != b"/":
             yield path
         else:
-            # The next one is the last one, so the first in order goes there.
+            # The next one is taken from the end, so the first in order goes there.
             rest += _listed(root + b"/", path)
 
 
 def _listed(root: bytes, folder: bytes) -> list[bytes]:
-    """Return the paths in a folder, the last one in order first.
+    """Return the paths in a folder, in reverse order.
 
-    A folder's name counts with the slash that follows it, as in whole paths.
+    A folder's name is compared with a trailing slash, as in whole paths.
     """
     try:
         with os.scandir(root + folder) as found:

@@ -1,6 +1,6 @@
-"""Files that lie on this machine already: old serverdirs, their `+files`, and dumps of devpi-export.
+"""Files that are already on this machine: in old serverdirs, their `+files`, and dumps of devpi-export.
 
-Only where a file may lie is found out here. Whoever takes one proves that it has the right digest.
+This module only finds candidates. The caller that takes one checks its digest.
 """
 
 import hashlib
@@ -31,14 +31,13 @@ class _Folder(Protocol):
 
 
 class LocalFiles:
-    """Folders to look for files in, before they are asked for over the network.
+    """Folders to search for files before they are requested over the network.
 
     folders: serverdirs, their `+files`, or dumps.
-    own: a `+files` whose files are the wanted ones by their very relpath: there a file is found that has
-        no digest too.
-    link: whether to take files as hard links where that is possible.
-    linked: more of the like, in which is looked first, and from which files are always taken as links.
-    Raises UsageError where one of the folders cannot be one.
+    own: a `+files` whose files match by relpath alone, so that files without a digest are found too.
+    link: whether to take files as hard links, if possible.
+    linked: more such folders, which are searched first, and whose files are always taken as links.
+    Raises UsageError if a folder cannot be used.
     """
 
     def __init__(
@@ -60,11 +59,11 @@ class LocalFiles:
         ]
 
     def links(self, path: str) -> bool:
-        """Tell whether a file is to be taken as a link."""
+        """Return whether to link a file instead of copying it."""
         return self._link or path.startswith(self._linked)
 
     def paths(self, file: WantedFile) -> Iterator[str]:
-        """Yield where a file may lie, the likeliest first."""
+        """Yield paths at which a file may lie, the likeliest first."""
         if file.digest is not None:
             for folder in self._folders:
                 yield from folder.paths(file)
@@ -72,9 +71,9 @@ class LocalFiles:
             yield f"{self._own}/{file.relpath}"
 
     def find(self, file: WantedFile) -> tuple[Path, int] | None:
-        """Return the folder that seems to have a file, and its size there; None where none does.
+        """Return the folder that seems to have a file, and its size there, or None.
 
-        A file under the right name is not read: what is wrong with it is found when it is taken.
+        A file with the right name is not read: errors in it are found when it is taken.
         """
         if file.digest is None:
             size = None if self._own is None else size_of(f"{self._own}/{file.relpath}")
@@ -88,7 +87,7 @@ class LocalFiles:
 
 
 def size_of(path: str) -> int | None:
-    """Return the size of a plain file; None where there is none."""
+    """Return the size of a regular file, or None."""
     try:
         found = os.lstat(path)
     except (OSError, ValueError):
@@ -116,7 +115,7 @@ def _opened(folder: Path) -> _Folder:
 class _Tree:
     """A folder with devpi's layout.
 
-    named: the folder by which it was given.
+    named: the folder as the operator gave it.
     """
 
     def __init__(self, named: Path, root: Path) -> None:
@@ -125,10 +124,10 @@ class _Tree:
         self._indexes: list[str] | None = None
 
     def paths(self, file: WantedFile) -> Iterator[str]:
-        """Yield the file of the same relpath, then those that were filed under the same digest."""
+        """Yield the file of the same relpath, then those stored under the same digest."""
         first = f"{self._root}/{file.relpath}"
         yield first
-        # Beside it may lie what a devpi-server that was killed did not give its name yet.
+        # A devpi-server that was killed may have left it under a temporary name in the same folder.
         yield from _names(os.path.dirname(first), but=first)
         if file.digest is not None:
             start, end = _SPLIT
@@ -139,8 +138,8 @@ class _Tree:
                     yield from _names(folder)
 
     def is_sure(self, file: WantedFile, path: str) -> bool:
-        """Tell whether what lies at a path can hardly be another file than the one that is looked for."""
-        # Tox results lie beside what was tested, under names of their own.
+        """Return whether a path almost certainly leads to the wanted file."""
+        # Tox results are next to the tested file, under names of their own.
         return os.path.basename(path) == os.path.basename(file.relpath)
 
     def _all_indexes(self) -> list[str]:
@@ -150,7 +149,7 @@ class _Tree:
 
 
 def _names(folder: str, but: str = "") -> list[str]:
-    """Return the paths in a folder, but for one; none where there is no such folder."""
+    """Return the paths in a folder, except one; none if it is missing."""
     try:
         return [path for name in sorted(os.listdir(folder)) if (path := f"{folder}/{name}") != but]
     except OSError:
@@ -158,9 +157,9 @@ def _names(folder: str, but: str = "") -> list[str]:
 
 
 class _Dump:
-    """A dump of devpi-export: `dataindex.json` says which file has which digest.
+    """A dump of devpi-export: `dataindex.json` names the digest of each file.
 
-    Dumps without digests are of devpi-servers that are older than the layout that is looked for here.
+    Dumps without digests come from devpi-servers older than the layout that is searched here.
     """
 
     def __init__(self, root: Path) -> None:
@@ -170,13 +169,13 @@ class _Dump:
         read_dump(root, self._note)
 
     def paths(self, file: WantedFile) -> Iterator[str]:
-        """Yield the file that has the digest."""
+        """Yield the file with the digest."""
         found = None if file.digest is None else self._paths.get(_key(file.digest))
         if found is not None:
             yield f"{self._root}/{found}"
 
     def is_sure(self, file: WantedFile, path: str) -> bool:  # noqa: ARG002
-        """Trust the index: it says which digest lies where."""
+        """Trust the index for the digests of files."""
         return True
 
     def _note(self, item: dict[str, Any]) -> None:
@@ -202,8 +201,8 @@ def _key(digest: Digest) -> bytes:
 def read_dump(root: Path, note: Callable[[dict[str, Any]], None] = lambda _item: None) -> dict[str, Any]:
     """Read the index of a dump; return it without files and versions, of which there may be millions.
 
-    note: called with what the index says of each file.
-    Raises UsageError where it is no index of a dump.
+    note: called with the index's entry of each file.
+    Raises UsageError if it is not the index of a dump.
     """
     path = root / DUMP_INDEX
 

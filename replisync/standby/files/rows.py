@@ -1,8 +1,8 @@
-"""Files in PostgreSQL, as devpi-server's storage `pg8000` has them: rows of the table `files`.
+"""Files in PostgreSQL, as in devpi-server's storage `pg8000`: rows of the table `files`.
 
-What is small goes from memory into its row. What is big waits in the staging folder until its digest is
-known to be right and goes into its row piece by piece, so it is never whole in memory. Rows are committed
-before the serial that needs them: small ones together, a big one by itself.
+A small file goes from memory into its row. A large file waits in the staging folder until its digest is known
+to be right, and goes into its row piece by piece, so that it is never completely in memory. Rows are
+committed before the serial that needs them: small ones together, a large one by itself.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from replisync.standby.files.disk import DiskFiles, Received, check_content, ope
 from replisync.system.durable import fsync_folder, local_errors, write_file
 from replisync.system.owners import heir_of, new_file
 
-# Below this a file is kept in memory between its arrival and its row.
+# Files smaller than this are kept in memory between their arrival and their row.
 _SMALL_BYTES = 128 * 1024
 
-# What is read of a row, or written of small files, at a time; as text it has twice the size.
+# Bytes to read of a row, or to write of small files, at a time; as text they have twice the size.
 _READ_BYTES = 2 * 1024 * 1024
 
-# PostgreSQL's own bound for one value, less what the row needs beside it.
+# PostgreSQL's own limit for a value, less the rest of the row.
 _MOST_BYTES = 1024**3 - 64 * 1024
 
 # Digests that PostgreSQL computes itself, without sending the content.
@@ -56,11 +56,11 @@ _COPY = "COPY files (path, size, data) FROM STDIN WITH (FORMAT binary)"
 class DatabaseFiles:
     """The files of one target.
 
-    engine: connected to the database, each statement a transaction of its own; a thread takes a connection
-        for as long as it needs one.
-    staging: a folder for what is not complete.
-    retained: a folder on the same file system, for what deltas put aside.
-    shared: whether a devpi-server of the hot standby may store files meanwhile; then its lock is taken.
+    engine: connected to the database, each statement in its own transaction; a thread holds a connection for
+        as long as it needs one.
+    staging: a folder for incomplete files.
+    retained: a folder on the same file system, for retained files.
+    shared: whether a devpi-server of the hot standby may store files meanwhile; then take its lock.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class DatabaseFiles:
         self._storage = storage
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
-        # The folders are ours alone: no file of devpi's lies on disk.
+        # The folders are only ours: devpi has no file on disk.
         self._disk = DiskFiles(staging, staging, retained)
         self._shared = shared
         self._small: dict[str, bytes] = {}
 
     @property
     def group(self) -> int:
-        """How many files are made durable together at most: what waits for it is in memory."""
+        """The most files to sync together: waiting files are in memory."""
         return 64
 
     @contextmanager
@@ -91,9 +91,9 @@ class DatabaseFiles:
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
     ) -> Received:
-        """Take what arrives and check it; it is not durable before `place` or `hold`.
+        """Receive and check a file; it is not durable before `place` or `hold`.
 
-        Raises WrongContent where length or digest are not right, LocalFailure where it cannot be kept.
+        Raises WrongContent if length or digest are wrong, LocalFailure if it cannot be stored.
         """
         held: list[bytes] = []
         size = 0
@@ -112,9 +112,8 @@ class DatabaseFiles:
     def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:  # noqa: ARG002
         """Take a file of this machine; it is not durable before `place` or `hold`.
 
-        link: nothing can be linked into a database.
-        Returns None where it cannot be read or has another digest, raises LocalFailure where it cannot be
-        kept.
+        link: ignored: a database cannot hold links.
+        Returns None if it cannot be read or has another digest; raises LocalFailure if it cannot be stored.
         """
         source = open_plain(path)
         if source is None:
@@ -126,7 +125,7 @@ class DatabaseFiles:
                 return None
 
     def hold(self, names: Sequence[str]) -> None:
-        """Make what arrived durable under no name."""
+        """Sync received files, still without names."""
         for name in names:
             data = self._small.pop(name, None)
             if data is not None:
@@ -136,9 +135,9 @@ class DatabaseFiles:
         self._disk.hold(names)
 
     def place(self, moves: Sequence[tuple[str, str]]) -> None:
-        """Make what arrived the contents of files, durably. What a file was is replaced.
+        """Make received files the contents of rows, durably; replace existing rows.
 
-        moves: pairs of a relpath and the name of what arrived; the small ones become rows together.
+        moves: pairs of relpath and name of the received file; small ones become rows together.
         """
         rows: dict[str, str] = {}
         length = 0
@@ -156,7 +155,7 @@ class DatabaseFiles:
             self._put(rows)
 
     def _put(self, rows: Mapping[str, str]) -> None:
-        """Commit the rows of small files, whose names in memory are given by relpath."""
+        """Commit the rows of small files; their names in memory by relpath."""
         pieces = copy_rows(
             (path.encode(), struct.pack("!i", len(self._small[name])), self._small[name])
             for path, name in rows.items()
@@ -181,23 +180,23 @@ class DatabaseFiles:
             os.unlink(path)
 
     def sync(self, relpath: str) -> None:
-        """Do nothing: a row that can be seen is durable."""
+        """Do nothing: a visible row is durable."""
 
     def staged(self, name: str) -> bool:
-        """Tell whether what arrived is still under no name."""
+        """Return whether a received file has no name yet."""
         return name in self._small or self._disk.staged(name)
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove what arrived and can have no place."""
+        """Remove received files that cannot be placed."""
         left = [name for name in names if self._small.pop(name, None) is None]
         self._disk.discard(left)
 
     def clean_staging(self, keep: Iterable[str]) -> None:
-        """Remove what interrupted runs left in the staging folder, but for the names in `keep`."""
+        """Remove leftovers of interrupted runs from the staging folder, except for the names in `keep`."""
         self._disk.clean_staging(keep)
 
     def size_of(self, relpath: str) -> int | None:
-        """Return the size in bytes of a file in place, or None where there is none."""
+        """Return the size in bytes of a file in place, or None."""
         found: int | None = self._scalar("size", relpath)
         return found
 
@@ -209,15 +208,15 @@ class DatabaseFiles:
             return {row[0]: row[1] for row in connection.exec_driver_sql(query)}
 
     def size_problem(self, size: int) -> str:
-        """Return why a file of so many bytes can have no row, or "" where it can."""
+        """Return why a file of this size cannot be a row; "" if it can."""
         return f"PostgreSQL holds no file of {size} bytes" if size > _MOST_BYTES else ""
 
     def obstacle(self, relpath: str) -> str:  # noqa: ARG002
-        """Return "": rows are in nobody's way."""
+        """Return "": rows cannot collide."""
         return ""
 
     def digest_of(self, relpath: str, algorithm: str) -> str | None:
-        """Return the digest of a file in place, or None where there is none."""
+        """Return the digest of a file in place, or None."""
         if algorithm in SERVER_DIGESTS:
             found: str | None = self._scalar(SERVER_DIGESTS[algorithm], relpath)
             return found
@@ -238,11 +237,11 @@ class DatabaseFiles:
         with self._reading() as connection:
             yield from row_blocks(connection, relpath, size)
 
-    def put_aside(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
-        """Move a file to the retained folder; return its name there, or None where there was none.
+    def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
+        """Move a file to the retained folder; return its name there, or None if there is no such file.
 
         serial: the serial that dropped or replaced it.
-        keep: leave its row, for what replaces it.
+        keep: leave its row, to be replaced.
         """
         name = f"{serial}-{hashlib.sha256(relpath.encode()).hexdigest()}"
         aside = f"{self._retained}/{name}"
@@ -266,8 +265,8 @@ class DatabaseFiles:
             os.rename(temporary, aside)
             fsync_folder(self._retained)
 
-    def mend_size(self, relpath: str) -> None:
-        """Note the size beside a file's content that the content has, durably."""
+    def correct_size(self, relpath: str) -> None:
+        """Correct, durably, the size that is recorded with a file's content."""
         update = f"UPDATE files SET size = octet_length(data) WHERE path = {literal(relpath)}"  # noqa: S608
         with self._reading() as connection:
             connection.exec_driver_sql(f"{self._begin()}; {update}; COMMIT")
@@ -278,23 +277,23 @@ class DatabaseFiles:
             connection.exec_driver_sql(f"{self._begin()}; {_DELETE.format(path=literal(relpath))}; COMMIT")
 
     def sync_moves(self) -> None:
-        """Do nothing: what was put aside or removed is durable already."""
+        """Do nothing: retentions and removals are durable already."""
 
-    def size_aside(self, name: str) -> int | None:
-        """Return the size in bytes of a file in the retained folder, or None where there is none."""
-        return self._disk.size_aside(name)
+    def size_retained(self, name: str) -> int | None:
+        """Return the size in bytes of a retained file, or None."""
+        return self._disk.size_retained(name)
 
-    def read_aside(self, name: str) -> Iterator[bytes]:
-        """Yield the content of a file in the retained folder."""
-        return self._disk.read_aside(name)
+    def read_retained(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a retained file."""
+        return self._disk.read_retained(name)
 
-    def rename_aside(self, names: Mapping[str, str]) -> None:
-        """Give files in the retained folder other names."""
-        self._disk.rename_aside(names)
+    def rename_retained(self, names: Mapping[str, str]) -> None:
+        """Rename retained files."""
+        self._disk.rename_retained(names)
 
-    def forget_aside(self, names: Iterable[str]) -> None:
-        """Remove files from the retained folder."""
-        self._disk.forget_aside(names)
+    def drop_retained(self, names: Iterable[str]) -> None:
+        """Remove retained files."""
+        self._disk.drop_retained(names)
 
 
 def row_blocks(connection: Connection, relpath: str, size: int) -> Iterator[bytes]:
@@ -306,7 +305,7 @@ def row_blocks(connection: Connection, relpath: str, size: int) -> Iterator[byte
 
 
 def _blocks(path: str, size: int) -> Iterator[bytes]:
-    """Yield a file's content, exactly as many bytes as were announced."""
+    """Yield a file's content, exactly the announced number of bytes."""
     with local_errors(f"cannot read {path}"), open(path, "rb", buffering=0) as file:
         left = size
         while left:

@@ -1,4 +1,4 @@
-"""What files a target in PostgreSQL has; see filestore.survey."""
+"""Survey of the files of a target in PostgreSQL; see standby.files.survey."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from replisync.standby.database.pgconnect import text_array, translated
 from replisync.standby.files.hashing import Looked, Seen
 from replisync.standby.files.rows import SERVER_DIGESTS, row_blocks
 
-# Rows of names that are in hand at a time.
+# The number of names to hold at a time.
 _PAGE = 10_000
 
 _READABLE = 0o100400
@@ -20,7 +20,7 @@ _READABLE = 0o100400
 class DatabaseSurvey:
     """Rows of the table `files`.
 
-    engine: connected to the database, each statement a transaction of its own.
+    engine: connected to the database, each statement in its own transaction.
     """
 
     def __init__(self, engine: Engine, storage: Storage) -> None:
@@ -32,7 +32,7 @@ class DatabaseSurvey:
             return [tuple(row) for row in connection.exec_driver_sql(query, values)]
 
     def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
-        """Return what is found of files, whose sizes are those of their contents; see filestore.survey."""
+        """Return the states of files, with the sizes of their contents; see standby.files.survey."""
         found: dict[tuple[str, str], Seen] = {}
         for algorithm in {name for name, _ in files}:
             paths = [path for name, path in files if name == algorithm]
@@ -56,7 +56,7 @@ class DatabaseSurvey:
         return digest.hexdigest()
 
     def names(self) -> Iterator[bytes]:
-        """Yield the relpaths of all files as bytes, in their order; safe beside everything else."""
+        """Yield the relpaths of all files as bytes, in order; safe with concurrent writers."""
         after = ""
         while True:
             rows = self._query(
@@ -71,5 +71,5 @@ class DatabaseSurvey:
             after = rows[-1][0]
 
     def changed_at(self, relpath: str) -> float | None:  # noqa: ARG002
-        """Return None: a row does not say when it was written."""
+        """Return None: a row has no time of writing."""
         return None

@@ -1,6 +1,6 @@
-"""What files a target has: their sizes, digests and names, for many of them at once.
+"""Survey of a target's files: sizes, digests and names, for many of them at once.
 
-Nothing here writes. Files on disk belong to the storage `sqlite`, rows of the table `files` to `pg8000`.
+Nothing here writes. The storage `sqlite` has files on disk, `pg8000` has rows of the table `files`.
 """
 
 import os
@@ -14,21 +14,21 @@ from replisync.system.durable import local_errors
 
 
 class Survey(Protocol):
-    """The files of one target; may be used by several threads."""
+    """The files of one target; safe to share between threads."""
 
     def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
-        """Return what is found of files; pairs of algorithm and relpath.
+        """Return the states of files, given as pairs of algorithm and relpath.
 
-        The algorithm is "" where no digest is wanted. Those of one folder follow each other.
+        The algorithm is "" for no digest. Files of one folder must be adjacent.
         """
         ...
 
     def names(self) -> Iterator[bytes]:
-        """Yield the relpaths of all files as bytes, in their order; safe beside everything else."""
+        """Yield the relpaths of all files as bytes, in order; safe with concurrent writers."""
         ...
 
     def changed_at(self, relpath: str) -> float | None:
-        """Return when a file was last put in its place or written to, in seconds since the epoch."""
+        """Return when a file was last placed or written, in seconds since the epoch."""
         ...
 
 
@@ -39,15 +39,15 @@ class DiskSurvey:
         self._root = os.fspath(files.absolute())
 
     def look_at(self, files: Sequence[tuple[str, str]]) -> Looked:
-        """Return what is found of files; pairs of algorithm and relpath.
+        """Return the states of files, given as pairs of algorithm and relpath.
 
-        The algorithm is "" where no digest is wanted. Those of one folder follow each other.
+        The algorithm is "" for no digest. Files of one folder must be adjacent.
         """
         named = [(algorithm, os.fsencode(relpath)) for algorithm, relpath in files]
         return look_at_all(os.fsencode(self._root), named)
 
     def names(self) -> Iterator[bytes]:
-        """Yield the relpaths of all files as bytes, in their order; safe beside everything else.
+        """Yield the relpaths of all files as bytes, in order; safe with concurrent writers.
 
         Raises LocalFailure.
         """
@@ -55,7 +55,7 @@ class DiskSurvey:
             yield from names(os.fsencode(self._root))
 
     def changed_at(self, relpath: str) -> float | None:
-        """Return when a file was last put in its place or written to, in seconds since the epoch."""
+        """Return when a file was last placed or written, in seconds since the epoch."""
         try:
             found = os.lstat(f"{self._root}/{relpath}")
         except OSError:

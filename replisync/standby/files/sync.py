@@ -1,7 +1,7 @@
-"""Making what was written durable: each file by itself, or many at once where the system is sure to do that.
+"""Make written files durable: one by one, or many at once where the system guarantees that.
 
-One call for the whole file system costs about as much as the sync of one file, so that many files are
-written at the pace of the disk. Linux reports failed writes through it since 5.8, to whoever holds the file
+One call for the whole file system costs about as much as the sync of one file, so that many files are written
+at the speed of the disk. Since Linux 5.8 the call reports failed writes to a process that has held the file
 system open since before the write.
 """
 
@@ -15,20 +15,20 @@ from typing import Any
 
 from replisync.system.durable import fsync_folder
 
-# From so many files on. A few are synced by themselves, since they need not wait for what others write.
+# The least number of files for that. A few are synced one by one, without waiting for writes of others.
 _MANY = 8
 
-# statfs(2): file systems whose syncfs(2) brings all data and names to the disk. Others, such as those of a
-# network or in user space, may stop halfway.
+# statfs(2): file systems whose syncfs(2) brings all data and names to the disk. Others, such as network or
+# user-space file systems, may stop halfway.
 _SURE = {0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}
 _REPORTS_SINCE = (5, 8)
 _STATFS_BYTES = 512
 
 
 class Syncer:
-    """Make what was written below a folder durable.
+    """Syncs files written below a folder.
 
-    system: the C library; tests hand in others.
+    system: the C library; tests pass others.
     """
 
     def __init__(self, folder: str, system: Any = None) -> None:
@@ -39,7 +39,7 @@ class Syncer:
         self._fd: int | None = None
 
     def begin(self) -> None:
-        """Get ready; to be called before what is to be synced is written.
+        """Prepare; call it before writing what is to be synced.
 
         Raises OSError.
         """
@@ -55,7 +55,7 @@ class Syncer:
             weakref.finalize(self, os.close, self._fd)
 
     def contents(self, paths: Collection[str]) -> None:
-        """Sync the contents of files that were written since `begin`.
+        """Sync the contents of files written since `begin`.
 
         Raises OSError.
         """
@@ -64,7 +64,7 @@ class Syncer:
                 sync_file(path)
 
     def names(self, folders: Collection[str]) -> None:
-        """Sync the names in folders, those above others first.
+        """Sync the names in folders, upper folders first.
 
         Raises OSError.
         """
@@ -88,7 +88,7 @@ class Syncer:
         return len(paths) >= _MANY and self._all()
 
     def _all(self) -> bool:
-        """Sync the whole file system; tell whether that was possible."""
+        """Sync the whole file system; return whether that was possible."""
         if self._fd is None:
             return False
         if self._system.syncfs(self._fd) != 0:
@@ -97,14 +97,14 @@ class Syncer:
         return True
 
     def _reports_failures(self) -> bool:
-        """Tell whether this system has syncfs(2), and it says when data could not be written."""
+        """Return whether this system has a syncfs(2) that reports failed writes."""
         if sys.platform != "linux" or not hasattr(self._system, "syncfs"):
             return False
         release = os.uname().release.replace("-", ".").split(".")
         return tuple(int(part) if part.isdigit() else 0 for part in release[:2]) >= _REPORTS_SINCE
 
     def _kind(self) -> int:
-        """Return the number that statfs(2) has for the kind of the file system; 0 where it has none."""
+        """Return the file system's type number of statfs(2); 0 if it has none."""
         found = ctypes.create_string_buffer(_STATFS_BYTES)
         if self._system.statfs(os.fsencode(self._folder), found) != 0:
             return 0
@@ -112,16 +112,16 @@ class Syncer:
 
 
 class NoSync(Syncer):
-    """Leave everything to the system: for what nobody needs after a crash."""
+    """Syncs nothing: for files that are not needed after a crash."""
 
     def begin(self) -> None:
-        """Need nothing."""
+        """Do nothing."""
 
     def contents(self, paths: Collection[str]) -> None:
-        """Leave contents where they are."""
+        """Do nothing."""
 
     def names(self, folders: Collection[str]) -> None:
-        """Leave names where they are."""
+        """Do nothing."""
 
 
 def _raise(err: OSError) -> None:

@@ -1,4 +1,4 @@
-"""Whole folders of files that change hands: what was made for a target on its own disk need not be copied."""
+"""Take over whole folders: files made for a target on its own disk need no copying."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,11 @@ from replisync.system.durable import fsync_folder, local_errors, make_folder
 
 
 def take_over(made: Path, files: Path, index: str) -> bool:
-    """Give the folder of an index its place among a target's files, durably.
+    """Move the folder of an index to its place among a target's files, durably.
 
-    made: files in devpi's layout, on the same file system. They are right, and durable.
-    Returns whether the folder that is in place is the one that was made, by this call or by an interrupted
-    one; where something else is there, nothing is done. Raises LocalFailure.
+    made: files in devpi's layout, on the same file system; correct and durable.
+    Returns whether that folder is in place, by this call or an interrupted one; if anything else is in place,
+    does nothing. Raises LocalFailure.
     """
     source, target = made.absolute() / index, files.absolute() / index
     with local_errors(f"cannot take over {source}"):
@@ -22,7 +22,7 @@ def take_over(made: Path, files: Path, index: str) -> bool:
             os.rename(source, target)
         elif not (source.parent.is_dir() and target.is_dir()):
             return False
-        # Also what an interrupted call made: its names need not be on disk yet.
+        # Also after an interrupted call: its names may not be on disk yet.
         for folder in (files.absolute().parent, files, target.parent, source.parent):
             fsync_folder(folder)
     return True

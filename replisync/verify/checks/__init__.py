@@ -1,4 +1,4 @@
-"""What `verify` looks for, a module each; nothing here writes.
+"""The checks of `verify`, one module each; nothing here writes.
 
-A check reads, and reports what it suspects. Must not know how it is repaired.
+A check reads, and reports suspicions. Must not know how they are repaired.
 """

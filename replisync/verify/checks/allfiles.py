@@ -1,26 +1,26 @@
-"""Looking at all files that the ledger has, some at a time, by as many threads as there are cores."""
+"""Survey of all files in the ledger, in batches, with as many threads as there are cores."""
 
 from collections.abc import Iterable, Iterator
 
 from replisync.changelog import PRESENT
 from replisync.devpi import Digest
 from replisync.standby import LedgerFile, Looked, audit
-from replisync.verify.checks.ahead import ahead
+from replisync.verify.checks.parallel import ahead
 from replisync.verify.subject import Subject
 
-# Rows of the ledger that are read at a time.
+# The number of rows of the ledger to read at a time.
 _PAGE = 5000
 
-# Files that one thread looks at at a time: in number, and for their digests also in bytes.
+# The size of a thread's batch: in files, and for digests also in bytes.
 _SIZES = 1000
 _DIGESTS = 64
 _DIGEST_BYTES = 16 * 1024 * 1024
 
 
 def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[list[LedgerFile], Looked]]:
-    """Yield every file that is said to be here, some at a time, with what is found of them.
+    """Yield every file that is recorded as present, in batches, with its state.
 
-    With digests those too that are said not to be here: what is in their places must not be another content.
+    With digests also those recorded as missing: no other content may be in their places.
     """
     subject.context.progress.stage("files", audit.count_of_present(subject.store), "files")
     chunks = _cut(known_files(subject, absent_too=digests), digests=digests)
@@ -38,7 +38,7 @@ def looked_at(subject: Subject, *, digests: bool) -> Iterator[tuple[list[LedgerF
 def known_files(subject: Subject, *, absent_too: bool) -> Iterator[LedgerFile]:
     """Yield the files of the ledger, in the order of their paths' bytes.
 
-    absent_too: whether those too that are said not to be here.
+    absent_too: whether to include those recorded as missing.
     """
     after = ""
     while page := audit.ledger(subject.store, after, _PAGE):
@@ -60,7 +60,7 @@ def _cut(files: Iterable[LedgerFile], *, digests: bool) -> Iterator[list[LedgerF
 
 
 def look_at(subject: Subject, files: list[LedgerFile], *, digests: bool) -> Looked:
-    """Return what is found of some files."""
+    """Return the states of some files."""
     return subject.survey.look_at([(_algorithm(file) if digests else "", file.relpath) for file in files])
 
 

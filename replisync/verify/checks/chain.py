@@ -1,4 +1,4 @@
-"""The chain of back serials, as far as the newest entries go: each key leads from entry to entry."""
+"""The chain of back serials over the newest entries: each key leads from entry to entry."""
 
 from collections.abc import Iterator
 
@@ -8,31 +8,31 @@ from replisync.standby import audit
 from replisync.verify.findings import BACK_SERIAL, DAMAGED_ENTRY, KEY, Finding
 from replisync.verify.subject import Subject
 
-# Entries that are followed.
+# The number of entries to follow.
 _NEWEST = 500
 
 _NO_KINDS: frozenset[str] = frozenset()
 
-_ODD = "where the primary's own entry says so, it is the primary's history that is odd: run devpi-fsck there"
+_ODD = "if the primary's own entry says so, the primary's history is damaged: run devpi-fsck there"
 
 
 def newest_chain(subject: Subject) -> Iterator[Finding]:
-    """Yield what is wrong with the newest entries and the rows of their keys."""
+    """Yield the errors in the newest entries and in the rows of their keys."""
     rows = audit.newest(subject.store, _NEWEST)
     changes: list[tuple[int, dict[str, KeyChange]]] = []
     for serial, data in rows:
         if changes and serial != changes[-1][0] - 1:
-            break  # as behind a damaged one: what is missing may be what those above it lead to
+            break  # as at a damaged one: entries above it may lead to a missing one
         try:
             changes.append((serial, dict(parse_stored(serial, data, kinds=_NO_KINDS).changes)))
         except CorruptEntry as err:
             yield Finding(DAMAGED_ENTRY, f"serial {serial}", serial, "an entry", err.why)
-            # What lies below it cannot be told from what it hides.
+            # Entries below a hidden one cannot be judged.
             break
     subject.checked["newest_entries"] = len(changes)
     known = audit.keys_of(subject.store, {key for _, found in changes for key in found})
     lowest = changes[-1][0] if changes else 0
-    # Where a key was last seen, going down, and where its entry says that it comes next.
+    # For each key, going down: where it was last seen, and the back serial that its entry names.
     due: dict[str, tuple[int, int]] = {}
     for serial, found in changes:
         for key, change in found.items():
@@ -47,7 +47,7 @@ def newest_chain(subject: Subject) -> Iterator[Finding]:
             elif due[key][1] != serial:
                 yield wrong_back_serial(key, due[key][0], serial, due[key][1])
             due[key] = (serial, change.back_serial)
-    # Compaction leaves empty entries where there was something once.
+    # Compaction leaves empty entries in the place of old ones.
     empty = {serial for serial, data in rows if data == EMPTY_ENTRY}
     for key, (serial, named) in due.items():
         if named >= lowest and named not in empty:
@@ -55,7 +55,7 @@ def newest_chain(subject: Subject) -> Iterator[Finding]:
 
 
 def wrong_back_serial(key: str, serial: int, expected: int | None, named: int) -> Finding:
-    """Return the finding of an entry that names another serial than the one that changed the key before."""
+    """Return the finding for an entry with a wrong back serial."""
     due = (
         "an earlier entry with this key"
         if expected is None

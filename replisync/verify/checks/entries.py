@@ -1,4 +1,4 @@
-"""What an entry says, as devpi-server can use it; does no I/O."""
+"""The content of an entry, as devpi-server can use it; does no I/O."""
 
 from collections.abc import Iterable
 
@@ -6,15 +6,15 @@ from replisync.changelog import wanted_file
 from replisync.devpi import FILE_KEYNAMES, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry
 
-# A change: key, keyname, back serial, and the digest of its file: "" where it has none, None for no file.
+# A change: key, keyname, back serial, and the digest of its file: "" for none, None for no file.
 Change = tuple[str, str, int, str | None]
 
-# What was read at a serial: why it cannot be used, or None, and its changes.
+# The content of an entry: the reason why it cannot be used, or None, and its changes.
 Read = tuple[int, str | None, list[Change]]
 
 
 def read_entry(serial: int, data: bytes) -> ChangelogEntry:
-    """Return the entry that stored bytes hold, as devpi-server can use it: all of its values are built.
+    """Return the entry in stored bytes, with all values built, as devpi-server needs them.
 
     Raises CorruptEntry.
     """
@@ -25,7 +25,7 @@ def read_entry(serial: int, data: bytes) -> ChangelogEntry:
 
 
 def changes_of(entry: ChangelogEntry) -> list[Change]:
-    """Return what an entry says of each of its keys."""
+    """Return the content of an entry for each of its keys."""
     found: list[Change] = []
     for relpath, change in entry.changes.items():
         file = None
@@ -37,7 +37,7 @@ def changes_of(entry: ChangelogEntry) -> list[Change]:
 
 
 def read_all(entries: Iterable[tuple[int, bytes]]) -> list[Read]:
-    """Return what can be read of entries."""
+    """Return the readable content of entries."""
     found: list[Read] = []
     for serial, data in entries:
         try:

@@ -1,8 +1,8 @@
-"""The whole history: every entry decodes, leads to the one before, and keys and ledger say what it says.
+"""The whole history: every entry decodes and leads to the previous one, and keys and ledger match it.
 
-The history is read in its order, page by page; what it says of each key goes into a temporary database and
-is compared there. An entry that cannot be read, or is not the one that was committed, hides what it says:
-what leads to it is not judged.
+The history is read in order, page by page; its content for each key goes into a temporary database and is
+compared there. An entry that cannot be read, or was altered, hides its content: entries that lead to it are
+not judged.
 """
 
 from collections.abc import Iterator
@@ -20,23 +20,23 @@ from replisync.verify.findings import DAMAGED_ENTRY, KEY, LEDGER, OTHER_ENTRY, F
 from replisync.verify.scratch import FileDifference, KeyDifference, Latest, Scratch
 from replisync.verify.subject import Subject
 
-# Entries, and rows, that are read at a time.
+# The number of entries, and rows, to read at a time.
 _ENTRIES = 500
 _ROWS = 5000
 
-# So many entries in a row are not missing: what is behind them is another's, or its serial is damaged.
+# More missing entries in a row than this are not missing: later ones are foreign, or a serial is damaged.
 _CHASM = 100_000
 
 
 @dataclass(slots=True)
 class History:
-    """What was read of a history.
+    """The result of reading a history.
 
     upto: its last serial.
-    unread: the serials whose entries are missing, cannot be read, or are altered.
-    altered: those of them that can be read, and are not what their witnesses say; with these.
-    odd: the serials of entries without a witness that name other back serials than they should.
-    unproved: how many entries can be read and have no witness.
+    unread: the serials of entries that are missing, unreadable, or altered.
+    altered: those of them that are readable, but do not match their witnesses; with these.
+    odd: the serials of entries without a witness that name wrong back serials.
+    unproved: the number of readable entries without a witness.
     """
 
     upto: int
@@ -48,10 +48,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """Some entries that follow each other.
+    """A run of entries.
 
-    due: the serial that the first of them should have.
-    end: the serial behind the last one, or behind the history where none is left.
+    due: the expected serial of the first one.
+    end: the serial after the last one, or after the history if none remains.
     """
 
     due: int
@@ -60,17 +60,17 @@ class _Page:
 
     @property
     def size(self) -> int:
-        """What they have together, in bytes."""
+        """The total size in bytes."""
         return sum(len(data) for _, data in self.entries)
 
 
 def latest_of(entry: ChangelogEntry) -> list[Latest]:
-    """Return what an entry says of each of its keys."""
+    """Return the content of an entry for each of its keys."""
     return [Latest(key, keyname, entry.serial, file) for key, keyname, _, file in changes_of(entry)]
 
 
 def read_history(subject: Subject, scratch: Scratch) -> History:
-    """Read all entries, and look whether each leads to the one before."""
+    """Read all entries, and check that each leads to the previous one."""
     history = History(audit.position(subject.store).last)
     subject.context.progress.stage("history", history.upto + 1, "serials")
     for page in _pages(subject, history):
@@ -81,7 +81,7 @@ def read_history(subject: Subject, scratch: Scratch) -> History:
 
 
 def _pages(subject: Subject, history: History) -> Iterator[_Page]:
-    """Yield all entries as far as they follow each other; the history ends where too many are missing."""
+    """Yield all entries while they are consecutive; the history ends where too many are missing."""
     due = 0
     while due <= history.upto:
         before = due - 1
@@ -99,7 +99,7 @@ def _pages(subject: Subject, history: History) -> Iterator[_Page]:
 
 
 def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, found: list[Read]) -> None:
-    """Look whether entries follow each other, and note what they say."""
+    """Check that entries are consecutive, and record their content."""
     due = page.due
     proofs = audit.witnesses(subject.store, page.due, page.end - 1)
     for (serial, data), (_, why, changes) in zip(page.entries, found, strict=True):
@@ -123,7 +123,7 @@ def _take(subject: Subject, scratch: Scratch, history: History, page: _Page, fou
         for key, _, named, _ in changes:
             before = known.get(key, -1)
             if named != before and not _explained(subject, history, named, before):
-                # Where it is what was committed, it is the primary's history that is odd.
+                # If its witness is right, the primary's history itself is damaged.
                 history.odd |= {serial} - proofs.keys()
                 finding = wrong_back_serial(key, serial, before, named)
                 subject.findings.suspect(finding, partial(_back_serial_again, subject, key, serial, before))
@@ -140,7 +140,7 @@ def _miss(subject: Subject, history: History, first: int, end: int) -> None:
 
 
 def _problem(serial: int, data: bytes, why: str | None, proof: bytes | None) -> Finding | None:
-    """Return what is wrong with an entry: it cannot be used, or it is not the one that was committed.
+    """Return the error of an entry: it cannot be used, or it was altered.
 
     why: why it cannot be used.
     """
@@ -161,12 +161,12 @@ def _entry_again(subject: Subject, serial: int) -> Finding | None:
 
 
 def _explained(subject: Subject, history: History, named: int, before: int) -> bool:
-    """Tell whether a back serial is right although we know of another entry, or of none."""
+    """Return whether a back serial is right although we know another entry, or none."""
     if named in history.unread:
         return True
     if before >= 0 or named < 0:
         return False
-    # Compaction leaves an empty entry where a key was before it was deleted.
+    # Compaction leaves an empty entry for a key before its deletion.
     rows = audit.entries(subject.store, named, named, 1)
     return [data for _, data in rows] == [EMPTY_ENTRY]
 
@@ -180,7 +180,7 @@ def _back_serial_again(subject: Subject, key: str, serial: int, before: int) -> 
 
 
 def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
-    """Return the back serial that an entry has for a key; None where it has no such key."""
+    """Return the back serial that an entry has for a key; None if it has no such key."""
     try:
         changes = read_entry(serial, data.get(serial, b"")).changes
     except CorruptEntry:
@@ -192,7 +192,7 @@ def _change(serial: int, data: dict[int, bytes], key: str) -> int | None:
 
 
 def load_keys(subject: Subject, scratch: Scratch) -> None:
-    """Take in all rows of the keys."""
+    """Load all rows of the keys."""
     after: str | None = None
     while page := audit.keys(subject.store, after, _ROWS):
         after = page[-1].key
@@ -202,7 +202,7 @@ def load_keys(subject: Subject, scratch: Scratch) -> None:
 
 
 def load_ledger(subject: Subject, scratch: Scratch) -> None:
-    """Take in the ledger."""
+    """Load the ledger."""
     after = ""
     while page := audit.ledger(subject.store, after, _ROWS):
         after = page[-1].relpath
@@ -211,7 +211,7 @@ def load_ledger(subject: Subject, scratch: Scratch) -> None:
 
 
 def compare_keys(subject: Subject, scratch: Scratch, history: History) -> None:
-    """Look whether every key's row is what the history says, and no row more."""
+    """Check that every key's row matches the history, and that there are no other rows."""
     load_keys(subject, scratch)
     for one in scratch.key_differences(history.upto):
         if one.found_serial in history.unread:
@@ -238,7 +238,7 @@ def _key_again(subject: Subject, history: History, one: KeyDifference) -> Findin
 
 
 def compare_ledger(subject: Subject, scratch: Scratch, history: History) -> None:
-    """Look whether the ledger has the files that the history says are there, and no other."""
+    """Check that the ledger has exactly the files that the history says are there."""
     load_ledger(subject, scratch)
     for one in scratch.file_differences(history.upto):
         if one.found_serial in history.unread:

@@ -1,7 +1,7 @@
-"""What the ledger says of files that are not here: each of them has a reason, or is a fault.
+"""Missing files in the ledger: each of them needs a reason, or is a fault.
 
-Whoever writes a state writes the reason with it, so that one look in one snapshot tells: a state without one
-is no work of ours, and may hide that a file was lost.
+A writer of a state writes the reason with it, so that one query in one snapshot is enough: a state without a
+reason is not ours, and may hide a lost file.
 """
 
 from functools import partial
@@ -10,12 +10,12 @@ from replisync.standby import LedgerFile, audit
 from replisync.verify.findings import LEDGER, MISSING_FILE, Finding
 from replisync.verify.subject import Subject
 
-# Rows that are read at a time.
+# The number of rows to read at a time.
 _PAGE = 1000
 
 
 def look_at_states(subject: Subject) -> None:
-    """Look for files that are said not to be here, and nothing says why."""
+    """Find files that are recorded as missing without a reason."""
     after = ""
     while page := audit.unexplained(subject.store, after, _PAGE):
         after = page[-1].relpath
@@ -31,7 +31,7 @@ def _again(subject: Subject, relpath: str) -> Finding | None:
 
 def _named(subject: Subject, file: LedgerFile) -> Finding:
     [seen] = subject.survey.look_at([("", file.relpath)]).files
-    said = f"it is said to be {file.state}, and nothing says why"
+    said = f"it is recorded as {file.state} without a reason"
     if seen.size is None:
         return Finding(MISSING_FILE, file.relpath, file.serial, "a file", f"none: {said}")
     return Finding(LEDGER, file.relpath, file.serial, "that it is present, as there is a file", said)

@@ -1,8 +1,8 @@
-"""What replisync and devpi-server must be able to use, and whether the modes of files and folders let them.
+"""Modes and owners of the files and folders that replisync and devpi-server must be able to use.
 
-And whether each is the file, or the folder, that it must be.
+And whether each of them is a file, or a folder, as it must be.
 
-Modes are looked at, and not what we may do now: the superuser may do everything.
+This checks modes, not our own access: the superuser may do everything.
 """
 
 import os
@@ -18,12 +18,12 @@ from replisync.system import OURS, hand_back, held
 from replisync.verify.findings import PERMISSIONS, Finding
 from replisync.verify.owner import REMEDY, Owner, owner_of
 
-# devpi-server's small files, which we can write anew.
+# devpi-server's small files, which we can write again.
 _SMALL = (".nodeinfo", ".serverversion", ".event_serial")
 
 
 def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
-    """Yield what replisync and devpi-server must be able to use, and their owner cannot."""
+    """Yield the paths that replisync and devpi-server need, and their owner cannot use."""
     owner = owner_of(serverdir)
     for path, wanted in _needed(serverdir):
         finding = _mode_problem(serverdir, path, wanted, owner)
@@ -32,11 +32,11 @@ def wrong_modes(serverdir: Serverdir) -> Iterator[Finding]:
 
 
 def grant(serverdir: Serverdir, finding: Finding) -> bool:
-    """Let the owner use what a finding is about, as far as we may; tell whether that was possible."""
+    """Let the owner use the path of a finding, as far as we may; return whether that was possible."""
     path = serverdir.root / finding.subject
     try:
         if _other_kind(serverdir, path):
-            serverdir.set_aside(path)
+            serverdir.quarantine(path)
             serverdir.make_own_folders()
             return True
     except LocalFailure:
@@ -44,7 +44,7 @@ def grant(serverdir: Serverdir, finding: Finding) -> bool:
     wanted = next((bits for one, bits in _needed(serverdir) if one == path), 0)
     try:
         with ExitStack() as stack:
-            # No name is looked up twice, and none through a link: the owner may be exchanging names.
+            # No name is resolved twice, and none through a link: the owner may be exchanging names.
             fd, found = stack.enter_context(held(os.path.realpath(serverdir.root)))
             owner = os.stat(OURS, dir_fd=fd, follow_symlinks=False)
             for part in path.relative_to(serverdir.root).parts:
@@ -72,14 +72,14 @@ def _needed(serverdir: Serverdir) -> Iterator[tuple[Path, int]]:
 
 
 def _own_folders(serverdir: Serverdir) -> tuple[Path, ...]:
-    # The folder of files is made anew with the first file that has its place there.
+    # The folder of files is created with the first file.
     return serverdir.tmp, serverdir.retained, serverdir.files
 
 
 def _other_kind(serverdir: Serverdir, path: Path) -> bool:
-    """Tell whether a folder is where a file of ours must be, or the other way round.
+    """Return whether a folder is in the place of a file of ours, or the other way round.
 
-    Only where we make it anew, and never a link: it may lead to a disk that is not mounted.
+    Only where we create it again, and never for a link: it may lead to a disk that is not mounted.
     """
     try:
         found = path.lstat().st_mode
@@ -102,7 +102,7 @@ def _mode_problem(serverdir: Serverdir, path: Path, wanted: int, owner: Owner | 
             PERMISSIONS,
             name,
             None,
-            "something that can be looked at",
+            "a readable entry",
             "a folder that its owner may not enter",
         )
     except OSError:

@@ -1,8 +1,8 @@
 """Passwords of users whose values came with the export that a standby began with.
 
-devpi-import gives the empty password to each user who has none in the dump (devpi_server/importexport.py),
-and seeding once left it so. A hash of the empty password can also be the dump's own: devpi-server's root
-begins with one. The primary tells: its value of the user, as of the serial of the export, has it or not.
+devpi-import gives the empty password to each user without one in the dump (devpi_server/importexport.py), and
+seeding once kept it. A hash of the empty password can also be the dump's own: devpi-server's root begins with
+one. The primary tells them apart: its value of the user, as of the serial of the export, has the hash or not.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ from replisync.devpi import (
 )
 from replisync.errors import BrokenStream, CorruptEntry, PrimaryDamaged, WrongHistory
 from replisync.replication import Patience, until
-from replisync.standby import Mending, Store, audit
+from replisync.standby import Repairs, Store, audit
 from replisync.system import clock
 from replisync.verify.findings import (
     EMPTY_PASSWORD,
@@ -37,24 +37,24 @@ from replisync.verify.findings import (
 from replisync.verify.scratch import Scratch
 from replisync.verify.subject import Subject
 
-# So many hashes are tried, a tenth of a second each; of further ones the primary tells.
+# The number of hashes to try, a tenth of a second each; further ones are only compared with the primary.
 _TRIED = 50
 
-# Entries of the primary that are read at a time, back from the export: first so many, then ever more.
+# The number of the primary's entries to read at a time, back from the export: first this, then ever more.
 _FIRST_ENTRIES = 1000
 _MOST_ENTRIES = 50_000
 
 _COMPARE = "; `--level primary` compares with the primary"
 _CHANGE = "Change the user on the primary, such as its title: that brings the primary's password"
 
-# The hash of a user's password, and its salt: what of the two a value has.
+# The hash of a user's password, and its salt, as far as a value has them.
 Password = dict[str, Any]
 
 
 class User(NamedTuple):
     """A user with a hash that devpi-import may have made.
 
-    key: that holds the user's value.
+    key: of the user's value.
     serial: of the entry with this value.
     """
 
@@ -64,19 +64,19 @@ class User(NamedTuple):
 
 
 class PrimaryUsers:
-    """The passwords of a primary's users as they were at a serial; each is asked for once."""
+    """The passwords of a primary's users at a serial; each is requested once."""
 
     def __init__(self, primary: History, patience: Patience) -> None:
         self._primary = primary
         self._patience = patience
         self._asked: set[str] = set()
         self._known: dict[str, Password] = {}
-        self.why = ""  # why others are not known
+        self.why = ""  # why others are unknown
 
     def of(self, subject: Subject, keys: Iterable[str], upto: int) -> dict[str, Password]:
-        """Return the passwords as of serial `upto` by key, without those that are not known.
+        """Return the passwords as of serial `upto` by key, without unknown ones.
 
-        An entry that cannot be read hides what is before it: there could be a later value in it.
+        An entry that cannot be read hides earlier ones: it could contain a later value.
         Raises PrimaryUnreachable or PrimaryRefused.
         """
         keys = list(keys)
@@ -102,7 +102,7 @@ class PrimaryUsers:
     def _read(
         self, subject: Subject, wanted: set[str], first: int, last: int
     ) -> tuple[int, dict[str, Password]]:
-        """Return what entries say last of users, and up to which serial, exclusive, they could be read."""
+        """Return the last values of users in some entries, and the serial before which they were read."""
         due, latest = first, {}
 
         def read() -> None:
@@ -140,10 +140,10 @@ def _password_of(value: Any) -> Password:
 
 
 def look_at_passwords(subject: Subject, users: PrimaryUsers | None) -> None:
-    """Look whether users that came with an export have a password that the primary's do not have.
+    """Check users that came with an export for a password that the primary's users do not have.
 
-    What is empty, and is so on the primary or cannot be compared, becomes a note.
-    users: the primary's; None where it is not to be asked.
+    An empty password that the primary has too, or that cannot be compared, becomes a note.
+    users: the primary's; None not to ask it.
     """
     seed = subject.source.based_on
     found = _users(subject.store, seed)
@@ -175,7 +175,7 @@ def _is_empty(subject: Subject, user: User) -> bool:
 
 
 def _users(store: Store, upto: int) -> list[User]:
-    """Return the users with a hash that devpi-import may have made: no entry behind `upto` changed them."""
+    """Return the users with a hash that devpi-import may have made: no entry after `upto` changed them."""
     found: list[User] = []
     serial = -1
     changes: Mapping[str, KeyChange] = {}
@@ -191,7 +191,7 @@ def _users(store: Store, upto: int) -> list[User]:
 
 
 def _changes(store: Store, serial: int) -> Mapping[str, KeyChange]:
-    """Return the changes of an entry; none where it cannot be read, which is a finding of its own."""
+    """Return the changes of an entry; none if it cannot be read, which is a finding of its own."""
     try:
         return parse_stored(serial, store.entry_data(serial) or b"", kinds=READ_KEYNAMES).changes
     except CorruptEntry:
@@ -208,7 +208,7 @@ def _again(subject: Subject, user: User, finding: Finding) -> Finding | None:
 
 def _finding(user: User, theirs: Password, *, is_empty: bool) -> Finding:
     expected = "the primary's password" if theirs.get(PWHASH) else "no password"
-    found = "the empty password" if is_empty else "another one"
+    found = "the empty password" if is_empty else "another password"
     return Finding(PASSWORD, user_name(user.key), user.serial, expected, found)
 
 
@@ -221,11 +221,11 @@ def _note(subject: Subject, users: PrimaryUsers | None, *, is_same: bool) -> str
     return f"{said}{_COMPARE}" if subject.source.primary_url else said
 
 
-def mend_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> None:
-    """Give the users that were found the password that they have on the primary, or none, as there.
+def repair_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> None:
+    """Give the users of the findings the password that they have on the primary, or none.
 
-    Their values are changed where the import wrote them, in one transaction; the primary's own entries, which
-    come later, stay as they are.
+    Their values are changed where the import wrote them, in one transaction; the primary's own, later entries
+    stay as they are.
     """
     names = {one.subject for one in report.findings if one.kind == PASSWORD}
     seed, store = subject.source.based_on, subject.store
@@ -236,22 +236,22 @@ def mend_passwords(subject: Subject, report: Report, users: PrimaryUsers) -> Non
         if user.key in theirs:
             due.setdefault(user.serial, []).append(user)
     with Scratch(store.holds_key) as kept:
-        mending = Mending()
+        repairs = Repairs()
         while due:
             serial = max(due)
-            for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs, mending).items():
+            for before, some in _rewrite(store, kept, serial, due.pop(serial), theirs, repairs).items():
                 due.setdefault(before, []).extend(some)
-        mending.entries = kept.kept_entries()
-        store.mend(mending, clock.now())
+        repairs.entries = kept.kept_entries()
+        store.repair(repairs, clock.now())
 
 
 def _rewrite(
-    store: Store, kept: Scratch, serial: int, users: list[User], theirs: dict[str, Password], mending: Mending
+    store: Store, kept: Scratch, serial: int, users: list[User], theirs: dict[str, Password], repairs: Repairs
 ) -> dict[int, list[User]]:
-    """Keep an entry with the right passwords; return the entries before that have the wrong ones too."""
+    """Store an entry with the right passwords; return earlier entries with the wrong ones too."""
     data, proof = audit.entry_now(store, serial)
     if data is None or proof not in (None, witness(data)):
-        return {}  # what it was is not known
+        return {}  # its former content is unknown
     try:
         changes = dict(parse_stored(serial, data).changes)
     except CorruptEntry:
@@ -268,5 +268,5 @@ def _rewrite(
     new = rewritten(serial, changes).data
     kept.put_entry(serial, new)
     if proof is not None:
-        mending.witnesses[serial] = witness(new)
+        repairs.witnesses[serial] = witness(new)
     return before

@@ -1,4 +1,4 @@
-"""Every file that must be there: whether it is, with its size, and with its digest."""
+"""Every file that must be present: its existence, its size, and its digest."""
 
 import errno
 import os
@@ -24,18 +24,18 @@ from replisync.verify.findings import (
 from replisync.verify.owner import Folders, Owner, folder_lacks
 from replisync.verify.subject import Subject
 
-# Notes that are looked at at a time.
+# The number of notes to check at a time.
 _PAGE = 5000
 
 
 def files(subject: Subject, *, digests: bool) -> None:
-    """Look at every file that is said to be here, and at the folders that they are in.
+    """Check every file that is recorded as present, and the folders that contain them.
 
-    digests: whether its content is read too.
+    digests: whether to check contents too.
     """
     folders, owner = Folders(), subject.owner
     if owner is not None:
-        # Of files that are to be put away the ledger knows no more.
+        # The ledger no longer has files that are to be retained.
         _look_at_folders(subject, owner, Folders(), [move.relpath for move in subject.store.pending()])
     for chunk, looked in looked_at(subject, digests=digests):
         for file, seen in zip(chunk, looked.files, strict=True):
@@ -68,9 +68,9 @@ def _look_at_folders(subject: Subject, owner: Owner, folders: Folders, relpaths:
 
 
 def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:
-    """Return the kind of what is wrong with a file; None where nothing is.
+    """Return the kind of error of a file, or None.
 
-    owner: who must be able to read it.
+    owner: the user who must be able to read it.
     """
     if file.state != PRESENT and seen.digest is None:
         return None
@@ -92,7 +92,7 @@ def problem_of(file: LedgerFile, seen: Seen, owner: Owner | None) -> str | None:
 
 
 def is_misstated(seen: Seen) -> bool:
-    """Tell whether another size is noted beside a content than it has."""
+    """Return whether the size recorded with a content is wrong."""
     return seen.said is not None and seen.said != seen.size
 
 
@@ -114,12 +114,12 @@ def _named(subject: Subject, file: LedgerFile, seen: Seen) -> Finding:
 
 
 def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding | None:
-    """Return what is wrong with one file now; None where nothing is, or somebody is changing it."""
+    """Return the error of one file now; None if it has none, or is being changed."""
     row, move = audit.file_now(subject.store, relpath)
     if row is None:
         return None
     if move is not None and _is_coming(subject, row, move):
-        return None  # what is committed is about to take its place
+        return None  # committed content is about to take its place
     [seen] = look_at(subject, [row], digests=digests).files
     if problem_of(row, seen, subject.owner) is None or audit.file_now(subject.store, relpath) != (row, move):
         return None
@@ -127,14 +127,14 @@ def fileproblem_of(subject: Subject, relpath: str, *, digests: bool) -> Finding 
 
 
 def _is_coming(subject: Subject, row: LedgerFile, move: Pending) -> bool:
-    """Tell whether what is in a file's place is about to go, or to be replaced."""
+    """Return whether the file in a place is about to be removed or replaced."""
     if move.action == "replace":
         return move.staged is not None and (subject.serverdir.tmp / move.staged).exists()
     return move.action == "drop" and row.state != PRESENT
 
 
 def false_drops(subject: Subject) -> None:
-    """Look for notes that would have files moved away which must be here."""
+    """Find notes that would move away files that must stay."""
 
     def check() -> Iterator[Finding]:
         for move in audit.false_drops(subject.store, _PAGE):

@@ -1,4 +1,4 @@
-"""The primary's changelog beside ours: streamed, entry by entry, and nothing of it is kept."""
+"""Comparison with the primary's changelog: streamed, entry by entry, without storing it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -24,16 +24,16 @@ from replisync.standby import Store, audit
 from replisync.verify.findings import OTHER_ENTRY, Finding
 from replisync.verify.subject import Subject
 
-# So many differences are no damage of single entries any more.
+# More differences in a row than this are not damage of single entries.
 _MANY = 100
 
-# Nor are the last so many entries that change something.
+# Nor are differences in this number of last entries that change something.
 _LAST = 4
 
-# Asks the primary for an entry; None where it has none.
+# Asks the primary for an entry; None if it has none.
 Ask = Callable[[int], ChangelogEntry | None]
 
-# A user whose entries are damaged: nobody can tell which of the indexes are mirrors.
+# A user whose entries are damaged: the types of the indexes are unknown.
 _UNKNOWN = object()
 
 _REMEDY = Hint(
@@ -52,10 +52,10 @@ def _last_remedy(serial: int) -> Hint:
 
 
 class Agreement:
-    """Tells whether entries of ours say what the primary's say.
+    """Compares the contents of our entries with the primary's.
 
-    A standby that began with an export has the primary's entries behind its seed, with back serials of its
-    own and without the keys of mirrors; serials must come in their order then.
+    A standby that began with an export has the primary's entries after its seed, with its own back serials
+    and without the keys of mirrors; serials must come in order then.
     """
 
     def __init__(self, store: Store, source: Source) -> None:
@@ -69,7 +69,7 @@ class Agreement:
         return self._based_on + 1
 
     def same(self, serial: int, ours: bytes, theirs: ChangelogEntry) -> bool:
-        """Tell whether two entries say the same; also where ours cannot be read, which is found elsewhere."""
+        """Return whether two entries have equal content; True if ours is unreadable, which others report."""
         if ours == theirs.data:
             if self._based_on >= 0:
                 # Later entries are judged by the types that indexes have then.
@@ -121,9 +121,9 @@ def _is_mirrors(path: str, users: tuple[Any, ...]) -> bool:
 
 
 def value_at(store: Store, key: str, serial: int) -> Any:
-    """Return the value that a key had at a serial, by its chain of back serials; None where it had none.
+    """Return the value that a key had at a serial, by its chain of back serials; None if it had none.
 
-    Raises CorruptEntry where the chain is broken.
+    Raises CorruptEntry if the chain is broken.
     """
     at = store.serials_of([key]).get(key, -1)
     while at >= 0:
@@ -139,9 +139,9 @@ def value_at(store: Store, key: str, serial: int) -> Any:
 
 
 def compare(subject: Subject, primary: History, patience: Patience, upto: int) -> None:
-    """Look whether all entries up to `upto` are the primary's.
+    """Check that all entries up to `upto` are the primary's.
 
-    Raises WrongHistory where the histories parted.
+    Raises WrongHistory if the standby has diverged.
     """
     agreement = Agreement(subject.store, subject.source)
     due, differing, last = agreement.first, 0, 0
@@ -190,7 +190,7 @@ def _readable(store: Store, serial: int) -> int:
 
 
 def check_same_history(subject: Subject, primary: History, serial: int) -> None:
-    """Make sure that the primary has our last entries.
+    """Check that the primary has our last entries.
 
     Raises WrongHistory, which names the serial up to which both agree.
     """
@@ -201,10 +201,9 @@ def check_same_history(subject: Subject, primary: History, serial: int) -> None:
 def _compare_group(
     subject: Subject, agreement: Agreement, ask: Ask, group: list[ChangelogEntry], last: int
 ) -> tuple[int, int]:
-    """Compare a group of the primary's entries; return how many are others than ours.
+    """Compare a group of the primary's entries; return the number in a row that differ at its end.
 
-    last: how many differed in a row before them; the same is returned of the end of the group. Entries
-    that change nothing do not count.
+    last: the number that differed in a row before them. Entries that change nothing do not count.
     """
     differing = 0
     theirs = {entry.serial: entry for entry in group}
@@ -213,7 +212,7 @@ def _compare_group(
     for serial, data in _ours(subject.store, group[0].serial, group[-1].serial):
         entry = theirs[serial]
         subject.checked["primary_entries"] += 1
-        # Equal bytes alone: what only says the same may have been damaged in what is not compared.
+        # Only equal bytes: equal content may still be damaged in parts that are not compared.
         if data == entry.data and proofs.get(serial) != (proof := witness(data)):
             compared[serial] = proof
         if agreement.same(serial, data, entry):
@@ -234,7 +233,7 @@ def _ours(store: Store, first: int, last: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _other(subject: Subject, serial: int, ours: bytes, theirs: ChangelogEntry) -> Finding:
-    # What began with an export cannot be taken back.
+    # A standby that began with an export cannot be rewound.
     last = serial == audit.position(subject.store).last and subject.source.based_on < 0
     return Finding(
         OTHER_ENTRY,

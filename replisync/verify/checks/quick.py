@@ -1,4 +1,4 @@
-"""The quick look: positions, the small files, schema, permissions, the newest entries, and counts."""
+"""The quick check: positions, small files, schema, permissions, newest entries, and counts."""
 
 import os
 import re
@@ -29,12 +29,12 @@ from replisync.verify.subject import Subject
 
 _HISTORY = frozenset({"changelog", "kv"})
 
-# Findings of one kind that the quick look names.
+# The number of findings of one kind that the quick check names.
 _NAMED = 100
 
 
 def quick(subject: Subject) -> bool:
-    """Look at what needs no look at every entry or file; tell whether there is more to look at."""
+    """Check all that needs no reading of every entry or file; return whether more can be checked."""
     _consider(subject, _schema, _identity, _version, _permissions)
     if tables_missing(subject.store):
         return False
@@ -56,7 +56,7 @@ def _consider(subject: Subject, *checks: Callable[[Subject], Iterable[Finding]])
 
 
 def tables_missing(store: Store) -> bool:
-    """Tell whether there is a table of devpi-server's history, or of ours, that cannot be looked at."""
+    """Return whether a table of devpi-server's history, or of ours, cannot be read."""
     names = store.missing_objects()
     return not _HISTORY.isdisjoint(names) or any(map(_is_ours, names))
 
@@ -112,7 +112,7 @@ def _serials(subject: Subject) -> Iterator[Finding]:
 def missing_entry(
     subject: Subject, serial: int, last: int | None = None
 ) -> tuple[Finding, Callable[[], Finding | None]]:
-    """Return the finding of an entry that is not there, and the look for it.
+    """Return the finding of a missing entry, and its second check.
 
     last: the last one of very many that are missing too.
     """
@@ -127,13 +127,13 @@ def missing_entry(
 
 
 def _keys(subject: Subject) -> Iterator[Finding]:
-    """Look for keys beyond the end."""
+    """Find keys with serials after the end."""
     for key, serial, last in audit.keys_beyond(subject.store, _NAMED):
         yield Finding(KEY, key, last, f"a serial up to {last}", f"serial {serial}")
 
 
 def _look_at_ledger(subject: Subject) -> None:
-    """Look for files of the ledger whose key has another serial."""
+    """Find files of the ledger whose key has another serial."""
     for file, _ in audit.ledger_against_keys(subject.store, _NAMED):
         look = partial(_other_serial, subject.store, file.relpath)
         found = look()
@@ -152,11 +152,11 @@ def _other_serial(store: Store, relpath: str) -> Finding | None:
 
 
 def _newest(subject: Subject) -> Iterator[Finding]:
-    """Look whether keys and newest entries lead to each other."""
+    """Check that keys and newest entries match."""
     return newest_chain(subject)
 
 
-# What lies in the folder.
+# The content of the folder.
 
 
 def _identity(subject: Subject) -> Iterator[Finding]:
@@ -197,7 +197,7 @@ def _version(subject: Subject) -> Iterator[Finding]:
 
 def _text(path: Path) -> str | None:
     try:
-        if not path.is_file():  # such as a pipe, which nobody may ever write to
+        if not path.is_file():  # such as a pipe without a writer
             return None
         return path.read_text(errors="replace").strip()[:100]
     except OSError:
@@ -207,7 +207,7 @@ def _text(path: Path) -> str | None:
 def _event_serial(subject: Subject) -> Iterator[Finding]:
     text = _text(subject.serverdir.root / ".event_serial")
     last = audit.position(subject.store).last
-    # devpi-import leaves it out with --no-events.
+    # devpi-import omits it with --no-events.
     if text is None and subject.source.is_server:
         return
     if text is None or not re.fullmatch("-?[0-9]{1,18}", text) or int(text) > last + 1:
@@ -220,7 +220,7 @@ def _permissions(subject: Subject) -> Iterator[Finding]:
 
 
 def _temporary(subject: Subject) -> Iterator[Finding]:
-    """Look for what interrupted writes left, and no run is going to clear."""
+    """Find leftovers of interrupted writes that no run is going to remove."""
     for path in temporary(subject):
         name = str(path.relative_to(subject.serverdir.root))
         yield Finding(TEMPORARY, name, None, "no such file", "a file that no program uses")
@@ -235,7 +235,7 @@ def temporary(subject: Subject) -> Iterator[Path]:
     serverdir, store = subject.serverdir, subject.store
     run = store.last_run()
     kept = {move.staged for move in store.pending()}
-    # What a run that was cut short left is cleared by the next one, and no reason to worry.
+    # The next run removes the leftovers of an interrupted one: they are harmless.
     cut_short = run is not None and run.outcome != "ok"
     found = list(_listed(serverdir.tmp))
     if subject.in_use():

@@ -1,4 +1,4 @@
-"""The list of what lies in the retained folder, and what lies there."""
+"""The retained folder, compared with its records."""
 
 import os
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from replisync.system import local_errors
 from replisync.verify.findings import LEDGER, Finding
 from replisync.verify.subject import Subject
 
-# Rows that are read at a time.
+# The number of rows to read at a time.
 _PAGE = 5000
 
 
 def look_at_retained(subject: Subject) -> None:
-    """Look for retained files that are listed and not there, which a rewind would count on."""
+    """Find recorded retained files that are missing, on which a rewind would rely."""
     for row in _lost(subject):
         if _next_run_does_it(subject):
             return
@@ -30,7 +30,7 @@ def look_at_retained(subject: Subject) -> None:
 
 
 def forget_lost(subject: Subject) -> None:
-    """Forget the retained files that are not there; nobody may be writing meanwhile."""
+    """Delete the records of retained files that are missing; no other process may be writing."""
     some: list[str] = []
     for row in _lost(subject):
         some.append(row.stored_as)
@@ -41,7 +41,7 @@ def forget_lost(subject: Subject) -> None:
 
 
 def _next_run_does_it(subject: Subject) -> bool:
-    """Tell whether a run is removing files, or was cut short, which the next one ends."""
+    """Return whether a run is removing files, or was interrupted; the next one then finishes it."""
     run = subject.store.last_run()
     cut_short = run is not None and run.outcome != "ok"
     return subject.in_use() or (cut_short and not subject.alone)
@@ -63,5 +63,5 @@ def _is_there(subject: Subject, name: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except PermissionError:
-            return True  # for all we know; the folder's mode is a finding
+            return True  # as far as known; the folder's mode is a finding
     return True

@@ -1,4 +1,4 @@
-"""Rows that hold what cannot be in them: they are found first, and hidden from all other looks."""
+"""Rows with invalid values: found first, and hidden from all other checks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,9 +9,9 @@ from replisync.verify.subject import Subject
 
 
 def look_at_rows(subject: Subject, *, texts: bool) -> None:
-    """Find the rows that hold what cannot be in them, and let the others be seen alone.
+    """Find rows with invalid values, and hide them from the reader.
 
-    texts: whether texts are read too.
+    texts: whether to check texts too.
     """
     rows = odd_rows(subject.store, texts=texts)
     if rows:
@@ -26,9 +26,9 @@ def _named(row: OddRow) -> Finding:
 
 
 def look_at_structure(subject: Subject, *, pages: bool) -> None:
-    """Look for what would meddle with the tables, and whether the database is whole.
+    """Find foreign objects that would affect the tables, and check the database's structure.
 
-    pages: whether all of it is read for that.
+    pages: whether to read all of it for that.
     """
     subject.findings.consider(partial(_foreign, subject.store))
     if pages:
@@ -44,7 +44,7 @@ def _damages(store: Store) -> Iterator[Finding]:
     damages = store.damages()
     if damages:
         some = "; ".join(damages[:5])
-        yield Finding(DATABASE, "database", None, "a database that is whole", some, _DAMAGED)
+        yield Finding(DATABASE, "database", None, "an undamaged database", some, _DAMAGED)
 
 
-_DAMAGED = "what new indexes do not repair is lost: clone into an empty serverdir"
+_DAMAGED = "rebuilt indexes do not repair this, and the data is lost: clone into an empty serverdir"

@@ -1,4 +1,4 @@
-"""What the database remembers of where the standby comes from, and whether that can be."""
+"""The recorded source of the standby: is it consistent?"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ _PROMOTED = Hint(
     "if its promotion was interrupted, run {} again; otherwise clone into an empty serverdir",
     Advice("promote"),
 )
-_ASK = "let the primary be asked: --secretfile or --replica-keyfile"
+_ASK = "let it ask the primary: --secretfile or --replica-keyfile"
 
 
 class _Problem(NamedTuple):
@@ -36,7 +36,7 @@ class _Problem(NamedTuple):
 
 
 def usable(source: Source, store: Store, last: int) -> Source:
-    """Return a source that a verification can go by; what cannot be is a finding of it.
+    """Return a source that a verification can use; invalid values become findings.
 
     last: the last serial.
     """
@@ -44,27 +44,27 @@ def usable(source: Source, store: Store, last: int) -> Source:
         return source
     serial = source.seed_serial
     if serial is None or not 0 <= serial <= last:
-        # No entry can be said to be the primary's own then.
+        # Then no entry can be called the primary's own.
         return replace(source, seed_serial=max(last, serial or 0))
     return replace(source, seed_serial=_end_of_seed(store, serial))
 
 
 def _end_of_seed(store: Store, serial: int) -> int:
-    """Return the serial up to which entries of an export may go, where one is said to be their last.
+    """Return the last serial of entries of an export, given the recorded one.
 
-    What was imported ended with a commit. A later serial than the right one does no harm; a lower one would
-    have entries of the export taken for the primary's, and replaced.
+    The import ended with a commit. A serial that is too high does no harm; with one that is too low, entries
+    of the export would be taken for the primary's, and replaced.
     """
     return store.commit_of(serial)[0]
 
 
 def is_handed_over(serverdir: Serverdir, source: Source) -> bool:
-    """Tell whether a clone was completed, whatever its database says: `.nodeinfo` comes last."""
+    """Return whether a clone was completed, whatever its database says: `.nodeinfo` comes last."""
     return is_replica(serverdir, source.uuid)
 
 
 def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
-    """Tell whether `.nodeinfo` is that of a replica, which has this UUID."""
+    """Return whether `.nodeinfo` is that of a replica with this UUID."""
     try:
         info = serverdir.nodeinfo() or {}
     except TargetUnusable:
@@ -73,7 +73,7 @@ def is_replica(serverdir: Serverdir, uuid: str | None = None) -> bool:
 
 
 def look_at_source(subject: Subject) -> None:
-    """Look whether what is remembered can be, and fits to the history."""
+    """Check that the record is consistent, and matches the history."""
     subject.findings.consider(lambda: map(_finding, _problems(subject)))
     subject.findings.consider(partial(_look_at_tip, subject))
 
@@ -97,7 +97,7 @@ def _problems(subject: Subject) -> Iterator[_Problem]:
     exported = source.seed_kind == _EXPORT
     if source.seed_kind not in _KINDS:
         yield _Problem("seed_kind", "one of " + ", ".join(_KINDS), source.seed_kind, _ANEW)
-    # A standby that was taken back may end before the serial that it began with, but for one of an export.
+    # A standby that was rewound may end before its seed, unless that was an export.
     serial = source.seed_serial
     if serial is None or serial < 0 or (exported and serial > last):
         yield _Problem("seed_serial", f"a serial up to {last}", serial, _ANEW if exported else "")
@@ -131,15 +131,15 @@ def wrong_tip(subject: Subject) -> tuple[str, str] | None:
         return expected, err.why
     agreement = Agreement(subject.store, subject.source)
     if last >= agreement.first and ours is not None and not agreement.same(last, ours, theirs):
-        return expected, "one that says another thing than ours"
+        return expected, "an entry with other content than ours"
     return None
 
 
-# Mending.
+# Repair.
 
 
-def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str | Hint]:
-    """Set right what can be known; return why the rest stays as it is, by subject."""
+def repair_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str | Hint]:
+    """Correct the values that can be known; return why others stay as they are, by subject."""
     store = subject.store
     known = store.source()
     problems = {one.column: one for one in _problems(subject)}
@@ -149,19 +149,19 @@ def mend_source(subject: Subject, ask: Ask | None, now: str) -> dict[object, str
         if column in problems:
             values[column] = value
     if "seed_serial" in problems and not problems["seed_serial"].remedy:
-        # Elsewhere of no use but to be shown: by then the clone was complete.
+        # Otherwise it is only shown: by then the clone was complete.
         exported = known is not None and known.seed_kind == _EXPORT
         values["seed_serial"] = subject.source.seed_serial if exported else audit.cloned_to(store)
     if known is not None and values:
         store.put_source(replace(known, **values))  # type: ignore[arg-type]
     if wrong_tip(subject) is None:
         return {}
-    reason = _mend_tip(subject, ask)
+    reason = _repair_tip(subject, ask)
     return {} if reason is None else {_TIP: reason}
 
 
-def _mend_tip(subject: Subject, ask: Ask | None) -> str | Hint | None:
-    """Set the primary's own bytes of our last entry right; return why that cannot be."""
+def _repair_tip(subject: Subject, ask: Ask | None) -> str | Hint | None:
+    """Correct the primary's own bytes of our last entry; return why that is impossible, or None."""
     store = subject.store
     tip, last, ours = audit.tip_now(store)
     exported = subject.source.seed_kind == _EXPORT

@@ -1,4 +1,4 @@
-"""Files that nobody asked for."""
+"""Files that no key demands."""
 
 import errno
 import re
@@ -13,33 +13,33 @@ from replisync.verify.checks.allfiles import known_files
 from replisync.verify.findings import SUPERFLUOUS_FILE, TEMPORARY, Finding
 from replisync.verify.subject import Subject
 
-# After so many names somebody may stop it.
+# The number of names after which to check for a stop.
 _SOME = 1000
 
-# How a devpi-server names what it has not stored yet.
+# devpi-server's names for files that it has not stored yet.
 _TEMPORARY = re.compile(r"-tmp$")
 
-# While a devpi-server may be storing files, what is unfinished counts as left behind after so long.
+# While a devpi-server may be storing files, an unfinished one counts as a leftover after this time.
 _UNFINISHED_SECONDS = 3600.0
 
 
-def strangers(subject: Subject, names: Iterable[bytes]) -> None:
-    """Look for files that no live key names.
+def superfluous_files(subject: Subject, names: Iterable[bytes]) -> None:
+    """Find files that no live key names.
 
     names: of all files in place.
     """
     for relpath in _unknown(subject, names):
         changed_at = subject.survey.changed_at(relpath)
         subject.findings.suspect(
-            _stranger(subject, relpath), partial(_stranger_again, subject, relpath, changed_at)
+            _superfluous(subject, relpath), partial(_superfluous_again, subject, relpath, changed_at)
         )
 
 
 def names_nobody_has(subject: Subject) -> Iterator[str]:
-    """Yield the relpaths of files that nobody needs; nobody may be writing meanwhile."""
+    """Yield the relpaths of superfluous files; no other process may be writing."""
     for relpath in _unknown(subject, subject.survey.names()):
         needed = _linked_folder(subject, relpath)
-        if not needed and is_stranger(subject, relpath, subject.survey.changed_at(relpath)):
+        if not needed and is_superfluous(subject, relpath, subject.survey.changed_at(relpath)):
             yield relpath
 
 
@@ -62,7 +62,7 @@ def _unknown(subject: Subject, names: Iterable[bytes]) -> Iterator[str]:
 
 
 def _linked_folder(subject: Subject, relpath: str) -> bool:
-    """Tell whether a path is a link to a folder in which files lie that must be here."""
+    """Return whether a path is a link to a folder with files that must stay."""
     try:
         relpath.encode()
     except UnicodeEncodeError:
@@ -72,7 +72,7 @@ def _linked_folder(subject: Subject, relpath: str) -> bool:
     return linked and audit.has_files_below(subject.store, relpath)
 
 
-def _stranger(subject: Subject, relpath: str) -> Finding:
+def _superfluous(subject: Subject, relpath: str) -> Finding:
     if _linked_folder(subject, relpath):
         remedy = "copy the folder that it leads to into its place, or mount it there"
         return Finding(SUPERFLUOUS_FILE, relpath, None, "a folder", "a link to one", remedy)
@@ -81,14 +81,14 @@ def _stranger(subject: Subject, relpath: str) -> Finding:
     return Finding(kind, shown, None, "no such file", "a file that no key names")
 
 
-def _stranger_again(subject: Subject, relpath: str, before: float | None) -> Finding | None:
-    return _stranger(subject, relpath) if is_stranger(subject, relpath, before) else None
+def _superfluous_again(subject: Subject, relpath: str, before: float | None) -> Finding | None:
+    return _superfluous(subject, relpath) if is_superfluous(subject, relpath, before) else None
 
 
-def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
-    """Tell whether a file is here that nobody needs, and nobody is bringing.
+def is_superfluous(subject: Subject, relpath: str, before: float | None) -> bool:
+    """Return whether a file is here that no key demands, and that is not being brought.
 
-    before: when it was changed, by an earlier look.
+    before: the time of its last change, by an earlier check.
     """
     if not _is_here(subject, relpath):
         return False
@@ -96,8 +96,8 @@ def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
         relpath.encode()
     except UnicodeEncodeError:
         return True  # no key can have this name
-    # Each commit changes the ledger and the notes of what comes and goes at once, before and after which a
-    # file is in its place. Twice: it may have gone, and come again, between two looks.
+    # Each commit changes the ledger and the notes of moves at once, before and after which a file is in its
+    # place. Twice: it may have gone, and come again, between two checks.
     if audit.file_now(subject.store, relpath) != (None, None) or not _is_here(subject, relpath):
         return False
     if audit.file_now(subject.store, relpath) != (None, None):
@@ -106,11 +106,11 @@ def is_stranger(subject: Subject, relpath: str, before: float | None) -> bool:
         changed_at = subject.survey.changed_at(relpath)
         age = clock.seconds_since_epoch(changed_at) if changed_at is not None else _UNFINISHED_SECONDS
         return changed_at == before and (not subject.in_use() or age >= _UNFINISHED_SECONDS)
-    return not _is_link(subject, relpath)  # which a devpi-server fetched, and the primary will say so
+    return not _is_link(subject, relpath)  # fetched by a devpi-server; the primary will name it
 
 
 def _is_here(subject: Subject, relpath: str) -> bool:
-    """Tell whether anything has this name, be it a file or not."""
+    """Return whether anything has this name, a file or not."""
     [seen] = subject.survey.look_at([("", relpath)]).files
     if seen.problem in (errno.ENOENT, errno.ENOTDIR):
         return False
@@ -118,13 +118,13 @@ def _is_here(subject: Subject, relpath: str) -> bool:
 
 
 def _is_link(subject: Subject, relpath: str) -> bool:
-    """Tell whether a key that is not deleted has this path: the link of a mirror."""
+    """Return whether a key that is not deleted has this path: a mirror link."""
     now = audit.key_now(subject.store, relpath)
     if now.row is None or now.row.serial is None or now.row.keyname not in FILE_KEYNAMES:
         return False
     try:
         changes = parse_stored(now.row.serial, now.data.get(now.row.serial, b""), kinds=FILE_KEYNAMES).changes
     except CorruptEntry:
-        return True  # nobody can tell
+        return True  # unknown
     change = changes.get(relpath)
     return change is not None and bool(change.value)

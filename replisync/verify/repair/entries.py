@@ -1,8 +1,8 @@
-"""Which entries are to be replaced by the primary's, and which rows are not to be touched.
+"""The entries to replace by the primary's, and the rows to leave alone.
 
-An entry that is not what its witness says is not believed. Entries from before there were witnesses may have
-been altered unnoticed: where rows do not fit to them, the whole history is first compared with the primary's,
-which gives them witnesses. Where that cannot be, nothing is guessed: entries and rows stay as they are.
+An entry that does not match its witness is not believed. Entries older than witnesses may have been altered
+unnoticed: if rows do not match them, first compare the whole history with the primary's, which gives them
+witnesses. If that is impossible, nothing is guessed: entries and rows stay as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,17 +20,17 @@ from replisync.verify.findings import BACK_SERIAL, KEY, LEDGER, OTHER_ENTRY, ROW
 from replisync.verify.scratch import EVER, FileDifference, KeyDifference, Scratch
 from replisync.verify.subject import Subject
 
-# A standby with more bad entries than this is no standby that could be mended.
+# A standby with more bad entries than this cannot be repaired.
 _MOST = 10_000
 
-# How many good entries are passed by, where they change nothing, and how many are compared on each side.
+# The number of good entries to pass by if they change nothing, and to compare on each side.
 _LOOK_FAR = 64
 _NEIGHBOURS = 2
 
-# Kinds of findings that rows and entries contradict each other by.
+# Kinds of findings for contradictions between rows and entries.
 _CONTRADICTIONS = frozenset({KEY, LEDGER, BACK_SERIAL, ROW})
 
-NOT_ASKED = "let the primary be asked: --secretfile or --replica-keyfile"
+NOT_ASKED = "let it ask the primary: --secretfile or --replica-keyfile"
 _EXPORTED = "it is older than the export that the standby began with: clone into an empty serverdir"
 _OTHERS_AROUND = Hint(
     "the entries around it are not the primary's: run {}, which names the fork", Advice("catchup")
@@ -38,22 +38,22 @@ _OTHERS_AROUND = Hint(
 _TOO_MANY = "too many entries are wrong: clone into an empty serverdir"
 
 
-# Compares the history up to a serial with the primary's, and finds the entries that are others.
+# Compares the history up to a serial with the primary's, and finds the entries that differ.
 Compare = Callable[[Subject, int], None]
 
 
 @dataclass(slots=True)
-class Healing:
-    """What becomes of the entries that are not right.
+class EntryRepair:
+    """The repair of bad entries.
 
-    history: what was read of them.
-    proved: the serial from which on all entries were compared with the primary's; before it, witnesses alone
+    history: the result of reading them.
+    proved: the serial from which on all entries were compared with the primary's; before it, only witnesses
         tell which entries are right.
-    replaced: those whose places the primary's take; these are kept in a temporary database.
-    witnesses: what is to be noted of entries that come from the primary, or were compared with its own.
-    hopeless: whether so much is missing that nothing is to be touched.
-    adopted: whether entries behind our last commit were found to be the primary's.
-    end: our last serial, where the timeline names later ones that were never committed.
+    replaced: those that are replaced by the primary's, which are in a temporary database.
+    witnesses: to record of entries that come from the primary, or were compared with its own.
+    hopeless: whether too much is missing to change anything.
+    adopted: whether entries after our last commit proved to be the primary's.
+    end: our last serial, if the timeline names later ones that were never committed.
     reasons: why others stay as they are, by serial.
     """
 
@@ -69,42 +69,42 @@ class Healing:
 
 def find_entries(
     subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, kept: Scratch
-) -> Healing:
-    """Find what the places of entries that are not right are to have, and keep it.
+) -> EntryRepair:
+    """Find the replacements of bad entries, and store them temporarily.
 
-    report: what was found.
-    ask: None where the primary cannot be asked.
-    compare: None where it cannot be asked, or that was done already.
+    report: the findings.
+    ask: None if the primary cannot be asked.
+    compare: None if it cannot be asked, or the comparison was done already.
     """
     last, committed = audit.position(subject.store)
     with Scratch(subject.store.holds_key) as scratch:
         history = read_history(replace(subject, findings=Findings(lambda: None)), scratch)
     first = Agreement(subject.store, subject.source).first
     # Entries that were not compared are judged by their witnesses alone.
-    healing = Healing(history, proved=last + 1 if ask is None or compare is not None else first)
-    healing.end = _true_end(subject, ask, last, committed)
-    healing.adopted = healing.end is not None
-    if healing.end is not None:
-        committed = healing.end
+    repair = EntryRepair(history, proved=last + 1 if ask is None or compare is not None else first)
+    repair.end = _true_end(subject, ask, last, committed)
+    repair.adopted = repair.end is not None
+    if repair.end is not None:
+        committed = repair.end
     if committed - history.upto > _MOST:
-        healing.hopeless = True
-        healing.reasons = {committed: _TOO_MANY, history.upto + 1: _TOO_MANY}
-        return healing
+        repair.hopeless = True
+        repair.reasons = {committed: _TOO_MANY, history.upto + 1: _TOO_MANY}
+        return repair
     history.unread |= set(range(history.upto + 1, committed + 1))
     others = _others(report.findings)
     if compare is not None and history.unproved and not _CONTRADICTIONS.isdisjoint(report.counts):
         found = _compared(subject, compare, min(history.upto, committed))
         if len(found) <= _MOST:
-            healing.proved = first
+            repair.proved = first
         others |= found
     bad = history.unread | history.odd | others
     if len(bad) > _MOST:
-        healing.reasons = dict.fromkeys(bad, _TOO_MANY)
+        repair.reasons = dict.fromkeys(bad, _TOO_MANY)
     else:
-        _Finder(subject, ask, kept, bad).find(healing)
+        _Finder(subject, ask, kept, bad).find(repair)
     if last > committed:
-        _adopt(subject, ask, healing, committed, last)
-    return healing
+        _adopt(subject, ask, repair, committed, last)
+    return repair
 
 
 def _others(findings: Iterable[Finding]) -> set[int]:
@@ -112,19 +112,19 @@ def _others(findings: Iterable[Finding]) -> set[int]:
 
 
 def _compared(subject: Subject, compare: Compare, upto: int) -> set[int]:
-    """Return which entries are others than the primary's; those that are the same get witnesses."""
+    """Return the entries that differ from the primary's; equal ones get witnesses."""
     quiet = replace(subject, findings=Findings(lambda: None))
     compare(quiet, upto)
     quiet.findings.settle()
-    # Which they are is known of those that are listed.
+    # Only listed ones are known.
     listed = quiet.findings.listed
     return _others(listed) if quiet.findings.total == len(listed) else set(range(upto + 1))
 
 
 def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> int | None:
-    """Return our last serial where only the timeline says that we had later ones; None where nobody knows.
+    """Return our last serial if only the timeline names later ones; None if unknown.
 
-    Entries that are lost leave keys that point at them, and the primary has them.
+    Lost entries leave keys that point at them, and the primary has them.
     """
     if ask is None or committed <= last:
         return None
@@ -136,16 +136,16 @@ def _true_end(subject: Subject, ask: Ask | None, last: int, committed: int) -> i
     return end if never else None
 
 
-# Where either of an entry and a row may be what is wrong.
+# Contradictions, in which either the entry or the row may be wrong.
 
 
-def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[int, str | Hint]:
-    """Return the entries that rows contradict and nothing proves, and why it is not known which is right.
+def contradicted(subject: Subject, scratch: Scratch, repair: EntryRepair) -> dict[int, str | Hint]:
+    """Return the entries that rows contradict and nothing proves, and why it is unknown which is right.
 
-    scratch: what the history says, with all keys and the ledger.
+    scratch: the content of the history, with all keys and the ledger.
     """
     found: dict[int, str | Hint] = {}
-    history = healing.history
+    history = repair.history
     if not history.unproved:
         return found
     first = Agreement(subject.store, subject.source).first
@@ -154,18 +154,18 @@ def contradicted(subject: Subject, scratch: Scratch, healing: Healing) -> dict[i
     for one in differences:
         subject.context.stop.check()
         serial = one.found_serial
-        if serial is None or serial in found or not 0 <= serial < min(healing.proved, history.upto + 1):
+        if serial is None or serial in found or not 0 <= serial < min(repair.proved, history.upto + 1):
             continue
-        if serial in history.unread or serial in healing.replaced:
+        if serial in history.unread or serial in repair.replaced:
             continue
         data, proof = audit.entry_now(subject.store, serial)
         if proof is None and not _fits(one, serial, data or b""):
-            found[serial] = _EXPORTED if serial < first else healing.reasons.get(serial, NOT_ASKED)
+            found[serial] = _EXPORTED if serial < first else repair.reasons.get(serial, NOT_ASKED)
     return found
 
 
 def _fits(one: KeyDifference | FileDifference, serial: int, data: bytes) -> bool:
-    """Return whether a row is what the entry says that it points at: then it is only an old one."""
+    """Return whether a row matches the entry that it points at: then it is only an old one."""
     name = one.key if isinstance(one, KeyDifference) else one.relpath
     said = next((each for each in latest_of(read_entry(serial, data)) if each.key == name), None)
     if isinstance(one, KeyDifference):
@@ -173,13 +173,13 @@ def _fits(one: KeyDifference | FileDifference, serial: int, data: bytes) -> bool
     return said is not None and said.file == one.found_digest
 
 
-# What the primary has in their places.
+# Replacements from the primary.
 
 
 class _Finder:
-    """Finds the primary's entries for the places of bad ones.
+    """Finds the primary's entries that replace bad ones.
 
-    bad: the serials of all of them.
+    bad: the serials of all bad entries.
     """
 
     def __init__(self, subject: Subject, ask: Ask | None, kept: Scratch, bad: set[int]) -> None:
@@ -189,20 +189,20 @@ class _Finder:
         self._bad = bad
         self._agreement = Agreement(subject.store, subject.source)
 
-    def find(self, healing: Healing) -> None:
-        """Keep what is to be in their places, and note what stays as it is, and why."""
+    def find(self, repair: EntryRepair) -> None:
+        """Store the replacements, and note which entries stay as they are, and why."""
         for run in _runs(self._bad):
-            # Whatever is between them is bad: all of a run have the same neighbours.
+            # All entries of a run are bad: they have the same neighbours.
             neighbours: tuple[list[bool], list[bool]] | None = None
             for serial in run:
                 self._subject.context.stop.check()
                 if neighbours is None and self._ask is not None and serial >= self._agreement.first:
                     neighbours = self._neighbours_of(self._ask, run)
-                reason = self._find_entry(serial, run, neighbours, healing)
+                reason = self._find_entry(serial, run, neighbours, repair)
                 if reason is None:
-                    healing.replaced.add(serial)
+                    repair.replaced.add(serial)
                 elif reason:
-                    healing.reasons[serial] = reason
+                    repair.reasons[serial] = reason
 
     def _neighbours_of(self, ask: Ask, run: range) -> tuple[list[bool], list[bool]]:
         last = max(audit.position(self._subject.store).last, run.stop - 1)
@@ -211,9 +211,9 @@ class _Finder:
         return list(below), list(above)
 
     def _find_entry(
-        self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, healing: Healing
+        self, serial: int, run: range, neighbours: tuple[list[bool], list[bool]] | None, repair: EntryRepair
     ) -> str | Hint | None:
-        """Keep the primary's entry; return why not, "" where ours is the primary's; None if it is kept."""
+        """Store the primary's entry and return None; "" if ours is the primary's; otherwise the reason."""
         if serial < self._agreement.first:
             return _EXPORTED
         if self._ask is None or neighbours is None:
@@ -225,19 +225,19 @@ class _Finder:
             return f"the primary's own entry cannot be used: {err.why}"
         if theirs is None:
             return "the primary has no such entry"
-        # Those that follow an export have other bytes than the primary's.
+        # Entries after an export have other bytes than the primary's.
         own_bytes = self._agreement.first == 0
         ours, proof = audit.entry_now(self._subject.store, serial)
         found = witness(theirs.data)
         if own_bytes and theirs.data == ours:
-            healing.witnesses[serial] = found
+            repair.witnesses[serial] = found
             return ""
         if not (own_bytes and found == proof):
             if not all((*below, *above)) or not (below or above or run.start == 0):
                 return _OTHERS_AROUND
-            altered = serial in healing.history.altered and not own_bytes
+            altered = serial in repair.history.altered and not own_bytes
             if not above and not altered and self._can_be_read(serial, ours):
-                # That an entry was altered, or the primary rewound to before it, looks the same from here.
+                # An altered entry, and a primary that was rewound to before it, look the same from here.
                 back = Advice("rewind", to_serial=run.start - 1)
                 return Hint("go back with {}, then on with {}", back, Advice("catchup"))
         self._kept.put_entry(serial, theirs.data)
@@ -252,7 +252,7 @@ class _Finder:
         return True
 
     def _neighbours(self, ask: Ask, serials: Iterable[int]) -> Iterator[bool]:
-        """Yield whether good entries of ours, the next ones that change something, are the primary's."""
+        """Yield whether the next good entries of ours that change something are the primary's."""
         found = passed = 0
         for serial in serials:
             if serial in self._bad:
@@ -264,7 +264,7 @@ class _Finder:
                     return
                 continue
             theirs = ask(serial)
-            # By itself an entry of a standby that began with an export tells less, and enough.
+            # Alone, an entry of a standby that began with an export proves less, but enough.
             fresh = Agreement(self._subject.store, self._subject.source)
             yield theirs is not None and fresh.same(serial, ours, theirs)
             found += 1
@@ -273,38 +273,38 @@ class _Finder:
 
 
 def _runs(serials: set[int]) -> Iterator[range]:
-    """Yield serials as ranges that follow each other without a gap."""
+    """Yield serials as ranges without gaps."""
     for _, run in groupby(enumerate(sorted(serials)), lambda one: one[1] - one[0]):
         found = [serial for _, serial in run]
         yield range(found[0], found[-1] + 1)
 
 
-# What somebody else wrote.
+# Foreign entries.
 
 
-def _adopt(subject: Subject, ask: Ask | None, healing: Healing, committed: int, last: int) -> None:
-    """Look whether what somebody else wrote behind our last commit is what the primary has there."""
+def _adopt(subject: Subject, ask: Ask | None, repair: EntryRepair, committed: int, last: int) -> None:
+    """Check whether foreign entries after our last commit are the primary's."""
     agreement = Agreement(subject.store, subject.source)
     tip, _, _ = audit.tip_now(subject.store)
     if agreement.first > 0 and (tip is None or tip[0] != last):
-        # What a devpi-server stored has the primary's back serials; beside our own are the primary's bytes.
-        healing.reasons[committed] = "a devpi-server wrote to it: clone into an empty serverdir"
+        # A devpi-server stores the primary's back serials; next to our own entries are the primary's bytes.
+        repair.reasons[committed] = "a devpi-server wrote to it: clone into an empty serverdir"
         return
     first = max(committed + 1, agreement.first)
     if last - first >= _MOST:
-        healing.reasons[committed] = _TOO_MANY
+        repair.reasons[committed] = _TOO_MANY
         return
     for serial in range(first, last + 1):
         ours = subject.store.entry_data(serial)
         theirs = ask(serial) if ask is not None and ours is not None else None
         if theirs is None or ours is None or not agreement.same(serial, ours, theirs):
-            healing.reasons[committed] = (
-                "let the primary be asked whether it is its entry: --secretfile or --replica-keyfile"
+            repair.reasons[committed] = (
+                "let it ask the primary about its entry: --secretfile or --replica-keyfile"
                 if ask is None
                 else "the primary has another entry there: find out which devpi-server wrote to the standby, "
                 "and clone into an empty serverdir"
             )
             return
         if ours == theirs.data:
-            healing.witnesses[serial] = witness(ours)
-    healing.adopted = True
+            repair.witnesses[serial] = witness(ours)
+    repair.adopted = True

@@ -1,4 +1,4 @@
-"""Mending files: those that are missing or damaged are brought again, those that nobody names put aside."""
+"""Repair of files: fetch missing or damaged ones again, retain superfluous ones."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,16 +18,16 @@ from replisync.verify.findings import LEDGER, PERMISSIONS
 from replisync.verify.owner import give
 from replisync.verify.subject import Subject
 
-# Files that are brought, or put aside, before that is remembered.
+# The number of files that are fetched, or retained, before that is recorded.
 _SOME = 500
 
-# When a file that could not be had is asked for again.
+# The retry time of a file that could not be fetched.
 _AGAIN_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
 class Brought:
-    """What became of files: sizes of those that are here now, those that nobody has, and those refused."""
+    """The outcomes of files: sizes of present ones, absent ones, and refused ones."""
 
     present: dict[str, int] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -35,12 +35,12 @@ class Brought:
 
 
 class Bringer:
-    """Brings files from this machine or from the primary.
+    """Fetches files from this machine or from the primary.
 
     asks: whether the primary is asked.
     give: lets the owner of the serverdir use a file.
-    faults: all that could not be had.
-    lost: why those of them could not be had of which that was not known.
+    faults: all that could not be fetched.
+    lost: the reasons of those of them that are new.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class Bringer:
         self.lost: dict[str, str] = {}
 
     def bring(self, wanted: list[WantedFile]) -> Brought:
-        """Bring files into their places, durably."""
+        """Fetch files into their places, durably."""
         done = Brought()
         refused: list[Refused] = []
         for outcome in self._fetcher.fetch(wanted):
             if isinstance(outcome, Fetched):
                 done.present[outcome.file.relpath] = outcome.size
-                # Also one that was right all the time, and only its size was not known.
+                # Including one that was always right, with only its size unknown.
                 self._give(outcome.file.relpath)
                 self._count(outcome)
             else:
                 refused.append(outcome)
         verdict = Judgement()
         if self.asks:
-            # Where an entry is damaged it cannot be told yet what kind of index a file is of.
+            # With a damaged entry, the type of a file's index is still unknown.
             with suppress(CorruptEntry):
                 verdict = judge(self._session.store, refused)
         done.absent = dict(verdict.absent)
@@ -89,8 +89,8 @@ class Bringer:
         return done
 
     def not_skipped(self, wanted: list[WantedFile]) -> list[WantedFile]:
-        """Return those that are not of an index whose files are left out."""
-        # Where an entry is damaged it cannot be told what kind of index a file is of.
+        """Return those that are not of a skipped index."""
+        # With a damaged entry, the type of a file's index is unknown.
         with suppress(CorruptEntry):
             return not_skipped(self._session.store, self._session.settings.skip_indexes, wanted)
         return wanted
@@ -103,11 +103,12 @@ class Bringer:
             self._session.tally.local += 1
 
 
-def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
-    """Bring the files again that are missing or damaged; return why others could not be had, by relpath.
+def repair_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests: bool) -> dict[str, str]:
+    """Fetch missing or damaged files again; return why others could not be fetched, by relpath.
 
-    files: where those are retained that are damaged and cannot be had: nobody must be served them.
-    digests: whether their contents are looked at.
+    files: the files of the target: damaged files that cannot be fetched are retained, so that they are not
+        served.
+    digests: whether to check contents.
     """
     reasons: dict[str, str] = {}
     some: list[LedgerFile] = []
@@ -117,7 +118,7 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
         if problem is None:
             continue
         if is_misstated(seen) and seen.size == file.size:
-            files.mend_size(file.relpath)
+            files.correct_size(file.relpath)
             problem = problem_of(file, seen._replace(said=seen.size), subject.owner)
             if problem is None:
                 continue
@@ -137,10 +138,10 @@ def mend_files(subject: Subject, bringer: Bringer, files: FileStore, *, digests:
     return reasons
 
 
-def mend_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[str, str]:
-    """Bring the files that are said not to be here without a reason; return as `mend_files` does.
+def repair_states(subject: Subject, bringer: Bringer, files: FileStore) -> dict[str, str]:
+    """Fetch the files that are recorded as missing without a reason; return as `mend_files` does.
 
-    Those of indexes whose files are to be left out get that as their reason.
+    Those of skipped indexes get that as their reason.
     """
     reasons: dict[str, str] = {}
     after = ""
@@ -171,7 +172,7 @@ def _bring(
     done = bringer.bring([_wanted(one) for one in some])
     subject.store.files_arrived(done.present, done.absent)
     if bringer.asks:
-        # It is not here, and a promotion must not believe that it is; nor must a server serve what is.
+        # It is missing, and a promotion must know; nor must a server serve what is in its place.
         subject.store.lose_files(done.refused)
         settle(subject.store, files, retain=True)
     reasons |= {fault.relpath: fault.reason for fault in done.refused}
@@ -179,7 +180,7 @@ def _bring(
 
 
 def _is_right(subject: Subject, file: LedgerFile) -> bool:
-    """Tell whether a file's content has the digest that it must have."""
+    """Return whether a file's content has the digest that it must have."""
     digest = Digest.parse(file.digest)
     if digest is None:
         return False
@@ -188,10 +189,10 @@ def _is_right(subject: Subject, file: LedgerFile) -> bool:
 
 
 def clear_way(subject: Subject, relpath: str, *, links: bool = False) -> None:
-    """Set aside a folder that is in a file's place, or what is in the place of a folder that it is in.
+    """Quarantine a folder that is in a file's place, or a file in the place of a folder above it.
 
-    Not where files that must be here are in it, nor a file that must be here itself.
-    links: whether a link in a file's place, which may lead anywhere, is set aside too.
+    Unless files that must stay are in it, or it is such a file itself.
+    links: whether to quarantine also a link in a file's place, which may lead anywhere.
     """
     if subject.storage_is_database():
         return
@@ -201,38 +202,38 @@ def clear_way(subject: Subject, relpath: str, *, links: bool = False) -> None:
         path = path / part
         if path.is_file() and not path.is_symlink():
             if audit.file_now(subject.store, str(path.relative_to(subject.serverdir.files)))[0] is None:
-                subject.serverdir.set_aside(path)
+                subject.serverdir.quarantine(path)
             return
     path = path / name
     linked = path.is_symlink()
     if not (links if linked else path.is_dir()) or audit.has_files_below(subject.store, relpath):
         return
     if linked:
-        subject.serverdir.set_aside(path)
+        subject.serverdir.quarantine(path)
         return
     try:
         path.rmdir()
     except OSError:
-        subject.serverdir.set_aside(path)
+        subject.serverdir.quarantine(path)
 
 
-# What no key names.
+# Superfluous files.
 
 
-def put_aside_leftovers(subject: Subject, files: FileStore) -> None:
-    """Move the files that no key names to the retained folder."""
+def retain_leftovers(subject: Subject, files: FileStore) -> None:
+    """Retain the files that no key names."""
     some: list[str] = []
     for relpath in names_nobody_has(subject):
         if not _is_text(relpath):
             # No row can have such a name.
-            subject.serverdir.set_aside(subject.serverdir.files / relpath)
+            subject.serverdir.quarantine(subject.serverdir.files / relpath)
             continue
         some.append(relpath)
         if len(some) >= _SOME:
-            _put_aside(subject, files, some)
+            _retain(subject, files, some)
             some = []
     if some:
-        _put_aside(subject, files, some)
+        _retain(subject, files, some)
 
 
 def _is_text(relpath: str) -> bool:
@@ -243,8 +244,8 @@ def _is_text(relpath: str) -> bool:
     return True
 
 
-def _put_aside(subject: Subject, files: FileStore, relpaths: list[str]) -> None:
-    # Remembered first, so that whoever comes after a crash goes on with it.
+def _retain(subject: Subject, files: FileStore, relpaths: list[str]) -> None:
+    # Recorded first, so that the next run finishes it after a crash.
     subject.store.put_leftovers(relpaths)
     settle(subject.store, files, retain=True)
     subject.context.stop.check()

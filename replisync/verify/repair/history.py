@@ -1,10 +1,9 @@
-"""Mending what the database says: entries from the primary, keys and ledger from the entries.
+"""Repair of the database: entries from the primary, keys and ledger from the entries.
 
-What is wrong is found out first, in one reading of the history. Then the primary is asked for the entries
-that are missing, damaged or altered, and each is taken only if it is the one that was committed, or where the
-entries around it are the primary's. A second reading, with them in their places, says what keys and ledger
-must be. The files that this demands are brought, and at last one transaction writes all rows that are not as
-they must be.
+First, one reading of the history finds what is wrong. Then the primary is asked for the entries that are
+missing, damaged or altered, and each is accepted only if it is the one that was committed, or if its
+neighbours are the primary's. A second reading, with these in their places, computes keys and ledger. The
+files that this demands are fetched, and finally one transaction writes all rows that differ.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,55 +22,55 @@ from replisync.changelog import (
 )
 from replisync.devpi import READ_KEYNAMES, ChangelogEntry, Digest, parse_stored
 from replisync.errors import CorruptEntry, Hint
-from replisync.standby import Mending, audit
+from replisync.standby import Repairs, audit
 from replisync.system import clock
 from replisync.verify.checks.entries import read_entry
 from replisync.verify.checks.history import History, latest_of, load_keys, load_ledger
 from replisync.verify.checks.primary import Ask
 from replisync.verify.findings import LISTED, Report
-from replisync.verify.repair.entries import Compare, Healing, contradicted, find_entries
+from replisync.verify.repair.entries import Compare, EntryRepair, contradicted, find_entries
 from replisync.verify.repair.files import Bringer, clear_way
 from replisync.verify.scratch import EVER, FileDifference, KeyDifference, Scratch
 from replisync.verify.subject import Subject
 
-# Files that are brought for the ledger at a time.
+# The number of files that are fetched for the ledger at a time.
 _FILES = 500
 
 
-def mend_history(
+def repair_history(
     subject: Subject, report: Report, ask: Ask | None, compare: Compare | None, bringer: Bringer
 ) -> dict[object, str | Hint]:
-    """Set the history, its keys and the ledger right; return why something stays wrong, by serial or subject.
+    """Repair history, keys and ledger; return why something stays wrong, by serial or subject.
 
     report, ask, compare: see `find_entries`.
     """
     with Scratch(subject.store.holds_key) as kept:
-        healing = find_entries(subject, report, ask, compare, kept)
-        reasons: dict[object, str | Hint] = {serial: why for serial, why in healing.reasons.items()}  # noqa: C416
+        repair = find_entries(subject, report, ask, compare, kept)
+        reasons: dict[object, str | Hint] = {serial: why for serial, why in repair.reasons.items()}  # noqa: C416
         position = audit.position(subject.store)
-        if healing.hopeless or (position.last > position.committed and not healing.adopted):
+        if repair.hopeless or (position.last > position.committed and not repair.adopted):
             return reasons
         with Scratch(subject.store.holds_key) as scratch:
-            history = _read_again(subject, scratch, kept, healing)
+            history = _read_again(subject, scratch, kept, repair)
             load_keys(subject, scratch)
             load_ledger(subject, scratch)
-            wrong = Wrong(scratch, history, contradicted(subject, scratch, healing))
+            wrong = Wrong(scratch, history, contradicted(subject, scratch, repair))
             _bring_files(subject, scratch, wrong, bringer)
-            mending = _mending(scratch, kept, wrong, bringer, healing)
-            mending.seed = subject.source.based_on
-            subject.store.mend(mending, clock.now())
+            repairs = _repairs(scratch, kept, wrong, bringer, repair)
+            repairs.seed = subject.source.based_on
+            subject.store.repair(repairs, clock.now())
             return reasons | wrong.left
 
 
-# The history as it will be.
+# The history after the repair.
 
 
-def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Healing) -> History:
-    """Read the history with the kept entries in their places; what is kept becomes what is to be stored."""
+def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, repair: EntryRepair) -> History:
+    """Read the history with the replacements in their places; then turn these into what is to be stored."""
     position = audit.position(subject.store)
-    history = History(max(position.last, *healing.replaced, -1))
+    history = History(max(position.last, *repair.replaced, -1))
     subject.context.progress.stage("history", history.upto + 1, "serials")
-    rewrite = _Rewrite(subject, scratch, kept, healing)
+    rewrite = _Rewrite(subject, scratch, kept, repair)
     due = 0
     while due <= history.upto:
         subject.context.stop.check()
@@ -89,8 +88,8 @@ def _read_again(subject: Subject, scratch: Scratch, kept: Scratch, healing: Heal
 
 
 def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite") -> ChangelogEntry | None:
-    """Return the entry that is to be at a serial; None where there will be none that can be believed."""
-    if serial in rewrite.healing.replaced:
+    """Return the entry that is to be at a serial; None if there is no credible one."""
+    if serial in rewrite.repair.replaced:
         return rewrite.theirs(serial)
     try:
         return rewrite.ours(read_entry(serial, data or b""))
@@ -99,32 +98,32 @@ def _entry(serial: int, data: bytes | None, rewrite: "_Rewrite") -> ChangelogEnt
 
 
 class _Rewrite:
-    """Makes entries what they are in a standby that began with an export; elsewhere they stay as they are."""
+    """Rewrites entries for a standby that began with an export; in others they stay as they are."""
 
-    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch, healing: Healing) -> None:
-        self.healing = healing
+    def __init__(self, subject: Subject, scratch: Scratch, kept: Scratch, repair: EntryRepair) -> None:
+        self.repair = repair
         self._store = subject.store
         self._based_on = subject.source.based_on
         self._scratch = scratch
         self._kept = kept
 
     def theirs(self, serial: int) -> ChangelogEntry:
-        """Return a kept entry of the primary's, as it is to be stored."""
+        """Return a replacement from the primary, as it is to be stored."""
         data = self._kept.kept_entry(serial) or b""
         entry = read_entry(serial, data)
         if self._based_on >= 0:
             [[entry]] = Rewriter(self)([[entry]])
             self._kept.put_entry(serial, entry.data)
-        self.healing.witnesses[serial] = witness(entry.data)
+        self.repair.witnesses[serial] = witness(entry.data)
         return entry
 
     def ours(self, entry: ChangelogEntry) -> ChangelogEntry | None:
-        """Return an entry of ours, with right back serials where it is ours to write them.
+        """Return an entry of ours, with right back serials if they are ours.
 
-        None where it is altered: what it was is not known.
+        None if it is altered: its former content is unknown.
         """
-        history = self.healing.history
-        proof = None if entry.serial in self.healing.witnesses else history.altered.get(entry.serial)
+        history = self.repair.history
+        proof = None if entry.serial in self.repair.witnesses else history.altered.get(entry.serial)
         if proof is None and entry.serial not in history.odd:
             return entry
         if self._based_on < 0:
@@ -136,13 +135,13 @@ class _Rewrite:
         if proof is not None and witness(new.data) != proof:
             return None
         self._kept.put_entry(entry.serial, new.data)
-        self.healing.reasons.pop(entry.serial, None)
+        self.repair.reasons.pop(entry.serial, None)
         return read_entry(entry.serial, new.data)
 
-    # What a Rewriter asks for: what was known before the entry.
+    # Queries of a Rewriter: the state before the entry.
 
     def last_serial(self) -> int:
-        """Return -1: nothing is to be forgotten."""
+        """Return -1: nothing is to be dropped."""
         return -1
 
     def serials_of(self, relpaths: Iterable[str]) -> dict[str, int]:
@@ -159,14 +158,14 @@ class _Rewrite:
         return None if change is None else change.value
 
 
-# What is to be written.
+# The rows to write.
 
 
 class Wrong:
-    """The rows that are to be set right: all that are not as they must be, as far as anybody can tell.
+    """The rows to repair: all that differ, as far as known.
 
     disputed: the entries that rows contradict and nothing proves, and why; see `contradicted`.
-    left: why others stay as they are, by key or relpath; a bounded number of them.
+    left: why others stay as they are, by key or relpath; a limited number of them.
     """
 
     def __init__(self, scratch: Scratch, history: History, disputed: Mapping[int, str | Hint]) -> None:
@@ -191,13 +190,13 @@ class Wrong:
         serial = next((one for one in (one.found_serial, one.serial) if one in self._disputed), None)
         if serial is not None and len(self.left) < LISTED:
             why = self._disputed[serial]
-            self.left[name] = f"it and the entry at serial {serial} do not fit together: {why}"
-        # What an entry says that cannot be believed may be just what the row says.
+            self.left[name] = f"it and the entry at serial {serial} do not match: {why}"
+        # The row may contain exactly the content of an entry that is not believed.
         return serial is None and one.found_serial not in self._history.unread
 
 
 def _bring_files(subject: Subject, scratch: Scratch, wrong: Wrong, bringer: Bringer) -> None:
-    """Bring the files that the ledger lacks, durably, before it names them."""
+    """Fetch the files that the ledger lacks, durably, before it names them."""
     wanted: list[WantedFile] = []
     for one in wrong.file_rows():
         if one.digest is not None and one.serial is not None:
@@ -222,19 +221,19 @@ def _brought(bringer: Bringer, wanted: list[WantedFile]) -> list[FileRow]:
     return rows
 
 
-def _mending(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, healing: Healing) -> Mending:
-    """Return what is to be written; it is read from the temporary databases while it is."""
+def _repairs(scratch: Scratch, kept: Scratch, wrong: Wrong, bringer: Bringer, repair: EntryRepair) -> Repairs:
+    """Return the rows to write; they are read from the temporary databases while being written."""
     keys = ((one.key, one.keyname or "", one.serial) for one in wrong.key_rows() if one.serial is not None)
     gone_keys = (one.key for one in wrong.key_rows() if one.serial is None)
     gone_files = (one.relpath for one in wrong.file_rows() if one.digest is None)
-    return Mending(
+    return Repairs(
         kept.kept_entries(),
         keys,
         gone_keys,
         scratch.arrived(),
         gone_files,
         bringer.faults,
-        healing.adopted,
-        healing.end,
-        witnesses=healing.witnesses,
+        repair.adopted,
+        repair.end,
+        witnesses=repair.witnesses,
     )

@@ -1,4 +1,4 @@
-"""Opening a standby to mend it, damaged as it may be; never a server of its own, nor another's database."""
+"""Open a standby for repair, even if damaged; never a standalone server, nor another's database."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +12,7 @@ from replisync.verify.run import judged_source
 
 
 def refuse_server(serverdir: Serverdir) -> None:
-    """Make sure that a serverdir is no server of its own, whatever else is wrong with it.
+    """Check that a serverdir is not a standalone server, whatever else is wrong with it.
 
     Raises TargetUnusable.
     """
@@ -27,17 +27,17 @@ def refuse_server(serverdir: Serverdir) -> None:
     if found is None or info.get("uuid") in (found.uuid, found.primary_uuid):
         raise TargetUnusable(
             f"cannot repair {serverdir}",
-            f"it was promoted, or made a server of its own: its role is {info.get('role')}",
+            f"it was promoted, or made a standalone server: its role is {info.get('role')}",
             hint="such a server is never written again; if that was a mistake, clone into an empty serverdir",
         )
 
 
 @contextmanager
-def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store, Source]]:
+def opened(serverdir: Serverdir, repairs: list[Finding]) -> Iterator[tuple[Store, Source]]:
     """Hold the lock and the open database of a standby that may be damaged.
 
-    mended: gets what had to be mended before it could be opened.
-    Raises TargetUnusable where it is no standby, or another replisync writes to it.
+    repairs: receives those that were needed to open it.
+    Raises TargetUnusable if it is not a standby, or another replisync writes to it.
     """
     with ExitStack() as stack:
         stack.enter_context(serverdir.lock())
@@ -46,11 +46,11 @@ def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store,
             open_database(serverdir, write=True, alone=True, guard=lambda: refuse_server(serverdir))
         )
         if store.restore_version():
-            mended.append(Finding(kinds.SCHEMA, VERSION_TABLE, None, f"version {HEAD}", "none"))
+            repairs.append(Finding(kinds.SCHEMA, VERSION_TABLE, None, f"version {HEAD}", "none"))
         try:
             store.check_version()
         except TargetUnusable:
-            store.prepare()  # which raises where it is a newer one
+            store.prepare()  # raises if it is a newer one
         source = judged_source(serverdir, store)
         remembered = serverdir.remembered_uuid()
         if source.promoted is not None:
@@ -62,7 +62,7 @@ def opened(serverdir: Serverdir, mended: list[Finding]) -> Iterator[tuple[Store,
         if remembered not in (None, source.uuid):
             raise TargetUnusable(
                 f"cannot repair {serverdir}",
-                "its database is not the one that it was made with",
+                "its database is not the one that it was created with",
                 hint="give the right one with --storage",
             )
         yield store, source

@@ -1,7 +1,7 @@
-"""Mending a standby: what a verification finds is set right as far as it can be, and then looked at again.
+"""Repair of a standby: repair the findings of a verification as far as possible, then verify again.
 
-The order is that of every commit: files are durably in place before a transaction names them, and what is
-put aside goes after it. Each step can be repeated, so that whoever is interrupted simply begins anew.
+The order is that of every commit: files are durably in place before a transaction names them, and are
+retained after it. Each step can be repeated, so that after an interruption the repair simply starts again.
 """
 
 from contextlib import ExitStack, suppress
@@ -13,25 +13,25 @@ from replisync.errors import CorruptEntry, Hint, PrimaryUnreachable, TargetUnusa
 from replisync.primary import Primary
 from replisync.replication import Context, NoSource
 from replisync.session import Session, Settings, local_files
-from replisync.standby import Serverdir, audit, oddrows, require_ours
+from replisync.standby import Serverdir, audit, invalidrows, require_ours
 from replisync.system import clock, local_errors
 from replisync.verify import findings as kinds
 from replisync.verify.checks.modes import grant, wrong_modes
-from replisync.verify.checks.passwords import PrimaryUsers, mend_passwords
+from replisync.verify.checks.passwords import PrimaryUsers, repair_passwords
 from replisync.verify.checks.quick import tables_missing, temporary
 from replisync.verify.checks.retained import forget_lost
-from replisync.verify.checks.source import mend_source
+from replisync.verify.checks.source import repair_source
 from replisync.verify.findings import Report
 from replisync.verify.owner import give, give_folders, owner_of
-from replisync.verify.repair.files import Bringer, mend_files, mend_states, put_aside_leftovers
-from replisync.verify.repair.history import mend_history
+from replisync.verify.repair.files import Bringer, repair_files, repair_states, retain_leftovers
+from replisync.verify.repair.history import repair_history
 from replisync.verify.repair.opening import opened, refuse_server
 from replisync.verify.reports import both, joined
 from replisync.verify.run import Level, compare_with, judged_source, look, subject_of
 from replisync.verify.standing import record
 from replisync.verify.subject import Subject
 
-# Kinds that the rows of the database have to be set right for.
+# Kinds that need a repair of the database's rows.
 _ROWS = frozenset(
     {
         kinds.POSITION,
@@ -41,11 +41,11 @@ _ROWS = frozenset(
         kinds.BACK_SERIAL,
         kinds.KEY,
         kinds.LEDGER,
-        kinds.ROW,  # which were removed, and are made anew
+        kinds.ROW,  # rows that were removed are rebuilt
     }
 )
 _FILES = frozenset({kinds.MISSING_FILE, kinds.FILE_SIZE, kinds.FILE_DIGEST, kinds.PERMISSIONS, kinds.LEDGER})
-# What a state of a file that nothing explains is found as, at every level.
+# The kinds of findings, at any level, for a state of a file without a reason.
 _STATES = frozenset({kinds.MISSING_FILE, kinds.LEDGER})
 _LEFTOVERS = frozenset({kinds.SUPERFLUOUS_FILE, kinds.TEMPORARY})
 
@@ -54,10 +54,10 @@ _NOBODY = "the primary was not asked: give --secretfile or --replica-keyfile"
 
 
 def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Context) -> Report:
-    """Look at a standby, mend what can be mended, and look again.
+    """Verify a standby, repair it, and verify it again.
 
     settings: with a secret, the primary is asked for files and entries.
-    Raises TargetUnusable where we may not write to it, and what asking the primary raises.
+    Raises TargetUnusable if we may not write to it, and the errors of asking the primary.
     """
     require_ours(serverdir)
     refuse_server(serverdir)
@@ -69,8 +69,8 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
         session = Session(serverdir, store, source, settings, context)
         primary = stack.enter_context(session.primary(secret=secret))
         asks = secret and _answers(primary, session, must=level == Level.PRIMARY)
-        report = Mender(session, primary, asks=asks).run(level)
-        report.mended += before
+        report = Repair(session, primary, asks=asks).run(level)
+        report.repairs += before
         report.repaired += len(before)
         if report.repaired and report.outcome == "ok":
             report.outcome = "repaired"
@@ -79,9 +79,9 @@ def repair(serverdir: Serverdir, level: Level, settings: Settings, context: Cont
 
 
 def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
-    """Tell whether the primary answers.
+    """Return whether the primary answers.
 
-    must: whether that is an error if not.
+    must: whether it is an error if it does not.
     Raises PrimaryUnreachable, PrimaryRefused or WrongHistory.
     """
     try:
@@ -92,12 +92,12 @@ def _answers(primary: Primary, session: Session, *, must: bool) -> bool:
         session.context.log.warning("the primary cannot be asked", error=str(err))
         return False
     except CorruptEntry:
-        return True  # which answers, whatever it has there
+        return True  # it answers, whatever it has there
     return True
 
 
-class Mender:
-    """One repair of an open standby that we hold the lock of.
+class Repair:
+    """One repair of an open standby whose lock we hold.
 
     asks: whether the primary is asked.
     """
@@ -113,21 +113,21 @@ class Mender:
         self._users = PrimaryUsers(primary, self._patience) if asks else None
 
     def run(self, level: Level) -> Report:
-        """Look, mend, and look again where there was anything to mend."""
+        """Verify, repair, and verify again if there was anything to repair."""
         before = self._look(level)
         if level >= Level.FILES:
-            # Also those that hold no file now: the next one that comes may need them.
+            # Including folders without files: the next file may need them.
             give_folders(self._serverdir)
         if not before.total:
-            # What an interrupted run committed, and did not get to do on disk, is no finding.
+            # Moves that an interrupted run committed, but did not do, are not findings.
             self._session.settle()
             return before
         if {kinds.DATABASE, kinds.SCHEMA} & set(before.counts):
-            # First of all: what an index hides, or a trigger does, would be in the way of everything else.
-            oddrows.show(self._store)
-            self._store.mend_structure()
+            # First of all: data hidden by an index, or effects of a trigger, would disturb everything else.
+            invalidrows.show(self._store)
+            self._store.repair_structure()
             if kinds.SCHEMA in before.counts:
-                # Without its tables not everything could be looked at.
+                # Without its tables not everything could be checked.
                 self._store.restore_schema()
             self._source = judged_source(self._serverdir, self._store)
             after = self._look(level)
@@ -135,16 +135,16 @@ class Mender:
                 return both(before, after, {})
             before = joined(before, after)
         if {kinds.DATABASE, kinds.ROW} & set(before.counts):
-            # Before anything else is written: what is hidden from a look would be in the way. What is removed
-            # is made anew from the history.
-            done = oddrows.mend(self._store, clock.now())
+            # Before anything else is written: hidden rows would disturb it. Removed rows are rebuilt from the
+            # history.
+            done = invalidrows.repair(self._store, clock.now())
             after = self._look(level)
             if not done:
                 left = [one.subject for one in after.findings if one.kind == kinds.ROW]
                 return both(before, after, dict.fromkeys(left, _OUT_OF_REACH))
             before = joined(before, after)
         with self._session.recorded("verify"):
-            reasons = self._mend(before, level)
+            reasons = self._repair(before, level)
             after = self._look(level)
         return both(before, after, reasons)
 
@@ -159,8 +159,8 @@ class Mender:
     def _subject(self) -> Subject:
         return subject_of(self._serverdir, self._store, self._source, self._context, alone=True)
 
-    def _mend(self, report: Report, level: Level) -> dict[object, str | Hint]:
-        """Mend what was found; return why something stays as it is, by serial or relpath."""
+    def _repair(self, report: Report, level: Level) -> dict[object, str | Hint]:
+        """Repair the findings; return why something stays as it is, by serial or relpath."""
         found = set(report.counts)
         reasons: dict[object, str | Hint] = {}
         self._session.recover()
@@ -171,28 +171,28 @@ class Mender:
         ask = self._entry if self._asks else None
         if found & _ROWS:
             compare = self._compare if self._asks and level < Level.PRIMARY else None
-            reasons.update(mend_history(subject, report, ask, compare, bringer))
+            reasons.update(repair_history(subject, report, ask, compare, bringer))
             reasons.update(bringer.lost)
         if kinds.PASSWORD in found and self._users is not None:
-            mend_passwords(subject, report, self._users)
+            repair_passwords(subject, report, self._users)
         if found & (_ROWS | {kinds.SOURCE}):
-            # After the history: what is remembered of its end must be of the end that it has then.
-            reasons.update(mend_source(subject, ask, clock.now()))
+            # After the history: the records of its end must match the end that it has then.
+            reasons.update(repair_source(subject, ask, clock.now()))
         if found & _LEFTOVERS and level >= Level.FULL:
-            put_aside_leftovers(subject, self._files)
+            retain_leftovers(subject, self._files)
         if found & _STATES:
-            reasons.update(mend_states(subject, bringer, self._files))
+            reasons.update(repair_states(subject, bringer, self._files))
         if found & _FILES and level >= Level.FILES:
-            reasons.update(mend_files(subject, bringer, self._files, digests=level >= Level.FULL))
+            reasons.update(repair_files(subject, bringer, self._files, digests=level >= Level.FULL))
         if kinds.LEDGER in found and level >= Level.FILES:
             forget_lost(subject)
         for path in temporary(subject):
             if path.is_dir() and not path.is_symlink():
-                self._serverdir.set_aside(path)
+                self._serverdir.quarantine(path)
                 continue
             with local_errors(f"cannot remove {path}"), suppress(FileNotFoundError):
                 path.unlink()
-        reasons.update(self._mend_small_files(found))
+        reasons.update(self._repair_small_files(found))
         if kinds.SEQUENCE in found:
             self._store.restore_schema()
         return reasons
@@ -211,14 +211,14 @@ class Mender:
     def _entry(self, serial: int) -> ChangelogEntry | None:
         return self._patience.call(lambda: self._primary.entry(serial)[1])
 
-    def _mend_small_files(self, found: set[str]) -> dict[object, str | Hint]:
+    def _repair_small_files(self, found: set[str]) -> dict[object, str | Hint]:
         serverdir, source = self._serverdir, self._source
         if kinds.STATE_VERSION in found:
             serverdir.write_serverversion()
         if kinds.EVENT_SERIAL in found:
             serverdir.write_event_serial(audit.position(self._store).last)
         if kinds.IDENTITY in found and not self._asks and self._names_a_primary():
-            # Either of the two may be what is damaged, and only the primary can tell.
+            # Either of the two may be damaged, and only the primary can tell.
             return {".nodeinfo": f"it or the database is wrong, and {_NOBODY}"}
         if kinds.IDENTITY in found:
             serverdir.write_nodeinfo(
@@ -230,7 +230,7 @@ class Mender:
         return {}
 
     def _names_a_primary(self) -> bool:
-        """Tell whether `.nodeinfo` is what a replica has, whosever it is."""
+        """Return whether `.nodeinfo` is that of a replica, of any standby."""
         with suppress(TargetUnusable):
             info = self._serverdir.nodeinfo() or {}
             primary = info.get("primary-uuid") or info.get("master-uuid")

@@ -1,8 +1,8 @@
-"""Rows that hold what cannot be in them, as a bad disk or another's hand leaves them.
+"""Rows with invalid values, as a bad disk or a foreign writer leaves them.
 
-SQLite stores any kind of value in any column, and any bytes as text: such rows cannot be read as what they
-are said to be. They are found by questions that read none of their values as such, hidden from those who look
-at everything else, and set right or removed; what is removed is made anew from the history.
+SQLite stores any kind of value in any column, and any bytes as text: such rows cannot be read normally. They
+are found by queries that do not decode their values, hidden from all other readers, and repaired or removed;
+removed ones are rebuilt from the history.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from replisync.standby.database.store import Store
 
 _SQLITE = "sqlite"
 
-# The source has a judge of its own: without its one row there is no standby.
+# The source is judged elsewhere: without its one row there is no standby.
 _TABLES: tuple[Table, ...] = (
     *t.devpi_metadata.sorted_tables,
     *(table for table in t.metadata.sorted_tables if table is not t.source),
@@ -42,29 +42,29 @@ _TIME = "a time"
 _A_PATH = "a path below the folder of files"
 _A_NAME = "a name"
 
-# Words that are no text of anybody's.
+# Words that no text of ours contains.
 _WORDS = {
     t.files.c.state: (WANTED, PRESENT, ABSENT),
     t.faults.c.kind: ("held", "mirror", "unfetchable", "skipped"),
     t.pending.c.action: ("drop", "replace", ARRIVE),
 }
 
-# Paths of files, and names in folders of ours: what is done with them must stay in these folders. A key, and
-# a fault, may have any name.
+# Paths of files, and names in our folders: operations on them must stay in these folders. A key, and a fault,
+# may have any name.
 _PATHS = (t.files.c.relpath, t.pending.c.relpath, t.retained.c.relpath)
 _NAMES = (t.pending.c.staged, t.retained.c.stored_as)
 
-# No row was ever mended so often: each time the first column of it that is wrong is set right.
+# More repairs of one row than are possible: each repairs the first of its invalid columns.
 _PASSES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class OddRow:
-    """A row that holds what cannot be in it.
+    """A row with an invalid value.
 
-    place: where the database has it.
-    name: its key, as far as that can be shown.
-    column, expected, found: what is wrong with it; None for nothing in the place of something.
+    place: its address in the database.
+    name: its key, as far as it can be shown.
+    column, expected, found: the invalid value; None for a missing one.
     """
 
     table: str
@@ -76,9 +76,9 @@ class OddRow:
 
 
 def odd_rows(store: Store, *, texts: bool = False) -> list[OddRow]:
-    """Return the rows that hold what cannot be in them, in one snapshot for each table.
+    """Return the rows with invalid values, with one snapshot for each table.
 
-    texts: whether texts are read too, which takes longest.
+    texts: whether to check texts too, which takes longest.
     """
     missing = set(store.missing_objects())
     found: list[OddRow] = []
@@ -106,7 +106,7 @@ def _of_table(connection: Connection, table: Table, *, texts: bool) -> list[OddR
     name = next(iter(table.primary_key.columns)).name
     where, shown = ("rowid", "CAST({} AS BLOB)") if sqlite else ("ctid::text", "CAST({} AS TEXT)")
     which = " ".join(f"WHEN {how} THEN {number}" for number, (_, how, _) in enumerate(wrong))
-    # What is empty must not be taken for nothing, as SQLite does with a part of it.
+    # An empty value must not count as missing, as SQLite treats a part of it.
     value = " ".join(
         f"WHEN {column.name} IS NOT NULL AND {how} THEN "
         f"coalesce(substr({shown.format(column.name)}, 1, 60), '')"
@@ -114,7 +114,7 @@ def _of_table(connection: Connection, table: Table, *, texts: bool) -> list[OddR
     )
     query = (
         f"SELECT {where}, {shown.format(name)}, CASE {which} END, CASE {value} END "  # noqa: S608
-        # Past the view that hides the odd ones.
+        # Past the view that hides such rows.
         f"FROM {'main.' if sqlite else ''}{table.name} WHERE ({' OR '.join(how for _, how, _ in wrong)})"
     )
     return [
@@ -126,10 +126,10 @@ def _of_table(connection: Connection, table: Table, *, texts: bool) -> list[OddR
 
 @cache
 def _wrongs(table: Table, *, sqlite: bool, texts: bool) -> tuple[tuple[Column[object], str, str], ...]:
-    """Return what must not be true of a table's columns: the column, how that is asked, what is expected."""
+    """Return the invalid conditions of a table's columns: the column, the condition, the expected value."""
     found = [(column, *one) for column in table.columns for one in _conditions(column, sqlite=sqlite)]
     for column in filter(_is_of_text, table.columns) if sqlite and texts else ():
-        # Whatever is plain ASCII is a text, which SQLite tells fastest; it stops at a NUL.
+        # Plain ASCII is always text, which SQLite checks fastest; it stops at a NUL.
         strange = f"({column.name} GLOB '*[^ -~]*' OR instr({column.name}, char(0)))"
         no_text = f"{strange} AND NOT replisync_is_text(CAST({column.name} AS BLOB))"
         found.append((column, f"({no_text})", "text in UTF-8"))
@@ -137,7 +137,7 @@ def _wrongs(table: Table, *, sqlite: bool, texts: bool) -> tuple[tuple[Column[ob
 
 
 def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, str]]:
-    """Yield what must not be true of a column, and what is expected instead."""
+    """Yield the invalid conditions of a column, and the expected value."""
     name = column.name
     if sqlite:
         kinds, expected = _kinds(column)
@@ -154,11 +154,11 @@ def _conditions(column: Column[object], *, sqlite: bool) -> Iterator[tuple[str, 
         words = ", ".join(f"'{word}'" for word in _WORDS[column])
         yield f"{name} NOT IN ({words})", f"one of {words}"
     if name == "serial" and column.table in (t.changelog, t.timeline):
-        # As far as a column of PostgreSQL, and devpi-server, go.
+        # The range of a column in PostgreSQL, and in devpi-server.
         yield f"{name} NOT BETWEEN 0 AND {2**31 - 1}", "a serial from 0 on"
     if column in _PATHS:
         whole = f"('/' || {name} || '/')"
-        # SQLite tells fastest that no part begins in such a way.
+        # SQLite checks fastest that no component begins with these.
         maybe = f"{whole} GLOB '*/[./]*' AND " if sqlite else ""
         yield f"({maybe}{_contains(whole, ('//', '/./', '/../'), sqlite=sqlite)})", _A_PATH
     elif column in _NAMES:
@@ -200,11 +200,11 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-# Hiding them from whoever looks at all the others.
+# Hiding them from other readers.
 
 
 def hide(store: Store, rows: list[OddRow]) -> None:
-    """Let a store that only reads see all rows but these; with SQLite alone they could not be read."""
+    """Hide these rows from a store that only reads; with SQLite they could not be read otherwise."""
 
     def work(connection: Connection) -> None:
         if not _is_sqlite(connection):
@@ -227,7 +227,7 @@ def hide(store: Store, rows: list[OddRow]) -> None:
 
 
 def show(store: Store) -> None:
-    """Let a store see all rows again."""
+    """Show a store all rows again."""
 
     def work(connection: Connection) -> None:
         if _is_sqlite(connection):
@@ -245,20 +245,20 @@ def _show(connection: Connection) -> None:
             connection.execute(text(f"DROP {kind} temp.{name}"))
 
 
-# Setting them right.
+# Repairing them.
 
 
-def mend(store: Store, now: str) -> bool:
-    """Set all odd rows right that can be, and remove the others.
+def repair(store: Store, now: str) -> bool:
+    """Repair all invalid rows that can be repaired, and remove the others.
 
-    now: stands in for a time that nobody knows any more.
-    Returns whether none is left, as one may be in a damaged page.
+    now: replaces times that are lost.
+    Returns whether none remains, as one may in a damaged page.
     """
 
     def work(connection: Connection, rows: list[OddRow]) -> None:
-        # In their order: the time of a commit becomes that of the one before, which must be right by then.
+        # In order: the time of a commit becomes that of the previous one, which must be valid by then.
         for row in rows:
-            _mend(connection, row, now)
+            _repair(connection, row, now)
 
     show(store)
     for _ in range(_PASSES):
@@ -269,7 +269,7 @@ def mend(store: Store, now: str) -> bool:
     return False
 
 
-def _mend(connection: Connection, row: OddRow, now: str) -> None:
+def _repair(connection: Connection, row: OddRow, now: str) -> None:
     sqlite = _is_sqlite(connection)
     where = f"{'rowid' if sqlite else 'ctid::text'} = :place"
     values: dict[str, object] = {"place": row.place}
@@ -282,21 +282,21 @@ def _mend(connection: Connection, row: OddRow, now: str) -> None:
     connection.execute(text(statement), values)
 
 
-# What is not made anew from the history, and would be missed.
+# Values that cannot be rebuilt from the history, and are needed.
 _NEW_VALUES = {
-    ("changelog", "data"): "CAST(data AS BLOB)",  # the same bytes; what they are is judged afterwards
-    # What has arrived has a size; whether it is there is judged afterwards. What has not is asked for.
+    ("changelog", "data"): "CAST(data AS BLOB)",  # the same bytes; they are checked later
+    # A file that has arrived has a size; its presence is checked later. Others are requested.
     ("replisync_files", "state"): "CASE WHEN size IS NULL THEN 'wanted' ELSE 'present' END",
-    # No file has such a size, so that one which is said to be here is brought again.
+    # No file has this size, so that one that is recorded as present is fetched again.
     ("replisync_files", "size"): "CASE WHEN state = 'present' THEN -1 END",
-    ("replisync_files", "reason"): "NULL",  # nobody knows it any more, so that the file is asked for
+    ("replisync_files", "reason"): "NULL",  # it is lost, so that the file is requested
     ("replisync_timeline", "committed_at"): (
         "coalesce((SELECT max(b.committed_at) FROM replisync_timeline b "
         "WHERE b.serial < replisync_timeline.serial AND b.committed_at < ':'), :now)"
     ),
     ("replisync_timeline", "witnesses"): "NULL",  # until the entries are compared with the primary's
     ("replisync_retained", "retained_at"): ":now",
-    ("replisync_retained", "overdue_at"): "NULL",  # the next look finds it again
+    ("replisync_retained", "overdue_at"): "NULL",  # the next check finds it again
     ("replisync_faults", "next_try"): ":now",
     ("replisync_faults", "tries"): "1",
 }

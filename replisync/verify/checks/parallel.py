@@ -1,4 +1,4 @@
-"""Work that several threads do on the next items while what they made of the first ones is looked at."""
+"""Work ahead: threads process the next items while the caller handles earlier results."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -10,7 +10,7 @@ _B = TypeVar("_B")
 
 
 def ahead(items: Iterable[_A], work: Callable[[_A], _B], threads: int) -> Generator[tuple[_A, _B]]:
-    """Yield each item with what the work makes of it, in order, a few of them ahead."""
+    """Yield each item with the result of the work, in order, working a few items ahead."""
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
         going: deque[tuple[_A, Future[_B]]] = deque()
         try:

@@ -1,4 +1,4 @@
-"""Setting rows right that are not what the history says, in one transaction."""
+"""Repair of rows that differ from the history, in one transaction."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,21 +13,21 @@ from replisync.standby.database import witnesses
 
 _T = TypeVar("_T")
 
-# Rows that are in hand at a time.
+# The number of rows to hold at a time.
 _ROWS = 500
 _ENTRIES = 50
 
 
 @dataclass(slots=True)
-class Mending:
-    """What is to be set right.
+class Repairs:
+    """The rows to repair.
 
-    entries: serials and data that take the place of what is there, or is not.
-    keys, gone_keys: rows of keys as they must be, and those that must not be.
-    files, gone_files: rows of the ledger.
-    faults: files that could not be had.
-    adopt: whether entries behind our last commit become ours.
-    end: the last serial that can have been committed, where the timeline names later ones that never were.
+    entries: serials and data, replacing existing entries.
+    keys, gone_keys: correct rows of keys, and keys without a row.
+    files, gone_files: the same of the ledger.
+    faults: files that could not be fetched.
+    adopt: whether entries after our last commit become ours.
+    end: the last serial that can have been committed, if the timeline names later ones.
     seed: the last serial of an export that the history began with, at which a commit ended; -1 for none.
     witnesses: of entries that come from the primary, or were compared with its own, by serial.
     """
@@ -46,40 +46,40 @@ class Mending:
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """How the database of a store writes many rows."""
+    """The methods of a store that write many rows."""
 
     rows: Callable[[Connection, list[tuple[int, bytes]]], None]
     keys: Callable[[Connection, Iterable[tuple[str, str, int]]], None]
     files: Callable[[Connection, Iterable[FileRow]], None]
 
 
-def write(connection: Connection, mending: Mending, writers: Writers, now: str) -> int:
-    """Write it; return the last serial that the changelog has then."""
-    for entries in _some(mending.entries, _ENTRIES):
+def write(connection: Connection, repairs: Repairs, writers: Writers, now: str) -> int:
+    """Write the rows; return the changelog's last serial then."""
+    for entries in _some(repairs.entries, _ENTRIES):
         _delete(connection, t.changelog.c.serial, [serial for serial, _ in entries])
         writers.rows(connection, entries)
-    for gone in _some(mending.gone_keys, _ROWS):
+    for gone in _some(repairs.gone_keys, _ROWS):
         _delete(connection, t.kv.c.key, gone)
-    for keys in _some(mending.keys, _ROWS):
+    for keys in _some(repairs.keys, _ROWS):
         writers.keys(connection, keys)
-    for paths in _some(mending.gone_files, _ROWS):
+    for paths in _some(repairs.gone_files, _ROWS):
         for column in (t.files.c.relpath, t.faults.c.relpath):
             _delete(connection, column, paths)
-    for files in _some(mending.files, _ROWS):
+    for files in _some(repairs.files, _ROWS):
         paths = [file[0] for file in files]
-        # What is demanded now must not be moved away any more, and what was wrong with it is over.
+        # A demanded file must not be moved away any more, and its earlier fault is over.
         for column in (t.pending.c.relpath, t.faults.c.relpath):
             _delete(connection, column, paths)
         writers.files(connection, files)
-    if mending.end is not None:
-        connection.execute(delete(t.timeline).where(t.timeline.c.serial > mending.end))
+    if repairs.end is not None:
+        connection.execute(delete(t.timeline).where(t.timeline.c.serial > repairs.end))
     last = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
     committed = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
-    if mending.adopt and last is not None and (committed is None or committed < last):
+    if repairs.adopt and last is not None and (committed is None or committed < last):
         known = -1 if committed is None else committed
-        for serial in {last, *(() if mending.seed <= known else (min(mending.seed, last),))}:
+        for serial in {last, *(() if repairs.seed <= known else (min(repairs.seed, last),))}:
             connection.execute(insert(t.timeline).values(serial=serial, committed_at=now))
-    witnesses.put(connection, mending.witnesses)
+    witnesses.put(connection, repairs.witnesses)
     return -1 if last is None else int(last)
 
 
