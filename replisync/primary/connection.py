@@ -126,10 +126,13 @@ class Origin:
             transport=self._transport,
             trust_env=False,
         )
+        # Connections of their own: over one that only files came by, nothing is known of who answers.
+        self._files = link.transport or Transport(context)
         self._file_headers: tuple[str, httpx.Headers] = ("", httpx.Headers())
 
     def close(self) -> None:
         """Close all connections."""
+        self._files.close()
         self._client.close()
 
     def is_new(self, response: httpx.Response) -> bool:
@@ -414,7 +417,7 @@ class Origin:
         def ask(token: str) -> AbstractContextManager[httpx.Response]:
             with self._translated(attempted):
                 request = self._file_request(relpath, method, token)
-                return closing(self._transport.handle_request(request))
+                return closing(self._files.handle_request(request))
 
         with self._timely(ask, attempted) as response:
             yield response
