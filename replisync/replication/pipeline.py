@@ -143,7 +143,7 @@ class Pipeline:
             raise
 
     def _step(self, position: int, *, poll: bool, last: int | None, metadata_only: bool) -> int:
-        self._check_alone(position)
+        self._check_alone(position, self._left_at)
         # Both are known again once the step ends well: an error may come before or after a commit.
         self._left_at, doubtful, self._doubtful = None, self._doubtful, True
         self._reached = position
@@ -159,6 +159,8 @@ class Pipeline:
                 self.check_identity()  # finds the reason
                 raise
             if changes.new_connection:
+                # Another program may have written while we waited: its entries are not ours to compare.
+                self._check_alone(self._store.last_serial(), position)
                 self.check_identity()
                 self._doubtful = True
             upto = min(changes.hello.serial, changes.hello.serial if last is None else last)
@@ -178,21 +180,22 @@ class Pipeline:
                 "cannot read the primary's changelog", "the answer ended before its first entry"
             )
         self._left_at = self._reached
-        self._check_alone(self._store.last_serial())
+        self._check_alone(self._store.last_serial(), self._left_at)
         if self._reached == position:
             self._store.put_contact(changes.hello.serial, clock.now())
         self._doubtful = False
         return changes.hello.serial
 
-    def _check_alone(self, position: int) -> None:
+    def _check_alone(self, position: int, left_at: int | None) -> None:
         """Check that the target is where we left it.
 
+        left_at: where that was; None if unknown.
         Raises ForeignWriter.
         """
-        if self._left_at is not None and position != self._left_at:
+        if left_at is not None and position != left_at:
             raise ForeignWriter(
                 "cannot follow the primary",
-                f"the target is at serial {position}, but we left it at {self._left_at}",
+                f"the target is at serial {position}, but we left it at {left_at}",
             )
 
     def _apply_all(

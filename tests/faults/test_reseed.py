@@ -76,7 +76,7 @@ def test_a_standby_is_made_anew_while_it_is_followed(world: World, standby: Stan
     uuid = standby.status("--offline")["uuid"]
     with standby.follow() as follower:
         said = reseed(standby, code=6)
-        assert "stop `follow`" in said.message
+        assert "Stop `follow`" in said.message
         assert last_serial(standby.serverdir.with_name("standby.reseed")) == world.serial
         follower.wait_for(lambda: standby.serial == world.serial, "it still follows")
         follower.stop()
