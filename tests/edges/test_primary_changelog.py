@@ -434,7 +434,7 @@ class TestCutAnswers:
             for _ in range(4):
                 with pytest.raises(BrokenStream, match="the answer was empty"):
                     one.entry(3)
-            with pytest.raises(CorruptEntry, match="empty, 5 times") as caught:
+            with pytest.raises(CorruptEntry, match="empty 5 times") as caught:
                 one.entry(3)
         assert caught.value.serial == 3
         assert "without any proxy" in caught.value.hint
