@@ -192,7 +192,10 @@ class _Connection:
         idle.append(self)
 
     def close(self) -> None:
-        """Close it."""
+        """Close it; end what another thread reads from it."""
+        with suppress(OSError):
+            # The system's own: that of TLS would first take its state from under the other thread.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
         self._socket.close()
 
 
@@ -268,9 +271,10 @@ class _Body(httpx.SyncByteStream):
 
     def close(self) -> None:
         """Release the connection for the next request, if this answer is complete."""
-        self._answer.close()
         if self._complete and not self._answer.will_close:
             self._complete = False
+            self._answer.close()
             self._connection.keep(self._idle)
         else:
+            # Not the answer: a thread that reads it holds its lock, and would be waited for.
             self._connection.close()

@@ -252,6 +252,28 @@ def test_an_answer_that_nobody_reads_to_its_end_ends_its_connection(read_first: 
     assert [len(requests) for requests in server.requests] == [1, 1]
 
 
+def test_an_answer_that_another_thread_reads_is_closed_at_once() -> None:
+    """As a run does that is told to end while the primary is silent."""
+    server = Server([OK.replace(b"hello", b"he"), None])
+    begun, ended = threading.Event(), threading.Event()
+    with asking(server) as transport:
+        response = transport.handle_request(request(server.port, read=60.0))
+
+        def reading() -> None:
+            with suppress(httpx.TransportError):
+                for _ in response.iter_raw():
+                    begun.set()
+            ended.set()
+
+        threading.Thread(target=reading, daemon=True).start()
+        assert begun.wait(10)
+        closing_it = threading.Thread(target=response.close, daemon=True)
+        closing_it.start()
+        closing_it.join(10)
+        assert not closing_it.is_alive()
+        assert ended.wait(10)
+
+
 def test_a_head_without_an_end_is_not_read_for_ever() -> None:
     server = Server([b"HTTP/1.1 200 OK\r\n" + b"X: " + b"a" * 200_000])
     with asking(server) as transport, pytest.raises(httpx.RemoteProtocolError, match="more than"):
