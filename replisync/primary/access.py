@@ -7,7 +7,7 @@ from pathlib import Path
 from replisync.devpi.tokens import KeyCost, TokenSigner
 from replisync.devpi.wire import Limits
 from replisync.primary.client import Primary
-from replisync.primary.connection import Link
+from replisync.primary.connection import POLL_SECONDS, Link
 from replisync.primary.secretfiles import replication_key
 from replisync.primary.tls import Tls, tls_context
 
@@ -29,7 +29,7 @@ class Access:
     cost: KeyCost = field(default_factory=KeyCost)
     tls: Tls = field(default_factory=Tls)
     threads: int = 4
-    silence: float = 37.5
+    silence: float = POLL_SECONDS
     entry_bytes: int = Limits().entry_bytes
 
     @property

@@ -57,11 +57,9 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(
-        cls, serverdir: Serverdir, settings: Settings, context: Context, *, promoting: bool = False
-    ) -> "Iterator[Session]":
+    def open(cls, serverdir: Serverdir, settings: Settings, context: Context) -> "Iterator[Session]":
         """Hold a complete standby; see `standby.opening.existing_standby`."""
-        with existing_standby(serverdir, promoting=promoting) as (store, source):
+        with existing_standby(serverdir) as (store, source):
             yield cls(serverdir, store, source, settings, context)
 
     def primary(self, url: str | None = None, *, secret: bool = True) -> Primary:

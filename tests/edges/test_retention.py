@@ -11,6 +11,7 @@ from replisync.standby.database.store import Store
 from replisync.standby.files.disk import DiskFiles
 from replisync.system import clock
 from tests.edges.conftest import Database, SqliteDatabase
+from tests.fakes import Died, FailingFiles, Trap
 
 START = datetime(2026, 11, 22, 11, 39, 23, tzinfo=UTC)
 RETENTION_DAYS = 30.0
@@ -37,6 +38,12 @@ class Machine:
         (self.retained / name).write_bytes(b"content")
         row = {"stored_as": name, "relpath": f"u/dev/{name}", "serial": 1}
         self._store.settle([], [row | {"retained_at": clock.stamp(self._now)}])
+
+    def die(self, days: float, trap: Trap) -> None:
+        """Remove what is to go, and die where the trap is set."""
+        files = FailingFiles(self._files, trap)
+        with pytest.raises(Died):
+            expire_retained(self._store, files, days, clock.stamp(self._now))  # type: ignore[arg-type]
 
     def look(self, days: float = RETENTION_DAYS, *, at_once: bool = False) -> set[str]:
         """Remove what is to go; return what is left, which is the same on disk and in the table."""
@@ -114,6 +121,20 @@ def test_a_longer_retention_forgets_that_a_file_was_overdue(machine: Machine) ->
     assert machine.look() == {"a"}
     machine.passes(1)
     assert machine.look() == set()
+
+
+@pytest.mark.parametrize(
+    "after", [False, True], ids=["before the files are gone", "before the rows are gone"]
+)
+def test_a_removal_that_dies_is_finished_by_the_next_look(machine: Machine, after: bool) -> None:
+    machine.retain("a")
+    machine.passes(RETENTION_DAYS)
+    machine.retain("b")
+    machine.look()
+    machine.passes(1)
+    machine.die(RETENTION_DAYS, Trap(("files.drop_retained", 0), after=after))
+    assert {path.name for path in machine.retained.iterdir()} == ({"b"} if after else {"a", "b"})
+    assert machine.look() == {"b"}
 
 
 def test_a_file_that_was_put_aside_in_the_future_is_kept(machine: Machine) -> None:
