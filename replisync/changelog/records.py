@@ -30,6 +30,15 @@ _REBASED = frozenset({"export"})
 
 
 @dataclass(frozen=True, slots=True)
+class Lineage:
+    """A primary of the history: its UUID, its first serial, and the time when we began to follow it."""
+
+    uuid: str
+    from_serial: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """The origin of a target's data, and how it was seeded.
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from replisync.errors import Advice, Hint, PrimaryDamaged
+from replisync.system import clock
 
 
 def print_json(value: Any) -> None:
@@ -28,3 +29,16 @@ def naming_reseed() -> Iterator[None]:
             Advice("clone", reseed=True),
         )
         raise
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words, such as "90 s", "12 min", "3 h" or "5 days"."""
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.0f} days"
+
+
+def age(moment: str) -> str:
+    """Return how long ago a time was, in words."""
+    return f"{duration(clock.seconds_since(moment))} ago"

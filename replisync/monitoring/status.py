@@ -1,20 +1,24 @@
 """The state of a standby, determined without writing."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 from replisync import __version__
-from replisync.changelog import Contact, Divergence, Source
-from replisync.errors import Advice, ConditionFailed, Hint, PrimaryRefused, TargetUnusable, WrongHistory
-from replisync.monitoring.position import Position, ask_position, known_position
+from replisync.changelog import Source, WantedFile
+from replisync.devpi import SQLITE
+from replisync.errors import Advice, ConditionFailed, PrimaryRefused, TargetUnusable
+from replisync.monitoring.position import ask_position, known_position
+from replisync.monitoring.state import STALE_SECONDS, Known
 from replisync.primary import Access, Tls
 from replisync.session import ASK_SECONDS
 from replisync.standby import Serverdir, Store, open_database
 from replisync.system import clock
 from replisync.verify import distinct, standing
 
-# Without contact to the primary for this long, being at its last known serial proves little.
-_STALE_SECONDS = 300.0
+# Files that are read from the ledger together.
+_GROUP = 1000
 
 _RUN_FIELDS = (
     "command",
@@ -66,39 +70,34 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access |
 
     access: how to ask the primary; None not to ask.
     """
-    role = serverdir.role()
-    promoted = role not in (None, "replica") or source.promoted is not None
-    serial = store.last_serial()
+    role, serial = serverdir.role(), store.last_serial()
     contact, run, counts = store.contact(), store.last_run(), store.file_counts()
-    position = known_position(contact)
-    if access is not None and not promoted and source.primary_url:
-        position = ask_position(contact, source, access)
-    behind_us = position.own is not None and position.own < serial
-    primary_serial = position.own if behind_us else position.serial
-    # A refusal explains the missing serial: show it first.
-    refusal = str(position.error) if isinstance(position.error, PrimaryRefused) else None
-    lag = None if primary_serial is None or promoted else max(0, primary_serial - serial)
     divergence = store.divergence()
+    follows = role in (None, "replica") and source.promoted is None and bool(source.primary_url)
+    asked = access is not None and follows
+    position = (
+        known_position(contact) if access is None or not follows else ask_position(contact, source, access)
+    )
     running = serverdir.locked_by() is not None
     if run is not None and run.outcome == "running" and not running:
         # The process was killed before it could record its end; the next run records it.
         run = replace(run, outcome="killed")
-    state = "promoted" if promoted else "cloning" if role is None else None
-    state = state or _state(
-        contact,
-        lag,
-        diverged=divergence is not None or isinstance(position.error, WrongHistory) or behind_us,
-        silent=position.error is not None,
-        offline=access is None,
-    )
-    reason, following = _explain(state, serial, position, divergence, running=running)
-    if not promoted and role is not None:
+    known = Known(serial, role, source.promoted, position, contact, divergence, run, running, asked)
+    # A refusal explains the missing serial: show it first.
+    refusal = str(position.error) if isinstance(position.error, PrimaryRefused) else None
+    reason, following = known.explained()
+    if known.state not in ("promoted", "cloning"):
         against, command = _against(store)
         reason = "; ".join(filter(None, [reason, against])) or None
         following = following or command
+    compared = known.state not in ("promoted", "diverged")
+    missing = counts.missing
+    if known.state == "cloning":
+        missing -= _arrived(serverdir, store)
     return {
-        "state": state,
+        "state": known.state,
         "reason": reason,
+        "since": known.since,
         "next": following and following.command,
         "serverdir": str(serverdir),
         "storage": source.storage,
@@ -106,16 +105,16 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access |
         "primary_uuid": source.primary_uuid,
         "uuid": str((serverdir.nodeinfo() or {}).get("uuid", source.uuid)),
         "serial": serial,
-        "primary_serial": primary_serial,
-        "lag_serials": lag,
-        "lag_seconds": _lag_seconds(lag, contact),
+        "primary_serial": known.primary_serial,
+        "lag_serials": known.lag_serials if compared else None,
+        "lag_seconds": known.lag_seconds if compared else None,
         "last_contact": clock.now()
         if position.own is not None
         else contact.contacted_at
         if contact
         else None,
         "files_total": counts.total,
-        "files_missing": counts.missing,
+        "files_missing": missing,
         "faults": store.fault_count(),
         "seed": {
             "kind": source.seed_kind,
@@ -130,7 +129,26 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access |
         "running": running,
         "error": refusal or (run.error if run else None),
         "divergence": None if divergence is None else asdict(divergence),
+        "lineage": [asdict(one) for one in store.lineage(source)],
     }
+
+
+def _arrived(serverdir: Serverdir, store: Store) -> int:
+    """Count the files of an interrupted clone that are in place, but not in the ledger yet."""
+    if serverdir.storage().name != SQLITE:
+        return 0
+    return sum(
+        os.path.isfile(serverdir.files / file.relpath)
+        for index in store.wanted_indexes()
+        for file in _wanted(store, index)
+    )
+
+
+def _wanted(store: Store, index: str) -> Iterator[WantedFile]:
+    after = ""
+    while some := store.wanted_files(index, after, _GROUP):
+        yield from some
+        after = some[-1].relpath
 
 
 def _last_verify(store: Store) -> dict[str, Any] | None:
@@ -151,61 +169,28 @@ def _against(store: Store) -> tuple[str | None, Advice | None]:
     return "; ".join(whys) or None, following
 
 
-def _explain(
-    state: str, serial: int, position: Position, divergence: Divergence | None, *, running: bool
-) -> tuple[str | None, Advice | None]:
-    """Return why a standby is not current, and the command to run, if one helps.
-
-    running: whether a run is active, which then needs no other command.
-    """
-    catchup = None if running else Advice("catchup")
-    if state == "cloning":
-        return "its clone is not complete" + ("" if running else ": the same `clone` resumes it"), None
-    if state == "diverged":
-        if divergence is None:
-            return position.why or f"the primary is at serial {position.own}, behind ours, {serial}", catchup
-        fork = divergence.fork_serial
-        return divergence.reason, None if fork is None else Advice("rewind", to_serial=fork)
-    if state == "stale":
-        return (
-            f"the primary cannot be asked: {position.why}"
-            if position.error
-            else "the last contact to the primary was more than five minutes ago"
-        ), None
-    if state == "behind":
-        ahead = (position.serial or 0) - serial
-        return f"the primary is at serial {position.serial}, {ahead} ahead of ours", catchup
-    return None, None
-
-
-def _state(contact: Contact | None, lag: int | None, *, diverged: bool, silent: bool, offline: bool) -> str:
-    if diverged:
-        return "diverged"
-    long_ago = contact is None or clock.seconds_since(contact.contacted_at) > _STALE_SECONDS
-    if silent or (offline and long_ago):
-        return "stale"
-    return "behind" if lag else "current"
-
-
-def _lag_seconds(lag: int | None, contact: Contact | None) -> float | None:
-    """Return the longest time, in seconds, that the standby may have been behind."""
-    if not lag:
-        return None if lag is None else 0.0
-    if contact is None or contact.in_sync_at is None:
-        return None
-    return round(clock.seconds_since(contact.in_sync_at), 1)
-
-
 def check_lag(fields: dict[str, Any], max_serials: int | None, max_seconds: float | None) -> None:
-    """Raise ConditionFailed if the standby is further behind than allowed, or its lag is unknown."""
-    for name, bound in (("lag_serials", max_serials), ("lag_seconds", max_seconds)):
+    """Raise ConditionFailed if the standby is further behind than allowed, or its lag is unknown.
+
+    While the primary does not answer, the known lag counts until the last contact is five minutes ago.
+    """
+    bounds = {"lag_serials": max_serials, "lag_seconds": max_seconds}
+    for name, bound in bounds.items():
         if bound is None:
             continue
-        lag = fields[name]
-        if lag is None or lag > bound or fields["state"] in ("stale", "diverged", "cloning"):
-            shown = "unknown" if lag is None else lag
+        lag, state, contact = fields[name], fields["state"], fields["last_contact"]
+        silent = state == "stale" and (contact is None or clock.seconds_since(contact) > STALE_SECONDS)
+        unknown = lag is None or state == "cloning" or (silent and name == "lag_serials")
+        if unknown or lag > bound:
+            unit = name.removeprefix("lag_")
+            shown = (
+                f"its lag in {unit} is unknown"
+                if unknown
+                else f"{'at most ' * (unit == 'seconds')}{lag:g} {unit} behind"
+            )
+            why = f": {fields['reason']}" if fields["reason"] else ""
             raise ConditionFailed(
                 f"cannot accept the lag of {fields['serverdir']}",
-                f"it is {fields['state']}, {name} is {shown}, but the limit is {bound}",
-                hint=Hint("run {}, or find the reason in the log of `follow`", Advice("catchup")),
+                f"{shown}, and --max-lag-{unit} allows {bound:g}; the standby is {state}{why}",
+                hint=f"run `{fields['next']}`" if fields["next"] else "",
             )

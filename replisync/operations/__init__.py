@@ -4,12 +4,13 @@ Composes the rooms below. Must not know the command line.
 """
 
 from replisync.operations.faults import clear_faults, list_faults, retry_faults, skip_fault
-from replisync.operations.follow import run_catchup, run_follow
+from replisync.operations.follow import Goal, run_catchup, run_follow
 from replisync.operations.promote import Choices, promote
 from replisync.operations.reseed import Reseeded, forecast_reseed, reseed
 
 __all__ = [
     "Choices",
+    "Goal",
     "Reseeded",
     "clear_faults",
     "forecast_reseed",

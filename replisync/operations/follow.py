@@ -1,11 +1,12 @@
 """Bring a standby up to date: once, or continuously."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from replisync.devpi import plain_url
 from replisync.errors import LocalFailure
+from replisync.operations.adopt import adopt
 from replisync.primary import normalized_url
 from replisync.replication import Context, Patience, Pipeline, catch_up, expire_retained, follow
 from replisync.session import Session, Settings, local_files
@@ -28,17 +29,32 @@ class CaughtUp:
     faults: int
 
 
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The goal of a catchup.
+
+    to_serial: the serial to stop at; None for the primary's current one.
+    timeout: seconds after which the run stops; None for no limit.
+    adopt_primary_uuid: accept another UUID of the primary, if its whole history is ours.
+    """
+
+    to_serial: int | None = None
+    timeout: float | None = None
+    adopt_primary_uuid: bool = False
+
+
 @contextmanager
 def _connected(
-    serverdir: Serverdir, primary_url: str | None, settings: Settings, context: Context, patience: Patience
-) -> Iterator[tuple[Session, Pipeline]]:
-    """Hold a standby, connected to its primary, after finishing interrupted work."""
-    with ExitStack() as stack:
-        session = stack.enter_context(Session.open(serverdir, settings, context))
-        warn_of_readers(serverdir, context.log)
-        source = session.source
-        url = normalized_url(primary_url) if primary_url else source.primary_url
-        primary = stack.enter_context(session.primary(url))
+    session: Session, primary_url: str | None, patience: Patience, *, adopting: bool = False
+) -> Iterator[Pipeline]:
+    """Connect a standby to its primary, after finishing interrupted work."""
+    serverdir, settings = session.serverdir, session.settings
+    warn_of_readers(serverdir, session.context.log)
+    url = normalized_url(primary_url) if primary_url else session.source.primary_url
+    if adopting:
+        adopt(session, url, patience)
+    source = session.source
+    with session.primary(url) as primary:
         work = session.following(primary, local_files(serverdir, settings))
         work.recover()
         _expire(session)
@@ -49,7 +65,7 @@ def _connected(
             info = serverdir.nodeinfo() or {}
             serverdir.write_nodeinfo({**info, "masterurl": plain_url(url)})
             session.store.put_source(replace(source, primary_url=url))
-        yield session, work
+        yield work
 
 
 def _expire(session: Session) -> None:
@@ -67,25 +83,28 @@ def run_catchup(
     context: Context,
     *,
     primary_url: str | None = None,
-    to_serial: int | None = None,
-    timeout: float | None = None,
+    goal: Goal | None = None,
 ) -> CaughtUp:
-    """Apply all changes up to the primary's current serial, or up to `to_serial`.
+    """Apply all changes up to the primary's current serial, or up to that of the goal.
 
-    timeout: seconds after which the run stops.
-    Raises ConditionFailed if the timeout passed or `to_serial` cannot be reached, and the errors of the
+    Raises ConditionFailed if its timeout passed or its serial cannot be reached, and the errors of the
     primary and the disk; the standby stays at its last complete serial.
     """
-    if timeout is not None:
-        context.stop.limit(timeout)
+    goal = goal or Goal()
+    if goal.timeout is not None:
+        context.stop.limit(goal.timeout)
         access = settings.access
-        settings = replace(settings, access=replace(access, silence=min(access.silence, timeout)))
+        settings = replace(settings, access=replace(access, silence=min(access.silence, goal.timeout)))
     patience = Patience(context.stop, context.log, seconds=settings.patience)
-    with _connected(serverdir, primary_url, settings, context, patience) as (session, work):
+    with Session.open(serverdir, settings, context) as session:
         store = session.store
         first = store.last_serial()
-        with session.recorded("catchup"):
-            catch_up(work, store.last_serial, patience, to_serial=to_serial)
+        with (
+            session.recorded("catchup") as record,
+            _connected(session, primary_url, patience, adopting=goal.adopt_primary_uuid) as work,
+        ):
+            patience.on_trouble = record.note_error
+            catch_up(work, store.last_serial, patience, to_serial=goal.to_serial)
             patience.attempt(work.wanted.retry)
         tally = session.tally
         return CaughtUp(
@@ -108,9 +127,11 @@ def run_follow(
     """
     patience = Patience(context.stop, context.log, seconds=timeout, local=timeout is None)
     with (
-        _connected(serverdir, primary_url, settings, context, patience) as (session, work),
-        session.recorded("follow"),
+        Session.open(serverdir, settings, context) as session,
+        session.recorded("follow") as record,
+        _connected(session, primary_url, patience) as work,
     ):
+        patience.on_trouble = record.note_error
         store = session.store
         context.log.info("following", serial=store.last_serial())
         reported = store.last_serial()
@@ -121,6 +142,7 @@ def run_follow(
             if serial != reported:
                 context.log.info("applied", serial=serial, entries=serial - reported)
                 reported = serial
+            record.note()
 
         def chores() -> None:
             work.wanted.retry(_CHORE_FILES)

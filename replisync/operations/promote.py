@@ -10,7 +10,7 @@ from replisync.monitoring import Position, ask_position
 from replisync.primary import Access, Tls
 from replisync.replication import Context, settle
 from replisync.session import ASK_SECONDS
-from replisync.standby import Serverdir, Store, existing_standby, target_files
+from replisync.standby import Serverdir, Store, existing_standby, open_database, target_files
 from replisync.system import chmod, clock, quoted, read_only
 from replisync.verify import (
     DATABASE,
@@ -29,6 +29,9 @@ from replisync.verify import (
 
 # An event serial before all events: devpi-server then replays all of the history to its plugins.
 _NOTHING_HANDLED = -1
+
+# The role of a promoted server, in `.nodeinfo`.
+PRIMARY = "primary"
 
 # The number of permission findings that are named one by one.
 _NAMED = 5
@@ -52,6 +55,7 @@ class Promotion:
     last_contact: the last contact with the old primary, or None.
     deleted_files: the number of files that the primary deleted, but that we may not move; 0 in a dry
         run, or without such files.
+    promoted: the time of the promotion, which may be an earlier one; None in a dry run.
     """
 
     serverdir: str
@@ -70,6 +74,7 @@ class Promotion:
     doubt: str | None = None
     last_contact: str | None = None
     deleted_files: int = 0
+    promoted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
     Raises TargetUnusable if it is not a complete standby or replisync writes to it, ConditionFailed if
     something would be lost.
     """
+    if done := _promoted(serverdir, choices):
+        return done
     access = Access(tls=tls, silence=ASK_SECONDS)
     with existing_standby(serverdir, promoting=True) as (store, source):
         serverdir.check_path()
@@ -111,19 +118,57 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
         if not choices.accept_loss:
             level = found[0].level if found else str(Level.QUICK)
             _refuse_loss(promotion, position, level, diverged=store.divergence() is not None)
+            _refuse_twins(promotion, choices)
         if choices.dry_run:
             return promotion
         held = settle(store, target_files(serverdir, store), retain=True)
-        promotion = replace(promotion, deleted_files=len(held))
+        promotion = replace(promotion, deleted_files=len(held), promoted=source.promoted or clock.now())
         serverdir.write_event_serial(_NOTHING_HANDLED if choices.replay_events else promotion.serial)
         # Another process may have this database, through a copy of the serverdir: it must not write any more.
-        store.put_source(replace(source, promoted=clock.now()))
+        store.put_source(replace(source, promoted=promotion.promoted))
         store.back_to_devpi()
         # The role comes last: once it is set, devpi-server starts as primary.
         info = serverdir.nodeinfo() or {}
         info = {key: info[key] for key in info if key not in ("masterurl", "master-uuid")}
-        serverdir.write_nodeinfo({**info, "role": "primary", "uuid": promotion.uuid})
+        serverdir.write_nodeinfo({**info, "role": PRIMARY, "uuid": promotion.uuid})
         return promotion
+
+
+def _promoted(serverdir: Serverdir, choices: Choices) -> Promotion | None:
+    """Return the result of an earlier promotion that is complete, or None.
+
+    Raises TargetUnusable if it gave the server another identity than the one asked for.
+    """
+    if not serverdir.is_ours() or serverdir.role() != PRIMARY:
+        return None
+    with open_database(serverdir) as store:
+        store.check_version()
+        source = store.source()
+        if source is None or source.promoted is None:
+            return None
+        uuid = str((serverdir.nodeinfo() or {}).get("uuid", source.uuid))
+        if choices.keep_identity and uuid != source.primary_uuid:
+            raise TargetUnusable(
+                f"cannot promote {serverdir}",
+                f"it was promoted at {source.promoted}, with a UUID of its own",
+                hint="start it as it is; clone the other standbys from it",
+            )
+        return Promotion(
+            serverdir=str(serverdir),
+            storage=str(serverdir.storage()),
+            serial=store.last_serial(),
+            primary_serial=None,
+            reachable=False,
+            unreachable=None,
+            lost_serials=0,
+            missing_files=0,
+            findings={},
+            found=(),
+            warnings=(),
+            uuid=uuid,
+            dry_run=choices.dry_run,
+            promoted=source.promoted,
+        )
 
 
 def _verified(
@@ -229,6 +274,20 @@ def _noted_warnings(found: list[Standing]) -> Iterator[Hint]:
             one.finished,
             Advice("verify", repair=True, level=one.level),
         )
+
+
+def _refuse_twins(promotion: Promotion, choices: Choices) -> None:
+    """Raise ConditionFailed if two servers with one UUID would run."""
+    if not (choices.keep_identity and promotion.reachable):
+        return
+    error = ConditionFailed(
+        f"cannot promote {promotion.serverdir}",
+        "the old primary still answers, and both would have its UUID",
+        serial=promotion.serial,
+        hint="stop the old primary for good first, or accept two servers with one UUID with --accept-loss",
+    )
+    error.details = asdict(promotion)
+    raise error
 
 
 def _refuse_loss(promotion: Promotion, position: Position, level: str, *, diverged: bool) -> None:

@@ -22,7 +22,9 @@ from replisync.changelog.ports import Hello
 from replisync.devpi.tokens import TokenSigner
 from replisync.devpi.wire import Limits
 from replisync.errors import (
+    Advice,
     BrokenStream,
+    Hint,
     LocalFailure,
     NewerPrimary,
     NotThePrimary,
@@ -239,7 +241,11 @@ class Origin:
                 attempted,
                 f"it is another server: its UUID is {uuid}, but we follow {self.expected}",
                 serial=serial,
-                hint="nothing was written; check --primary-url, or clone into another serverdir",
+                hint=Hint(
+                    "nothing was written; check --primary-url, or clone into another serverdir; if the same "
+                    "server got a new UUID, run {}",
+                    Advice("catchup", adopt_primary_uuid=True),
+                ),
             )
         self.last_seen = int(position)
         self.before_6_13 = "x-devpi-primary-uuid" not in response.headers

@@ -33,7 +33,10 @@ class Patience:
 
     seconds: without progress; None for ever.
     local: whether to retry failures of this machine too (a full disk, a lost database).
+    on_trouble: called with the error that is being retried, when it changes, and with None once it passed.
     """
+
+    on_trouble: Callable[[str | None], None] | None = None
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Patience:
         self._seconds = seconds
         self._local = local
         self._failure: BaseException | None = None  # of the last try
+        self._trouble: str | None = None
 
     def call(self, work: Callable[[], _T], progress: Callable[[], object] | None = None) -> _T:
         """Return the result of `work`, in as many tries as patience allows.
@@ -61,7 +65,9 @@ class Patience:
             self._failure = None
             before = _known(progress)
             try:
-                return self._retrying(lambda: _made_progress(progress, before))(work)  # noqa: B023
+                result = self._retrying(lambda: _made_progress(progress, before))(work)  # noqa: B023
+                self._tell(None)
+                return result
             except ReplisyncError as err:
                 if err.transient and self._stop.is_asked():
                     raise Stopped("cannot finish the run", "a signal asked to end it") from err
@@ -71,6 +77,7 @@ class Patience:
                 if not self._may_pass(err) or not _made_progress(progress, before):
                     raise
                 self._log.warning("retrying", error=str(err), seconds=_FIRST_SECONDS)
+                self._tell(str(err))
                 self._sleep(_FIRST_SECONDS)
 
     def attempt(self, work: Callable[[], object]) -> None:
@@ -122,6 +129,12 @@ class Patience:
         self._failure = err
         wait = state.next_action.sleep if state.next_action else 0.0
         self._log.warning("retrying", error=str(err), seconds=round(wait, 1), attempt=state.attempt_number)
+        self._tell(str(err))
+
+    def _tell(self, trouble: str | None) -> None:
+        if trouble != self._trouble and self.on_trouble is not None:
+            self.on_trouble(trouble)
+        self._trouble = trouble
 
 
 def _known(progress: Callable[[], object] | None) -> object:

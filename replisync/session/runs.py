@@ -10,31 +10,63 @@ from replisync.replication.missing import Tally
 from replisync.standby.database.store import Store
 from replisync.system import clock
 
+# The counters of an active run are recorded at most once in this time, since each record is a commit.
+_NOTE_SECONDS = 1.0
+
+
+class Record:
+    """The record of an active run, which `status` reads.
+
+    tally: its counters.
+    """
+
+    def __init__(self, store: Store, command: str, tally: Tally) -> None:
+        self._store = store
+        self._tally = tally
+        self._number = store.begin_run(command, clock.now())
+        self._started = self._noted_at = time.monotonic()
+        self._noted = self._counters()
+
+    def note(self) -> None:
+        """Record the counters, if they changed and the last record is not recent."""
+        now, counters = time.monotonic(), self._counters()
+        if counters != self._noted and now - self._noted_at >= _NOTE_SECONDS:
+            self._store.put_run(self._number, **counters)
+            self._noted, self._noted_at = counters, now
+
+    def note_error(self, error: str | None) -> None:
+        """Record the error that the run is retrying; None if it passed."""
+        # The error may be that the database is away.
+        with suppress(ReplisyncError):
+            self._store.put_run(self._number, error=error, **self._counters())
+
+    def end(self, outcome: str, exit_code: int, error: str | None) -> None:
+        """Record how the run ended."""
+        self._store.put_run(
+            self._number,
+            finished=clock.now(),
+            seconds=round(time.monotonic() - self._started, 3),
+            outcome=outcome,
+            exit_code=exit_code,
+            error=error,
+            **self._counters(),
+        )
+
+    def _counters(self) -> dict[str, int]:
+        tally = self._tally
+        return {"files": tally.files, "bytes": tally.bytes, "local": tally.local}
+
 
 @contextmanager
-def recorded(store: Store, command: str, tally: Tally) -> Iterator[None]:
+def recorded(store: Store, command: str, tally: Tally) -> Iterator[Record]:
     """Record in the store that a command runs, and how it ended.
 
     tally: its counters.
     """
-    number = store.begin_run(command, clock.now())
-    started = time.monotonic()
-
-    def end(outcome: str, exit_code: int, error: str | None) -> None:
-        store.end_run(
-            number,
-            finished=clock.now(),
-            seconds=round(time.monotonic() - started, 3),
-            files=tally.files,
-            bytes=tally.bytes,
-            local=tally.local,
-            outcome=outcome,
-            exit_code=exit_code,
-            error=error,
-        )
-
+    record = Record(store, command, tally)
+    end = record.end
     try:
-        yield
+        yield record
     except Stopped as err:
         # A failure to record must not hide the error, here and below.
         with suppress(ReplisyncError):

@@ -20,7 +20,7 @@ from replisync.replication.loop import Patience
 from replisync.replication.missing import Tally
 from replisync.replication.pipeline import Pipeline, Rewrite, Rules
 from replisync.replication.settle import Settler, recover, settle
-from replisync.session.runs import recorded
+from replisync.session.runs import Record, recorded
 from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import LocalFiles
@@ -122,7 +122,7 @@ class Session:
         """Finish an interrupted run."""
         recover(self.settle, self.store, self.files)
 
-    def recorded(self, command: str) -> AbstractContextManager[None]:
+    def recorded(self, command: str) -> AbstractContextManager[Record]:
         """Record that a command runs, and how it ended."""
         return recorded(self.store, command, self.tally)
 

@@ -89,7 +89,8 @@ def require_replica(serverdir: Serverdir, role: str | None) -> None:
         raise TargetUnusable(
             f"cannot open {serverdir}",
             f"it was promoted, or copied, to a standalone server: its role is {role}",
-            hint="such a server is never written again; clone into another --serverdir",
+            hint="replisync does not write to it any more; clone into another --serverdir: "
+            "--replica-file-search-path with this folder, and --hard-links, reuse its files",
         )
 
 

@@ -57,7 +57,6 @@ def test_a_promoted_standby_says_so_and_is_never_written_again(still: Server, st
         "clone": standby.new,
         "catchup": standby.with_secret,
         "follow": standby.with_secret,
-        "promote": standby.own,
     }
     for command, options in commands.items():
         said = run_here(command, *options, code=6)
@@ -68,6 +67,33 @@ def test_a_promoted_standby_says_so_and_is_never_written_again(still: Server, st
     found = standby.status()
     assert (found["state"], found["lag_serials"], found["serial"]) == ("promoted", None, still.serial())
     assert changed(before, standby.serverdir) == []
+
+
+def test_a_second_promotion_says_that_it_is_done(standby: Standby) -> None:
+    """As after a terminal that was lost: the time, the serial, and how to start the server; exit 0."""
+    first = standby.promote()
+    before = tree(standby.serverdir)
+    again = standby.promote()
+    assert [again[name] for name in ("uuid", "serial", "promoted")] == [
+        first[name] for name in ("uuid", "serial", "promoted")
+    ]
+    text = run_here("promote", *standby.own).stdout
+    assert f"is a primary already, since {first['promoted']}, at serial {first['serial']}" in text
+    assert f"start it: devpi-server --serverdir {standby.serverdir} --role primary" in text
+    said = run_here("promote", *standby.own, "--keep-identity", code=6)
+    assert "with a UUID of its own" in said.message
+    assert changed(before, standby.serverdir) == []
+
+
+def test_the_identity_of_a_primary_that_answers_is_not_taken(standby: Standby) -> None:
+    """Two servers with one UUID need a decision; both identities say what they mean for other standbys."""
+    said = run_here("promote", *standby.own, "--keep-identity", code=9)
+    assert "the old primary still answers, and both would have its UUID" in said.message
+    assert (
+        "its replicas and standbys can follow"
+        in run_here("promote", *standby.own, "--keep-identity", "--accept-loss", "--dry-run").stdout
+    )
+    assert "of the old primary refuse it" in run_here("promote", *standby.own, "--dry-run").stdout
 
 
 def test_a_promotion_that_was_interrupted_is_finished_and_nothing_writes_before(standby: Standby) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -141,11 +142,13 @@ def test_behind(primary: Server, own: Standby) -> None:
     for option, bound in (("--max-lag-serials", lag - 1), ("--max-lag-seconds", 0)):
         said = own.status(option, bound, code=9)
         assert said["code"] == 9
-        assert "behind" in said["error"]
+        assert f"behind, and {option} allows {bound};" in said["error"]
         assert "catchup" in said["hint"]
         assert said["serial"] == own.serial, "the fields are there too"
         text = run_here("status", *own.own, option, bound, code=9)
-        assert f"{own.serverdir}: behind - the primary is at serial" in text.stdout
+        assert re.match(
+            rf"{own.serverdir}: behind \(last in sync \d+ s ago\) - the primary is at", text.stdout
+        )
         assert f"  next        replisync catchup --serverdir {own.serverdir}\n" in text.stdout
     own.catchup()
     assert own.status("--max-lag-serials", 0)["state"] == "current"
@@ -158,12 +161,48 @@ def test_stale(primary: Server, own: Standby, way: Proxy) -> None:
     assert (found["state"], found["primary_serial"]) == ("stale", primary.serial())
     assert found["reason"] == "the primary cannot be asked: [Errno 111] Connection refused"
     heard = found["last_contact"]
-    own.status("--max-lag-serials", 0, code=9)
+    assert 0 <= found["lag_seconds"] < 300, "since it was last in sync, at most"
+    own.status("--max-lag-serials", 0, "--max-lag-seconds", 300)
     assert own.status("--offline")["state"] == "current"
+    text = run_here("status", *own.own).stdout
+    assert re.match(rf"{own.serverdir}: stale \(last heard \d+ s ago\) - the primary cannot be asked: ", text)
+    assert f"  serial      {own.serial}, the primary's last known one is {own.serial}\n" in text
     long_ago = (moment(heard) - timedelta(hours=1)).isoformat()
     with closing(connect(own.serverdir, write=True)) as database, database:
-        database.execute("UPDATE replisync_contact SET contacted_at = ?", (long_ago,))
+        database.execute(
+            "UPDATE replisync_contact SET contacted_at = ?, in_sync_at = ?", (long_ago, long_ago)
+        )
     assert own.status("--offline")["state"] == "stale"
+    said = own.status("--max-lag-seconds", 300, code=9)
+    assert "the standby is stale: the primary cannot be asked: [Errno 111]" in said["error"]
+    assert said["lag_seconds"] >= 3600
+    assert own.status("--max-lag-serials", 0, code=9)["code"] == 9
+
+
+def test_the_trouble_of_a_follower_is_shown_while_it_lasts(primary: Server, own: Standby, way: Proxy) -> None:
+    """The reason, which otherwise is in its log only."""
+    with own.follow() as follower:
+        way.refuse()
+        way.drop_connections()
+        follower.wait_for_log("retrying")
+        follower.wait_for(lambda: own.status("--offline")["error"], "the trouble is recorded")
+        found = own.status("--offline")
+        assert found["reason"].startswith("`follow` is retrying: cannot ")
+        assert (found["last_run"]["outcome"], found["state"]) == ("running", "current")
+        way.accept()
+        upload(primary, "2.0")
+        follower.wait_for(lambda: own.status()["error"] is None, "it passed")
+        follower.wait_for(lambda: own.status("--offline")["last_run"]["files"] == 1, "its files are counted")
+        assert own.status()["reason"] is None
+        follower.stop()
+
+
+def test_a_run_that_a_wrong_url_ended_is_recorded(own: Standby, still: Server) -> None:
+    """A look at the last run shows how it ended, whatever ended it."""
+    own.catchup("--primary-url", still.url, code=5)
+    found = own.status("--offline")
+    assert (found["last_run"]["command"], found["last_run"]["outcome"]) == ("catchup", "diverged")
+    assert "another server" in found["error"]
 
 
 def test_a_primary_that_is_silent_is_not_waited_for_long(primary: Server, own: Standby) -> None:
@@ -218,6 +257,8 @@ def test_promoted(own: Standby) -> None:
     own.promote()
     found = own.status()
     assert (found["state"], found["lag_serials"], found["lag_seconds"]) == ("promoted", None, None)
+    moment(found["since"])
+    assert f"{own.serverdir}: promoted (since 0 s ago)\n" in run_here("status", *own.own).stdout
     own.status("--max-lag-serials", 10_000, code=9)
 
 
@@ -230,6 +271,8 @@ def test_cloning(tmp_path: Path, way: Proxy, secretfile: Path) -> None:
         found = new.status()
         assert (found["state"], found["running"]) == ("cloning", True)
         assert found["files_missing"] > 0
+        some = len([path for path in (new.serverdir / "+files").rglob("*") if path.is_file()])
+        assert found["files_total"] - found["files_missing"] == some, "also those that no commit counts yet"
         assert found["seed"]["finished"] is None
         assert found["last_run"]["outcome"] == "running"
     found = new.status()

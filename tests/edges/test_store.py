@@ -154,7 +154,7 @@ class TestTransactions:
                 lambda: store.files_arrived({A: 6}),
                 lambda: store.settle([Pending(A, 0, "drop", None)], []),
                 lambda: store.begin_run("follow", NOW),
-                lambda: store.end_run(number, outcome="ok"),
+                lambda: store.put_run(number, outcome="ok"),
                 lambda: store.put_source(SOURCE),
                 lambda: store.clear_faults([A]),
                 lambda: store.change_faults({"next_try": NOW}),
@@ -413,7 +413,7 @@ class TestState:
         assert run is not None
         assert (run.command, run.outcome, run.from_serial, run.to_serial) == ("catchup", "running", 0, None)
         store.apply(commit(entry(1)), 1, NOW)
-        store.end_run(number, outcome="ok", exit_code=0, finished=LATER, files=3, bytes=9, seconds=1.5)
+        store.put_run(number, outcome="ok", exit_code=0, finished=LATER, files=3, bytes=9, seconds=1.5)
         run = store.last_run()
         assert run is not None
         assert (run.outcome, run.to_serial, run.files, run.bytes, run.seconds) == ("ok", 1, 3, 9, 1.5)

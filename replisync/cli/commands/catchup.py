@@ -19,7 +19,7 @@ from replisync.cli.options import (
     watched,
 )
 from replisync.cli.output import naming_reseed
-from replisync.operations import run_catchup
+from replisync.operations import Goal, run_catchup
 
 
 @click.command()
@@ -35,6 +35,11 @@ from replisync.operations import run_catchup
     metavar="SECONDS",
     help="Stop after SECONDS: exit 9, or 3 if the primary kept failing until then.",
 )
+@click.option(
+    "--adopt-primary-uuid",
+    is_flag=True,
+    help="Accept the primary's new UUID, if its whole history up to our serial is ours.",
+)
 @file_options
 @patience_option
 @click.pass_obj
@@ -44,8 +49,6 @@ def catchup(
     serverdir: Path,
     primary_url: str | None,
     storage: str | None,
-    to_serial: int | None,
-    timeout: float | None,
     **values: Any,
 ) -> None:
     """Apply changes up to the primary's current serial, then exit."""
@@ -57,8 +60,7 @@ def catchup(
             replace(settings(values), expire_at_once=named),
             context,
             primary_url=primary_url,
-            to_serial=to_serial,
-            timeout=timeout,
+            goal=Goal(**{name: values[name] for name in ("to_serial", "timeout", "adopt_primary_uuid")}),
         )
     if done.serial == done.from_serial:
         click.echo(f"{serverdir} is at serial {done.serial} already")

@@ -14,7 +14,7 @@ from replisync.cli.options import (
     tls,
     tls_options,
 )
-from replisync.cli.output import print_json
+from replisync.cli.output import age, duration, print_json
 from replisync.errors import ConditionFailed
 from replisync.monitoring import check_lag
 from replisync.monitoring import status as run_status
@@ -55,41 +55,72 @@ def status(
 
 
 def _status_lines(fields: dict[str, Any]) -> list[str]:
-    def known(value: Any, unit: str = "") -> str:
-        return "unknown" if value is None else f"{value}{unit}"
-
-    seed, run = fields["seed"], fields["last_run"]
+    seed = fields["seed"]
     present = fields["files_total"] - fields["files_missing"]
-    lag = f"{known(fields['lag_serials'], ' serials')}, {known(fields['lag_seconds'], ' s')}"
-    if fields["state"] == "stale":
-        # The primary may have accepted more since then.
-        lag = f"{known(fields['lag_serials'], ' serials')} or more, as of {known(fields['last_contact'])}"
     lines = [
-        f"{fields['serverdir']}: {fields['state']}"
-        + (f" - {printable(fields['reason'])}" if fields["reason"] else ""),
-        f"  serial      {fields['serial']}, primary {known(fields['primary_serial'])}, behind by {lag}",
-        f"  primary     {known(fields['primary_url'])} ({fields['primary_uuid']})",
-        f"  last heard  {known(fields['last_contact'])}",
+        _headline(fields),
+        *([f"  next        {fields['next']}"] if fields["next"] else []),
+        f"  serial      {fields['serial']}{_lag(fields)}",
+        f"  primary     {_known(fields['primary_url'])} ({fields['primary_uuid']})",
+        *(
+            f"  lineage     {one['uuid']} from serial {one['from_serial']} on, since {one['since']}"
+            for one in fields["lineage"][1:]
+        ),
+        f"  last heard  {_when(fields['last_contact'])}",
         f"  files       {present} of {fields['files_total']} here, {fields['faults']} faults",
-        f"  seed        {seed['kind']} at serial {known(seed['serial'])}, finished {known(seed['finished'])}",
+        f"  seed        {seed['kind']} at serial {_known(seed['serial'])}, "
+        f"finished {_when(seed['finished'])}",
         f"  replisync   {'running' if fields['running'] else 'not running'}",
     ]
-    if fields["next"]:
-        lines.append(f"  next        {fields['next']}")
-    if run:
-        lines.append(
-            f"  last run    {run['command']}: {run['outcome']}, serial {run['from_serial']} to "
-            f"{known(run['to_serial'])}, {run['files']} files, finished {known(run['finished'])}"
-        )
+    if run := fields["last_run"]:
+        lines.append(f"  last run    {_run(run)}")
     if verified := fields["last_verify"]:
         lines.append(
             f"  verified    {verified['level']}: {verified['outcome']} at serial {verified['serial']}, "
-            f"{verified['findings']} findings, finished {verified['finished']}"
+            f"{verified['findings']} findings, finished {_when(verified['finished'])}"
         )
     if fields["divergence"]:
         fork = fields["divergence"]["fork_serial"]
         agree = "at no known serial" if fork is None else f"up to serial {fork}"
-        lines.append(f"  diverged    found {fields['divergence']['found_at']}, the histories agree {agree}")
+        lines.append(
+            f"  diverged    found {_when(fields['divergence']['found_at'])}, the histories agree {agree}"
+        )
     if fields["error"]:
         lines.append(f"  error       {printable(fields['error'])}")
     return lines
+
+
+def _headline(fields: dict[str, Any]) -> str:
+    """Return the state, since when, and why."""
+    since = {"stale": "last heard", "behind": "last in sync"}.get(fields["state"], "since")
+    at = f" ({since} {age(fields['since'])})" if fields["since"] else ""
+    why = f" - {printable(fields['reason'])}" if fields["reason"] else ""
+    return f"{fields['serverdir']}: {fields['state']}{at}{why}"
+
+
+def _lag(fields: dict[str, Any]) -> str:
+    if fields["state"] == "promoted":
+        return ""
+    primary, serials, seconds = fields["primary_serial"], fields["lag_serials"], fields["lag_seconds"]
+    if primary is None:
+        return ", that of the primary is unknown"
+    if fields["state"] == "stale":
+        # The primary may have accepted more since then.
+        return f", the primary's last known one is {primary}"
+    at_most = f", at most {duration(seconds)}" if seconds else ""
+    return f", primary {primary}" + (f", behind by {serials} serials{at_most}" if serials is not None else "")
+
+
+def _run(run: dict[str, Any]) -> str:
+    before, to = run["from_serial"], run["to_serial"]
+    work = "" if to is None else f", {max(0, to - before)} serials up to {to}, {run['files']} files"
+    finished = f", finished {_when(run['finished'])}" if run["finished"] else ""
+    return f"{run['command']}: {run['outcome']}{work}{finished}"
+
+
+def _known(value: Any) -> str:
+    return "unknown" if value is None else f"{value}"
+
+
+def _when(moment: str | None) -> str:
+    return "unknown" if moment is None else f"{moment} ({age(moment)})"

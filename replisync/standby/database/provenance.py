@@ -6,7 +6,16 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from replisync.changelog.records import LEVELS, Contact, Divergence, Identity, Run, Source, Verification
+from replisync.changelog.records import (
+    LEVELS,
+    Contact,
+    Divergence,
+    Identity,
+    Lineage,
+    Run,
+    Source,
+    Verification,
+)
 from replisync.errors import TargetUnusable, UnreadableText
 from replisync.standby.database import schema
 from replisync.standby.database import tables as t
@@ -55,6 +64,31 @@ class Provenance(History):
                 self._put_tip(connection, self._last_serial(connection), tip)
             connection.execute(t.source.delete())
             connection.execute(insert(t.source).values(id=1, **asdict(source)))
+
+    def lineage(self, source: Source) -> list[Lineage]:
+        """Return the primaries of the history, the first one first."""
+        with self._reading() as connection:
+            rows = connection.execute(select(t.lineage).order_by(t.lineage.c.from_serial)).all()
+        found = [Lineage(row.uuid, row.from_serial, row.since) for row in rows]
+        return found or [Lineage(source.primary_uuid, 0, source.seed_started)]
+
+    def adopt_primary(self, source: Source, now: str) -> None:
+        """Record that a server with another UUID continues the history of the primary.
+
+        source: with the new UUID.
+        """
+        with self._writing() as connection:
+            former = connection.execute(select(t.source.c.primary_uuid, t.source.c.seed_started)).one()
+            if not connection.execute(select(func.count()).select_from(t.lineage)).scalar():
+                self._put_lineage(connection, Lineage(former.primary_uuid, 0, former.seed_started))
+            first = self._last_serial(connection) + 1
+            connection.execute(t.lineage.delete().where(t.lineage.c.from_serial >= first))
+            self._put_lineage(connection, Lineage(source.primary_uuid, first, now))
+            connection.execute(update(t.source).values(asdict(source)))
+
+    @staticmethod
+    def _put_lineage(connection: Connection, one: Lineage) -> None:
+        connection.execute(insert(t.lineage).values(asdict(one)))
 
     def contact(self) -> Contact | None:
         """Return the last contact with the primary."""
@@ -126,8 +160,8 @@ class Provenance(History):
             key = connection.execute(row).inserted_primary_key
             return int(key[0]) if key else 0
 
-    def end_run(self, number: int, **values: Any) -> None:
-        """Record how a run ended; its last serial is the target's."""
+    def put_run(self, number: int, **values: Any) -> None:
+        """Record how far a run is, or how it ended; its last serial is the target's."""
         with self._writing() as connection:
             values["to_serial"] = self._last_serial(connection)
             connection.execute(update(t.runs).where(t.runs.c.id == number).values(**values))

@@ -61,6 +61,15 @@ source = Table(
     Column("seed_reason", Text),
 )
 
+# The primaries of the history, each from its first serial on; no rows while there was one only.
+lineage = Table(
+    "replisync_lineage",
+    metadata,
+    Column("from_serial", Integer, primary_key=True, autoincrement=False),
+    Column("uuid", String(64), nullable=False),
+    Column("since", String(32), nullable=False),
+)
+
 # The primary's own bytes of the entry at our last serial, if ours differ: at most one row.
 tip = Table(
     "replisync_tip",
