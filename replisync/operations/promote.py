@@ -106,6 +106,7 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
     access = Access(tls=tls, silence=ASK_SECONDS)
     with existing_standby(serverdir, promoting=True) as (store, source):
         serverdir.check_path()
+        store.check_server()
         position = ask_position(store.contact(), source, access)
         now, found = _verified(serverdir, store, source, context)
         promotion = _assess(serverdir, store, position, found, now)

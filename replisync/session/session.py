@@ -60,6 +60,10 @@ class Session:
     def open(cls, serverdir: Serverdir, settings: Settings, context: Context) -> "Iterator[Session]":
         """Hold a complete standby; see `standby.opening.existing_standby`."""
         with existing_standby(serverdir) as (store, source):
+            if store.took_over:
+                context.log.warning(
+                    "a lost session of this standby held the lock of the database: it was ended"
+                )
             yield cls(serverdir, store, source, settings, context)
 
     def primary(self, url: str | None = None, *, secret: bool = True) -> Primary:

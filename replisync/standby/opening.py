@@ -35,9 +35,11 @@ def open_database(
     storage = serverdir.storage()
     if storage.name == POSTGRES:
         # On demand, here and below: importing the driver would slow the start of every other command.
+        from replisync.standby.database.pgserver import Sessions
         from replisync.standby.database.postgres import PostgresStore
 
-        return PostgresStore(storage, write=write, alone=alone, guard=guard)
+        sessions = Sessions(serverdir.own / "session", serverdir.own / "lock") if alone else None
+        return PostgresStore(storage, write=write, alone=alone, guard=guard, sessions=sessions)
     if not create and not serverdir.has_database():
         raise TargetUnusable(f"cannot open {serverdir}", "its database is missing")
     path = serverdir.root / SQLITE_FILE

@@ -64,21 +64,21 @@ class Postgres:
         self._options: dict[str, object] = {} if durable else {"fsync": "off"}
         self.port = free_port()
         self.password = secrets.token_hex(12)
-        self._user = _user()
+        self.user = _user()
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
         _servers.add(self)
         passwords = self.folder / "password"
         passwords.write_text(self.password)
-        if self._user:
-            shutil.chown(self.folder, self._user)
-            shutil.chown(passwords, self._user)
+        if self.user:
+            shutil.chown(self.folder, self.user)
+            shutil.chown(passwords, self.user)
         command = [bin_folder() / "initdb", "-D", self.data, "-U", "admin", "-A", "md5"]
         command += ["--pwfile", passwords, "-E", "UTF8", "--no-locale", "--no-sync"]
         # The order of a language, as most servers have it: `/` is not before `0` there.
         command += ["--locale-provider=icu", "--icu-locale=en-US"]
         subprocess.run(
-            list(map(str, command)), user=self._user, check=True, stdout=subprocess.DEVNULL, cwd=self.folder
+            list(map(str, command)), user=self.user, check=True, stdout=subprocess.DEVNULL, cwd=self.folder
         )
 
     @property
@@ -120,7 +120,7 @@ class Postgres:
             command += ["-c", f"{name}={value}"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, user=self._user, cwd=self.folder
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, user=self.user, cwd=self.folder
             )
         wait_until(self._answers, START_SECONDS, "PostgreSQL answers")
         return self
@@ -143,8 +143,8 @@ class Postgres:
             self._options["ssl_ca_file"] = bundle
             rule += " clientcert=verify-ca"
         for path in self.folder.glob("*.*"):
-            if self._user:
-                shutil.chown(path, self._user)
+            if self.user:
+                shutil.chown(path, self.user)
         (self.data / "pg_hba.conf").write_text(f"host all admin 127.0.0.1/32 md5\n{rule}\n")
 
     def _answers(self) -> bool:

@@ -38,7 +38,10 @@ class Database:
 
     engine: connected to it.
     guard: called inside each writing transaction; raises if we may no longer write the target.
+    took_over: whether a lost session of this standby held the lock of the database, and was ended.
     """
+
+    took_over = False
 
     def __init__(self, engine: Engine, guard: Guard | None = None) -> None:
         self._engine = engine
@@ -110,6 +113,12 @@ class Database:
         None if it is taken from the last entry, which is always correct.
         """
         return None
+
+    def check_server(self) -> None:
+        """Check that devpi-server can start on a standby in this database.
+
+        Raises TargetUnusable.
+        """
 
     def check_unused(self) -> None:
         """Check that a database that a clone has not begun to fill is empty.

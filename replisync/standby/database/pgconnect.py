@@ -23,6 +23,11 @@ from replisync.errors import ForeignWriter, LocalFailure, TargetUnusable, UsageE
 # forever.
 _SILENCE_SECONDS = 300.0
 
+# For a network that swallows packets, like a firewall that forgot an idle connection: when to probe an idle
+# connection first, then how often, how many probes may fail, and how long data may stay unconfirmed.
+_IDLE_SECONDS, _PROBE_SECONDS, _PROBES = 60, 10, 3
+_UNCONFIRMED_SECONDS = 60
+
 # The size of a COPY message. Small rows are combined into such pieces.
 COPY_BYTES = 256 * 1024
 
@@ -45,7 +50,14 @@ _HINTS = {
     "57P": "start the database's server, then run the command again: it resumes",
     "08": "check that the database's server runs, then run the command again",
 }
-_GONE = ("57P01", "57P02", "57P03", "08")
+_GONE = ("57P01", "57P02", "57P03", "57P05", "08")
+
+# Settings of the session; those that a server does not know are left out. Not as options of the start, which
+# poolers refuse.
+_SET = """
+    SELECT set_config(name, value, false)
+    FROM unnest(CAST(%s AS text[]), CAST(%s AS text[])) AS wanted(name, value)
+    JOIN pg_settings USING (name)"""
 _UNREACHABLE_HINT = "check that the database's server runs and is reachable, then run the command again"
 
 
@@ -57,18 +69,9 @@ def make_engine(
     prepare: called with each new connection of pg8000.
     autocommit: whether each statement is its own transaction.
     """
-    options = _connect_options(storage, write=write)
 
-    def connect() -> pg8000.dbapi.Connection:
-        server = None if options["unix_sock"] else _server(options)
-        try:
-            connection = pg8000.dbapi.connect(**options, sock=server)
-        except BaseException as err:
-            if server is not None:
-                server.close()
-            if isinstance(err, ScramException):
-                raise pg8000.dbapi.InterfaceError(f"authentication: {err}") from None
-            raise
+    def make() -> pg8000.dbapi.Connection:
+        connection = connect(storage, write=write)
         try:
             if prepare is not None:
                 prepare(connection)
@@ -79,7 +82,7 @@ def make_engine(
 
     engine = create_engine(
         "postgresql+pg8000://",
-        creator=connect,
+        creator=make,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=None,
@@ -98,6 +101,31 @@ def make_engine(
     return engine
 
 
+def connect(storage: Storage, *, write: bool) -> pg8000.dbapi.Connection:
+    """Return a new connection.
+
+    Raises the errors of pg8000, and OSError.
+    """
+    options = _connect_options(storage)
+    server = None if options["unix_sock"] else _server(options)
+    try:
+        connection = pg8000.dbapi.connect(**options, sock=server)
+    except BaseException as err:
+        if server is not None:
+            server.close()
+        if isinstance(err, ScramException):
+            raise pg8000.dbapi.InterfaceError(f"authentication: {err}") from None
+        raise
+    try:
+        wanted = _session_settings(write=write)
+        connection.cursor().execute(_SET, (text_array(wanted), text_array(wanted.values())))
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _server(options: dict[str, Any]) -> socket.socket:
     """Return a connection to the server of some options.
 
@@ -108,15 +136,33 @@ def _server(options: dict[str, Any]) -> socket.socket:
     server = socket.create_connection((options["host"], options["port"]), options["timeout"])
     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _IDLE_SECONDS),
+        ("TCP_KEEPINTVL", _PROBE_SECONDS),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", _UNCONFIRMED_SECONDS * 1000),
+    ):
+        if hasattr(socket, name):
+            server.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return server
 
 
-def _connect_options(storage: Storage, *, write: bool) -> dict[str, Any]:
+def _session_settings(*, write: bool) -> dict[str, str]:
+    return {
+        # Durable for PostgreSQL must mean durable for us: another server may have `off` as its default.
+        "synchronous_commit": "on",
+        "standard_conforming_strings": "on",
+        "default_transaction_read_only": "off" if write else "on",
+        # The server ends a session, and its lock, as soon as we notice a lost connection.
+        "tcp_keepalives_idle": str(_IDLE_SECONDS),
+        "tcp_keepalives_interval": str(_PROBE_SECONDS),
+        "tcp_keepalives_count": str(_PROBES),
+        "tcp_user_timeout": str(_UNCONFIRMED_SECONDS * 1000),
+    }
+
+
+def _connect_options(storage: Storage) -> dict[str, Any]:
     settings = storage.settings
-    # Durable for PostgreSQL must mean durable for us: another server may have `off` as its default.
-    startup = {"synchronous_commit": "on", "standard_conforming_strings": "on"}
-    if not write:
-        startup["default_transaction_read_only"] = "on"
     return {
         "user": settings.get("user", "devpi"),
         "database": settings.get("database", "devpi"),
@@ -128,7 +174,6 @@ def _connect_options(storage: Storage, *, write: bool) -> dict[str, Any]:
         "ssl_context": _ssl_context(settings),
         "timeout": _SILENCE_SECONDS,
         "application_name": "replisync",
-        "startup_params": startup,
     }
 
 

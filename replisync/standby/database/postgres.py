@@ -20,6 +20,7 @@ from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.standby.database import tables
 from replisync.standby.database.engine import Guard
 from replisync.standby.database.pgconnect import (
+    connect,
     copy_in,
     copy_rows,
     int_array,
@@ -29,6 +30,7 @@ from replisync.standby.database.pgconnect import (
     translated,
 )
 from replisync.standby.database.pgindexes import rebuild, wrong_indexes
+from replisync.standby.database.pgserver import Sessions, check_own_session, check_server
 from replisync.standby.database.schema import VERSION_TABLE
 from replisync.standby.database.store import Store
 
@@ -97,14 +99,16 @@ class PostgresStore(Store):
         write: bool = False,
         alone: bool = False,
         guard: Guard | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         """Describe the store, without connecting.
 
         alone: be the only replisync that writes, from the first connection on.
+        sessions: the record of the session that does; None to keep none.
         """
         self.storage = storage
-        self._alone = alone
         self._was_alone = False
+        self._sessions = sessions or Sessions(None, None)
         self._files: Engine | None = None
         # One connection: the one that writes holds the lock of the run, and loses it with its end.
         prepare = self._lock if alone else None
@@ -123,12 +127,21 @@ class PostgresStore(Store):
         return self._files
 
     def _lock(self, connection: Any) -> None:
-        cursor = connection.cursor()
-        cursor.execute(f"SELECT pg_try_advisory_lock({_WRITER_LOCK})")
-        [locked] = cursor.fetchone()
-        connection.commit()
-        if locked:
+        check_own_session(connection, lambda: connect(self.storage, write=True), self.storage)
+
+        def locked() -> bool:
+            cursor = connection.cursor()
+            cursor.execute(f"SELECT pg_try_advisory_lock({_WRITER_LOCK})")
+            [found] = cursor.fetchone()
+            connection.commit()
+            return bool(found)
+
+        free = locked()
+        if not free:
+            free = self.took_over = self._sessions.end_former(connection, locked)
+        if free:
             self._was_alone = True
+            self._sessions.note(connection)
             return
         attempted = f"cannot lock the database {self.storage}"
         if self._was_alone:
@@ -152,11 +165,20 @@ class PostgresStore(Store):
             self._guard()
             yield connection
 
-    def check_unused(self) -> None:
-        """Check that the database is empty.
+    def check_server(self) -> None:
+        """Check that devpi-server can start on a standby in this database.
 
         Raises TargetUnusable.
         """
+        with self._reading() as connection:
+            check_server(lambda query: connection.exec_driver_sql(query).scalar(), self.storage)
+
+    def check_unused(self) -> None:
+        """Check that the database can be used, and is empty.
+
+        Raises TargetUnusable.
+        """
+        self.check_server()
         with self._reading() as connection:
             for name, whose in ((VERSION_TABLE, "a standby"), ("changelog", "a devpi-server")):
                 if not _exists(connection, name):
