@@ -146,6 +146,6 @@ def test_the_history_has_all_kinds_of_moves(folder: Path) -> None:
     assert calls >= {"primary.+changelog", "primary.body", "primary.u", "store.commit", "store.read"}
     found = state(folder / "target")
     assert found["pending"] == []
-    assert len(found["retained"]) == 4  # type: ignore[arg-type]
-    assert [row[2] for row in found["faults"]] == ["mirror"]  # type: ignore[attr-defined]
-    assert [row[3] for row in found["files"]].count("present") == 3  # type: ignore[attr-defined]
+    assert len(found["retained"]) == 4
+    assert [row[2] for row in found["faults"]] == ["mirror"]
+    assert [row[3] for row in found["files"]].count("present") == 3

@@ -343,7 +343,7 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(
         assert found == expected, f"a failure of call {at}, {call}"
 
 
-def state_in_postgres(root: Path, database: support.Database) -> dict[str, object]:
+def state_in_postgres(root: Path, database: support.Database) -> dict[str, Any]:
     """Return what `state` does, and the names of what is retained."""
     found = rows_in_postgres(database, _QUERIES)
     stored = rows_in_postgres(database, {"names": "SELECT stored_as FROM replisync_retained"})["names"]

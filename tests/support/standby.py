@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 from tests.support.devpi import Server
 from tests.support.history import files_below, read_history
@@ -27,6 +28,10 @@ class Standby:
     def serial(self) -> int:
         """The last serial in its database."""
         return last_serial(self.serverdir)
+
+    def is_at(self, serial: int) -> bool:
+        """Whether this is the last serial in its database."""
+        return self.serial == serial
 
     @property
     def own(self) -> tuple[object, ...]:
@@ -106,9 +111,9 @@ def settled(primary: Server) -> int:
     return primary.serial()
 
 
-def tree(folder: Path) -> dict[str, tuple[object, ...]]:
+def tree(folder: Path) -> dict[str, tuple[Any, ...]]:
     """Return all that a folder holds, ours too: names, modes, times of change and contents."""
-    found: dict[str, tuple[object, ...]] = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for path in sorted(folder.rglob("*")):
         stat = path.lstat()
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
