@@ -155,7 +155,9 @@ def test_what_devpi_import_cannot_take_leaves_nothing_behind(
 
 def wait_for_live_files(primary: Server, count: int) -> None:
     """Return when a primary has committed so many files."""
-    wait_until(lambda: len(read_history(primary.serverdir).live_files) == count, 20, f"{count} files are live")
+    wait_until(
+        lambda: len(read_history(primary.serverdir).live_files) == count, 20, f"{count} files are live"
+    )
 
 
 def test_mirrors_work_after_the_promotion_of_a_seed_by_an_export(

@@ -43,7 +43,11 @@ def index_all(server: Server, expected: set[str]) -> None:
 
     def indexed() -> None:
         with server:
-            wait_until(lambda: expected <= indexed_projects(server.serverdir), 60, f"all of {sorted(expected)} are indexed")
+            wait_until(
+                lambda: expected <= indexed_projects(server.serverdir),
+                60,
+                f"all of {sorted(expected)} are indexed",
+            )
 
     try:
         indexed()
