@@ -46,42 +46,6 @@ def test_a_damage_is_found_at_the_level_that_promises_it(standby: Standby, name:
 MENDED = [name for name, one in DAMAGES.items() if one.storage != "postgres" and name != FOREIGN]
 
 
-IN_POSTGRES = (
-    "a flipped byte in a file",
-    "a truncated file",
-    "a missing file",
-    "an extra file",
-    "a file that is to be dropped",
-    "a file with another size in its row",
-    "a file without a size in the ledger",
-    "a file that is said to be wanted",
-    "a missing file that is said to be what nobody can have",
-    "a time that is an empty text",
-    "retained files that are gone",
-    "the key of a file that is gone",
-    "an emptied entry",
-    "an entry missing in the middle",
-    "an entry missing at the end",
-    "a wrong back serial",
-    "a sequence that is behind",
-    "a sequence that is ahead",
-    "no index of devpi-server's",
-    "a file that the ledger does not have",
-    "an entry at a negative serial",
-    "a commit whose time is none",
-    "a serial of the seed that cannot be",
-    "a trigger of somebody's in PostgreSQL",
-    "a path of a move that leads out of the folder",
-    "a staged file in another folder",
-    "a commit that never was",
-    "no ledger",
-    "no changelog",
-    "an index of PostgreSQL that lacks a row",
-    "an index of PostgreSQL that let a key in twice",
-    "an index of PostgreSQL in another order",
-)
-
-
 @pytest.mark.parametrize("name", MENDED)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_damage_is_mended_and_the_standby_is_what_it_was(standby: Standby, name: str) -> None:
@@ -92,19 +56,6 @@ def test_a_damage_is_mended_and_the_standby_is_what_it_was(standby: Standby, nam
     assert report.repairs != []
     assert standby.look().findings == []
     assert contents(standby) == before
-
-
-@pytest.mark.parametrize("database", ["postgres"], indirect=True)
-def test_one_damage_after_the_other_is_mended_in_postgresql(standby: Standby) -> None:
-    before = contents(standby)
-    for name in IN_POSTGRES:
-        damage = DAMAGES[name]
-        damage.do(standby)
-        report = standby.repair()
-        assert {one.kind for one in report.repairs} >= damage.found, name
-        assert report.findings == [], name
-        assert contents(standby) == before, name
-    assert standby.look().findings == []
 
 
 def test_what_is_found_obeys_no_terminal(one: Standby) -> None:
