@@ -70,7 +70,7 @@ def devpiserver_pyramid_configure(config: Any, pyramid_config: Any) -> None:
 def _tell_devpi_web(config: Any, standby: HotStandby) -> None:
     """Make devpi-web, if installed, ask us for this server's state."""
     if config.pluginmanager.has_plugin("devpi-web"):
-        from devpi_web.config import get_pluginmanager  # type: ignore[import-untyped,unused-ignore]
+        from devpi_web.config import get_pluginmanager
 
         get_pluginmanager(config).register(WebMessages(standby))
 
@@ -209,7 +209,7 @@ class HotStandby:
         """The signer of the token by which the primary knows a replica."""
         from devpi_server.replica import get_auth_serializer
 
-        return get_auth_serializer(self.xom.config)  # type: ignore[no-untyped-call]
+        return get_auth_serializer(self.xom.config)
 
     @cached_property
     def http(self) -> Any:

@@ -264,7 +264,7 @@ class ScriptedPrimary:
 
     def commit(self, changes: dict[str, tuple[str, int, Any]], renames: tuple[str, ...] = ()) -> int:
         """Append an entry; return its serial."""
-        self.entries.append(dumps((changes, list(renames))))  # type: ignore[no-untyped-call]
+        self.entries.append(dumps((changes, list(renames))))
         return self.serial
 
     def transport(self) -> httpx.MockTransport:

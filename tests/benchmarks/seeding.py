@@ -37,7 +37,7 @@ def from_local_files(stage: Stage) -> Finished:
 def export_seed(stage: Stage) -> Exported:
     """Make a standby by way of an export that replisync makes."""
     finished = _clone(stage, "--from-serverdir", stage.primary.serverdir, "--seed", "export")
-    moments = {}
+    moments: dict[str, datetime] = {}
     for line in finished.output.splitlines():
         if line.startswith("{"):
             entry = json.loads(line)

@@ -18,7 +18,7 @@ from tests.support.proxy import Proxy
 from tests.support.runs import run_here
 from tests.support.snapshot import assert_untouched, snapshot
 from tests.support.standby import Standby, settled
-from tests.support.upstream import Upstream
+from tests.support.upstream import HashType, Upstream
 
 
 @dataclass
@@ -33,7 +33,8 @@ class Pair:
 
 def fill(client: Client, upstream: Upstream) -> None:
     """Make what the changes below change."""
-    for project, hash_type in (("plain", "sha256"), ("md5", "md5"), ("nohash", "")):
+    hash_types: dict[str, HashType] = {"plain": "sha256", "md5": "md5", "nohash": ""}
+    for project, hash_type in hash_types.items():
         for version in ("1.0", "2.0", "3.0"):
             upstream.add_wheel(project, version, version.encode(), hash_type)
     client.login()

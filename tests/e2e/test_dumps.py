@@ -153,6 +153,13 @@ def test_what_devpi_import_cannot_take_leaves_nothing_behind(
     assert "dev" in read_history(target).latest()["root/.config"][2]["indexes"]
 
 
+def wait_for_live_files(primary: Server, count: int) -> None:
+    """Return when a primary has committed so many files."""
+    wait_until(
+        lambda: len(read_history(primary.serverdir).live_files) == count, 20, f"{count} files are live"
+    )
+
+
 def test_mirrors_work_after_the_promotion_of_a_seed_by_an_export(
     primary: Server, upstream: Upstream, tmp_path: Path, secretfile: Path
 ) -> None:
@@ -168,13 +175,12 @@ def test_mirrors_work_after_the_promotion_of_a_seed_by_an_export(
         for relpath in client.links("root/mirror", "cached").values():
             client.fetch(relpath)
         client.simple("root/mirror", "linked")
-        live = lambda: read_history(primary.serverdir).live_files  # noqa: E731
-        wait_until(lambda: len(live()) == 2, 20, "the primary has committed what it keeps")
+        wait_for_live_files(primary, 2)
         standby.clone("--from-serverdir", primary.serverdir, "--seed", "export")
         for relpath in client.links("root/mirror", "later").values():
             client.fetch(relpath)
         client.simple("root/dev", "linked")
-    wait_until(lambda: len(live()) == 4, 20, "the primary has committed what it keeps")
+    wait_for_live_files(primary, 4)
     standby.catchup()
     assert [key for key in read_history(standby.serverdir).kv if key.startswith("root/mirror/")] == []
     primary.stop()

@@ -42,9 +42,12 @@ def index_all(server: Server, expected: set[str]) -> None:
     """Let a server run until devpi-web has indexed these projects."""
 
     def indexed() -> None:
-        missing = lambda: expected - indexed_projects(server.serverdir)  # noqa: E731
         with server:
-            wait_until(lambda: not missing(), 60, f"all of {sorted(expected)} are indexed")
+            wait_until(
+                lambda: expected <= indexed_projects(server.serverdir),
+                60,
+                f"all of {sorted(expected)} are indexed",
+            )
 
     try:
         indexed()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_storage_is_moved_by_following_from_one_into_the_other(
         with to_sqlite.follow() as one, to_postgres.follow() as other:
             last = leave_gaps(source, primary)
             for standby, follower in ((to_sqlite, one), (to_postgres, other)):
-                follower.wait_for(lambda standby=standby: standby.serial == last, "the standby has it")
+                follower.wait_for(partial(standby.is_at, last), "the standby has it")
                 follower.stop()
         for standby in (to_sqlite, to_postgres):
             assert "already" in standby.catchup().stdout
@@ -304,8 +305,9 @@ def test_a_clone_goes_on_after_kills_of_itself_and_of_the_database(
         database = server.database()
         new = PostgresStandby(tmp_path / "new", proxy.url, secretfile, database)
         for count in (10, 30):
+            enough = partial(_has_files, database, count)
             with Background(tmp_path / "log", "clone", *new.new, "--patience", 1) as clone:
-                clone.wait_for(lambda count=count: _files(database) >= count, "some files are there")
+                clone.wait_for(enough, "some files are there")
                 server.crash() if count == 10 else clone.kill()
                 if count == 10:
                     assert clone.end(7).code == 7
@@ -332,16 +334,16 @@ def test_follow_waits_for_a_database_that_restarts(primary: Server, tmp_path: Pa
                 follower.wait_for_log("retrying")
                 server.start()
                 serial = primary.serial()
-                follower.wait_for(lambda serial=serial: standby.serial == serial, "the standby has it", 60)
+                follower.wait_for(partial(standby.is_at, serial), "the standby has it", 60)
                 assert sequence(database) == serial + 1
             follower.stop()
         compare_histories(read_history(primary.serverdir), history(database), serial)
 
 
-def _files(database: Database) -> int:
+def _has_files(database: Database, count: int) -> bool:
     if not database.scalar("SELECT to_regclass('files') IS NOT NULL"):
-        return 0
-    return int(database.scalar("SELECT count(*) FROM files"))
+        return False
+    return int(database.scalar("SELECT count(*) FROM files")) >= count
 
 
 # Memory

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -143,7 +144,7 @@ def test_a_database_whose_disk_is_full(
                 assert "make room" in follower.text
                 filler.unlink()
                 serial = primary.serial()
-                follower.wait_for(lambda serial=serial: standby.serial == serial, "the standby has it", 60)
+                follower.wait_for(partial(standby.is_at, serial), "the standby has it", 60)
                 follower.stop()
             assert_equal(primary, standby)
 

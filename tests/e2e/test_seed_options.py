@@ -102,8 +102,11 @@ def test_files_of_mirrors_are_exported_where_that_is_asked_for(
         client.create_mirror("root/mirror", upstream.simple_url)
         kept = client.links("root/mirror", "plain")[filename]
         client.fetch(kept)
-    live = lambda: read_history(primary.serverdir).live_files  # noqa: E731
-    wait_until(lambda: kept in live(), 20, "the primary has committed what it keeps")
+    wait_until(
+        lambda: kept in read_history(primary.serverdir).live_files,
+        20,
+        "the primary has committed what it keeps",
+    )
     primary.stop()
     source = ("--from-serverdir", primary.serverdir, "--seed", "export")
     for option, expected in (("--include-mirrored-files", [kept]), ("--no-include-mirrored-files", [])):

@@ -226,16 +226,16 @@ _QUERIES = {
 }
 
 
-def state(root: Path) -> dict[str, object]:
+def state(root: Path) -> dict[str, Any]:
     """Return all that makes a target what it is: tables and files."""
-    found: dict[str, object] = {"on disk": on_disk(root)}
+    found: dict[str, Any] = {"on disk": on_disk(root)}
     with closing(sqlite3.connect(f"file:{root / '.sqlite'}?mode=ro", uri=True)) as database:
         for name, query in _QUERIES.items():
             found[name] = sorted(database.execute(query).fetchall())
     return found
 
 
-def state_in_postgres(root: Path, database: support.Database) -> dict[str, object]:
+def state_in_postgres(root: Path, database: support.Database) -> dict[str, Any]:
     """Return the same of a target that has its data in PostgreSQL."""
     return {"on disk": on_disk(root), **rows_in_postgres(database, _QUERIES)}
 
@@ -252,11 +252,11 @@ def on_disk(root: Path) -> dict[str, bytes]:
     }
 
 
-def rows_in_postgres(database: support.Database, queries: dict[str, str]) -> dict[str, object]:
+def rows_in_postgres(database: support.Database, queries: dict[str, str]) -> dict[str, Any]:
     """Return what queries yield, in order, with the files of devpi and its sequence."""
     files = {"contents": "SELECT path, data FROM files"}
     sequence = {"sequence": "SELECT last_value, is_called FROM changelog_serial_seq"}
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     with closing(pg8000.dbapi.connect(**database.options)) as connection:
         cursor = connection.cursor()
         for name, query in {**queries, **files, **sequence}.items():

@@ -60,7 +60,7 @@ def refused(serverdir: Serverdir, sources: Sources, words: str) -> None:
     work = (Seeding(sources, Seed.AUTO, ToolOptions()), Settings(patience=0.0), context())
     for act in (clone, forecast):
         with pytest.raises(TargetUnusable, match=words) as caught:
-            act(serverdir, *work)  # type: ignore[operator]
+            act(serverdir, *work)
         assert caught.value.exit_code == 6
         assert "choose another --serverdir" in caught.value.hint
     with SqliteStore(serverdir.root / ".sqlite") as store:

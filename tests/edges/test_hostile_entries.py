@@ -127,13 +127,6 @@ def test_in_sqlite(history: list[dict[str, Any]], answer: bytes | int) -> None:
         check(root, SqliteDatabase(root / ".sqlite"), history, answer)
 
 
-@EXAMPLES
-@given(history=HISTORIES, answer=ANSWERS)
-def test_in_postgresql(postgres: Postgres, history: list[dict[str, Any]], answer: bytes | int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        check(Path(folder, "below", "standby"), PostgresDatabase(postgres.schema()), history, answer)
-
-
 @pytest.mark.parametrize("index", ["dev", "pypi"])
 def test_a_file_that_postgresql_cannot_hold(postgres: Postgres, tmp_path: Path, index: str) -> None:
     """It is known by its length, and not downloaded: a fault, for which a private serial waits."""

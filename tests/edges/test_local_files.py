@@ -46,10 +46,10 @@ def found(folder: Path, file: WantedFile | None = None) -> list[str]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> DiskFiles:
-    folders = [tmp_path / "target" / name for name in ("files", "staging", "retained")]
-    for folder in folders:
+    files, staging, retained = (tmp_path / "target" / name for name in ("files", "staging", "retained"))
+    for folder in (files, staging, retained):
         folder.mkdir(parents=True)
-    return DiskFiles(*folders)
+    return DiskFiles(files, staging, retained)
 
 
 def staged(tmp_path: Path) -> list[Path]:

@@ -25,13 +25,13 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def raw(serial: int) -> bytes:
     """Return the stored bytes of an entry with something of its own in it."""
-    data: bytes = dumps(({f"u/i/{serial}/.config": ("PROJVERSION", -1, {"n": serial})}, ["+files/x-tmp"]))  # type: ignore[no-untyped-call]
+    data: bytes = dumps(({f"u/i/{serial}/.config": ("PROJVERSION", -1, {"n": serial})}, ["+files/x-tmp"]))
     return data
 
 
 def streamed(first: int, last: int) -> bytes:
     """Return what the streaming endpoint sends."""
-    return b"".join(dumps(serial) + raw(serial) for serial in range(first, last + 1))  # type: ignore[no-untyped-call]
+    return b"".join(dumps(serial) + raw(serial) for serial in range(first, last + 1))
 
 
 def primary(handler: Handler, **options: object) -> Primary:
@@ -124,7 +124,7 @@ class TestStreaming:
         assert caught.value.serial == 5
 
     def test_an_entry_beyond_the_limits_is_refused(self) -> None:
-        large = dumps(3) + dumps(({"u/i/x": ("PLUGIN", 1, "x" * 5000)}, []))  # type: ignore[no-untyped-call]
+        large = dumps(3) + dumps(({"u/i/x": ("PLUGIN", 1, "x" * 5000)}, []))
         with (
             primary(lambda _request: stream_answer(large), limits=Limits(4000)) as one,
             one.changes(3, poll=False) as changes,
@@ -176,7 +176,7 @@ class TestBatches:
     @staticmethod
     def answer(*items: object) -> Handler:
         """Answer with a batch."""
-        body: bytes = dumps(list(items))  # type: ignore[no-untyped-call]
+        body: bytes = dumps(list(items))
         headers = answers(serial=9, content_type="application/octet-stream")
         return lambda _request: httpx.Response(200, headers=headers, stream=Body(body[:50], body[50:]))
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -79,8 +80,9 @@ class Server:
             def get_timestamp(self) -> int:
                 return now
 
+        max_age: Any = MAX_AGE_SECONDS  # devpi-server hands in a float too
         try:
-            uuid = TimedSerializer(self.key, signer=Signer).loads(token, max_age=MAX_AGE_SECONDS)
+            uuid = TimedSerializer(self.key, signer=Signer).loads(token, max_age=max_age)
         except SignatureExpired:
             return 403, b"Authorization expired."
         except BadSignature:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from itertools import repeat
 from threading import Event
 
@@ -71,10 +72,13 @@ class TestPrefetch:
                 begun.append(weight)
                 yield weight
 
+        def has_begun(count: int) -> bool:
+            return len(begun) >= count
+
         with Prefetch(items(), most=5, weight=lambda one: one, heaviest=10) as ahead:
             wait_until(lambda: len(begun) == held + 1, 20, "the thread reads as far as it may")
             for taken, _ in enumerate(ahead, 1):
-                wait_until(lambda t=taken: len(begun) >= min(20, held + t), 20, "it reads on")
+                wait_until(partial(has_begun, min(20, held + taken)), 20, "it reads on")
                 assert len(begun) <= held + 1 + taken
 
     def test_what_reading_them_raises_comes_behind_the_last_one(self) -> None:

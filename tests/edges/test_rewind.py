@@ -1,17 +1,15 @@
 """Taking a target back: at each serial it is again what it was there, whatever fails on the way."""
 
-import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from replisync.changelog.plan import WantedFile
 from replisync.changelog.records import Commit, Divergence, Source
-from replisync.errors import ConditionFailed, ForeignWriter, ReplisyncError, TargetUnusable
+from replisync.errors import ConditionFailed, ForeignWriter, TargetUnusable
 from replisync.primary.access import Access
 from replisync.replication.context import Context
 from replisync.rewind.rewind import Rewound, take_back
@@ -30,18 +28,15 @@ from tests.edges.scenario import (
     Target,
     drop,
     put,
-    rows_in_postgres,
 )
 from tests.edges.standbys import SOURCE
 from tests.fakes import (
-    Died,
     FailingFiles,
     NoProgress,
     RecordingLog,
     RecordingStop,
     ScriptedPrimary,
     Trap,
-    failure,
 )
 from tests.support import postgres as support
 
@@ -98,7 +93,7 @@ def followed(root: Path, kind: type[Standby] = Standby) -> ChainedPrimary:
     return server
 
 
-_QUERIES = {
+QUERIES = {
     "changelog": "SELECT serial, data FROM changelog",
     "kv": "SELECT key, keyname, serial FROM kv",
     "files": "SELECT relpath, serial, digest, state, size, reason FROM replisync_files",
@@ -119,7 +114,7 @@ def state(root: Path) -> dict[str, object]:
         }
     }
     with closing(sqlite3.connect(f"file:{root / '.sqlite'}?mode=ro", uri=True)) as database:
-        for name, query in _QUERIES.items():
+        for name, query in QUERIES.items():
             found[name] = sorted(database.execute(query).fetchall())
     return found
 
@@ -288,129 +283,6 @@ class TestMissingFiles:
 
 
 TOX = "u/dev/+f/bbb/b/b-1.0.zip.toxresult-1.json"
-
-# Calls that change nothing.
-READS = (
-    *("store.read", "store.in_the_transaction", "primary."),
-    *(
-        "files.size_of",
-        "files.obstacle",
-        "files.digest_of",
-        "files.staged",
-        "files.size_aside",
-        "files.read_retained",
-    ),
-)
-
-
-def interrupted(
-    root: Path, serial: int, at: int | None, *, after: bool, error: Any, kind: type[Standby] = Standby
-) -> Trap:
-    """Take a target back with a failure in one call, then again; return the trap with all calls."""
-    server = followed(root, kind)
-    trap = Trap(at, after=after, error=error)
-    for _ in range(2):
-        with closing(kind(root, server, trap, entries=1)) as target:
-            try:
-                target.take_back(serial)
-            except Died:
-                continue
-            except ReplisyncError as err:
-                if not err.transient:
-                    raise
-                continue
-            return trap
-    pytest.fail("one failure was too much")
-
-
-@pytest.mark.parametrize("error", [Died, failure], ids=["the process dies", "the call fails"])
-@pytest.mark.parametrize("after", [False, True], ids=["before the work", "after the work"])
-@pytest.mark.parametrize("serial", [4, 9])
-def test_a_failure_in_any_call_changes_nothing_in_the_end(
-    serial: int, after: bool, error: Callable[[str], BaseException], folder: Path
-) -> None:
-    """In between it is what it was, or what it is to be, with all files; afterwards the same as without."""
-    undisturbed = interrupted(folder / "undisturbed", serial, None, after=False, error=Died)
-    expected = state(folder / "undisturbed"), retained_names(folder / "undisturbed")
-    calls = {"files.receive", "files.rename_retained", "store.commit"}
-    assert calls | ({"files.retain"} if serial < 9 else set()) <= set(undisturbed.names)
-    for at, call in enumerate(undisturbed.names):
-        if call.startswith(READS) and call != "store.in_the_transaction":
-            continue
-        root = folder / str(at)
-        assert interrupted(root, serial, at, after=after, error=error).sprung
-        found = state(root), retained_names(root)
-        assert found == expected, f"a failure of call {at}, {call}"
-
-
-def state_in_postgres(root: Path, database: support.Database) -> dict[str, object]:
-    """Return what `state` does, and the names of what is retained."""
-    found = rows_in_postgres(database, _QUERIES)
-    stored = rows_in_postgres(database, {"names": "SELECT stored_as FROM replisync_retained"})["names"]
-    folder = root / ".replisync" / "retained"
-    assert [name for (name,) in stored] == sorted(path.name for path in folder.iterdir())
-    found["retained"] = sorted(map(without_time, folder.iterdir()))
-    return found
-
-
-def test_the_same_in_postgresql(postgres: support.Postgres, folder: Path) -> None:
-    """Contents of files are rows there, and devpi's sequence moves with the serial.
-
-    Each failure needs a database of its own: all commits fail before or after their work in turn, and of each
-    other call the last one.
-    """
-    database = postgres.schema()
-    undisturbed = interrupted(
-        folder / "undisturbed", 4, None, after=False, error=Died, kind=in_postgres(database)
-    )
-    expected = state_in_postgres(folder / "undisturbed", database)
-    assert expected["sequence"] == [(4, True)]
-    for at, call in enumerate(undisturbed.names):
-        is_last = call not in undisturbed.names[at + 1 :]
-        if call.startswith(READS) or not (is_last or call == "store.commit"):
-            continue
-        database = postgres.schema()
-        root = folder / str(at)
-        after = at % 2 == 0
-        assert interrupted(root, 4, at, after=after, error=Died, kind=in_postgres(database)).sprung
-        assert state_in_postgres(root, database) == expected, f"a failure of call {at}, {call}"
-
-
-def without_time(path: Path) -> str:
-    """Return the name of a retained file as it was before a rewind gave it another one."""
-    return re.sub(r"^\d{4}-\d\d-\d\dT[^-]+-", "", path.name)
-
-
-def retained_names(root: Path) -> list[str]:
-    """Return the names in the retained folder, without the times in them, and check the rows."""
-    retained(root)
-    return sorted(map(without_time, (root / ".replisync" / "retained").iterdir()))
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before the work", "after the work"])
-def test_a_target_that_died_on_the_way_back_can_go_on_forwards_instead(folder: Path, after: bool) -> None:
-    """Whoever changes their mind after a crash catches up again: the history is whole at each moment."""
-    undisturbed = interrupted(folder / "undisturbed", 4, None, after=False, error=Died)
-    followed(folder / "forwards")
-    expected = state(folder / "forwards")
-    for at, call in enumerate(undisturbed.names):
-        if call.startswith(READS):
-            continue
-        root = folder / str(at)
-        server = followed(root)
-        with closing(Standby(root, server, Trap(at, after=after), entries=1)) as target, pytest.raises(Died):
-            target.take_back(4)
-        with closing(Standby(root, server, Trap(), entries=1)) as target:
-            assert all(
-                target.serverdir.files.joinpath(relpath).is_file()
-                for relpath, _, _, present, _, _ in state(root)["files"]  # type: ignore[attr-defined]
-                if present == "present"
-            ), f"a file is missing after a crash in call {at}, {call}"
-            target.begin()
-            target.catch_up(LAST)
-            target.pipeline.step(poll=False)
-        for part in ("changelog", "kv", "pending"):
-            assert state(root)[part] == expected[part], f"{part} after a crash in call {at}, {call}"
 
 
 # The stores.

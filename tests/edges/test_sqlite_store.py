@@ -112,7 +112,7 @@ class TestReaders:
         class Watched(SqliteStore):
             """Lets somebody look when all is written and nothing is committed."""
 
-            def _update_ledger(self, *arguments: object) -> bool:  # type: ignore[override]
+            def _update_ledger(self, *arguments: object) -> bool:
                 moved = super()._update_ledger(*arguments)  # type: ignore[arg-type]
                 look()
                 return moved

@@ -21,14 +21,14 @@ with atheris.instrument_imports(
 ):
     from tests.fuzz import target
 
-from tests.unit.samples import dump, entries
+from tests.unit.samples import dump, entries, load
 
 
 def seeds() -> list[bytes]:
     """Return what to begin with: what is kept, and each kind of entry in each framing."""
     found = target.corpus()
     for raw in entries().values():
-        changes, _ = target.loads(raw)  # type: ignore[no-untyped-call]
+        changes, _ = load(raw)
         found += [b"\0" + raw, b"\1" + raw, b"\2" + dump(3) + raw + dump(4) + raw]
         found.append(b"\3" + dump([(3, changes), (4, changes)]))
     return found

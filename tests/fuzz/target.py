@@ -40,7 +40,7 @@ def check(data: bytes) -> None:
 
 def check_stored(data: bytes) -> None:
     """As the entry of one serial."""
-    outcomes = []
+    outcomes: list[ChangelogEntry | None] = []
     for kinds in (None, READ_KEYNAMES):
         try:
             outcomes.append(parse_stored(7, data, LIMITS, kinds))
@@ -78,7 +78,7 @@ def check_value(data: bytes) -> None:
     except CorruptEntry:
         return
     try:
-        theirs = loads(data)  # type: ignore[no-untyped-call]
+        theirs = loads(data)
         again = encode(decoded.value)
     except (RecursionError, ValueError):
         return  # too deep for devpi, or a number that it could never have written

@@ -108,8 +108,9 @@ class Stage:
         """Let everybody do what is due."""
         self.workload.check()
         self.chaos.tick()
-        for keeper in (*self.followers, self.cloner):
-            keeper.tick()
+        for follower in self.followers:
+            follower.tick()
+        self.cloner.tick()
         self.proxy.requests.clear()
 
     def verify(self) -> None:

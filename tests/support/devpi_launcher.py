@@ -47,7 +47,7 @@ def run_lean() -> int:
     plugins.load_setuptools_entrypoints("devpi_server")
     plugins.check_pending()
     with main.CommandRunner(pluginmanager=plugins) as runner:
-        runner.return_code = main._main(runner.pluginmanager, sys.argv)  # type: ignore[no-untyped-call]
+        runner.return_code = main._main(runner.pluginmanager, sys.argv)
     return runner.return_code or 0
 
 
@@ -56,7 +56,7 @@ def run_full() -> int:
     restore_aliases()
     from devpi_server.main import main
 
-    return main() or 0  # type: ignore[no-untyped-call]
+    return main() or 0
 
 
 if __name__ == "__main__":

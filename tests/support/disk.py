@@ -44,7 +44,7 @@ class SmallDisk:
 def small_disk(root: Path, kib: int) -> Iterator[SmallDisk]:
     """Mount a file system for the length of a with block; skip the test where that is not allowed."""
     root.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", root]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(root)]
     try:
         done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8")
     except FileNotFoundError:

@@ -76,6 +76,7 @@ class Forked:
         args = (program, list(arguments), *said, dict(os.environ), ends_with_us, user)
         self._process = _context.Process(target=_become, args=args)
         self._process.start()
+        assert self._process.pid is not None
         self.pid: int = self._process.pid
         for other in tuple(_running):
             other.poll()
@@ -134,8 +135,9 @@ def run(
         except BaseException:
             process.kill()
             raise
-        said = [path and path.read_text(encoding="utf-8", errors="replace") for path in (stdout, stderr)]
-    return subprocess.CompletedProcess(list(command), code, *said)
+        said = stdout.read_text(encoding="utf-8", errors="replace")
+        apart = None if stderr is None else stderr.read_text(encoding="utf-8", errors="replace")
+    return subprocess.CompletedProcess(list(command), code, said, apart)
 
 
 def _become(

@@ -73,13 +73,13 @@ def connect(serverdir: Path, *, write: bool = False) -> sqlite3.Connection:
 
 def parse(raw: bytes) -> Entry:
     """Parse the bytes of an entry: its changes and its rename list."""
-    entry: Entry = loads(raw)  # type: ignore[no-untyped-call]
+    entry: Entry = loads(raw)
     return entry
 
 
 def serialize(entry: object) -> bytes:
     """Serialize a value as devpi-server does, which is not always as the bytes were before."""
-    raw: bytes = dumps(entry)  # type: ignore[no-untyped-call]
+    raw: bytes = dumps(entry)
     return raw
 
 

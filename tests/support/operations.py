@@ -228,7 +228,8 @@ class Operations:
         if found is None:
             return ""
         content = build_docs(f"docs {self._random.randrange(3)}")
-        return self._owner(found[0]).upload_docs(*found, content)
+        index, project, version = found
+        return self._owner(index).upload_docs(index, project, version, content)
 
     def upload_toxresult(self) -> str:
         relpath = self._pick(self._releases())
@@ -239,7 +240,8 @@ class Operations:
         found, target = self._pick(self._versions()), self._pick(self._indexes("stage"))
         if found is None or target == found[0] or target.split("/")[0] != found[0].split("/")[0]:
             return ""
-        self._owner(target).push(*found, target)
+        index, project, version = found
+        self._owner(target).push(index, project, version, target)
         return f"{found} to {target}"
 
     def delete_file(self) -> str:

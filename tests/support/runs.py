@@ -80,7 +80,8 @@ def finished(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 def outcome(code: int, stdout: str, stderr: str, expected: int) -> Outcome:
     """Check that a run ended as expected, and with one line on stderr beside the log exactly if it failed."""
-    logs, others = [], []
+    logs: list[str] = []
+    others: list[str] = []
     for line in stderr.splitlines():
         (logs if line.startswith("{") else others).append(line)
     assert code == expected, f"exit code {code} instead of {expected}:\n{stdout}{stderr}"

@@ -28,6 +28,10 @@ class Standby:
         """The last serial in its database."""
         return last_serial(self.serverdir)
 
+    def is_at(self, serial: int) -> bool:
+        """Whether this is the last serial in its database."""
+        return self.serial == serial
+
     @property
     def own(self) -> tuple[object, ...]:
         """The option that every command needs."""
@@ -106,9 +110,9 @@ def settled(primary: Server) -> int:
     return primary.serial()
 
 
-def tree(folder: Path) -> dict[str, tuple[object, ...]]:
+def tree(folder: Path) -> dict[str, tuple[Any, ...]]:
     """Return all that a folder holds, ours too: names, modes, times of change and contents."""
-    found: dict[str, tuple[object, ...]] = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for path in sorted(folder.rglob("*")):
         stat = path.lstat()
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

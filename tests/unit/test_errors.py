@@ -35,7 +35,8 @@ def test_the_tree_that_the_module_draws_is_the_real_one() -> None:
     drawn = re.findall(
         r"^ {4}([ │]*)(?:[├└]── )?(\w+)(?: +(\d+)  (.*))?$", errors.__doc__ or "", re.MULTILINE
     )
-    found, path = [], []
+    found = []
+    path: list[str] = []
     for indent, name, code, words in drawn:
         depth = 0 if name == "ReplisyncError" else len(indent) // 4 + 1
         path = [*path[:depth], name]
@@ -110,7 +111,7 @@ def attempts() -> Iterator[tuple[str, str]]:
             for text in texts:
                 first = text.values[0] if isinstance(text, ast.JoinedStr) else text
                 if isinstance(first, ast.Constant):
-                    yield f"{path.relative_to(PACKAGE)}:{node.lineno}", str(first.value)
+                    yield f"{path.relative_to(PACKAGE)}:{text.lineno}", str(first.value)
 
 
 def test_every_message_begins_with_what_cannot_be_done() -> None:

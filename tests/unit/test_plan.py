@@ -19,9 +19,9 @@ def file(digest: str = "a" * 64) -> dict[str, Any]:
     return {"last_modified": "now", "hash_spec": f"sha256={digest}"}
 
 
-def entry(serial: int, size: int = 10, **changes: Any) -> ChangelogEntry:
+def entry(serial: int, changes: dict[str, Any] | None = None, *, size: int = 10) -> ChangelogEntry:
     """Return an entry of so many bytes that gives file keys values."""
-    named = {path: KeyChange("STAGEFILE", -1, value) for path, value in changes.items()}
+    named = {path: KeyChange("STAGEFILE", -1, value) for path, value in (changes or {}).items()}
     return ChangelogEntry(serial, named, b"x" * size)
 
 
@@ -37,38 +37,38 @@ class TestBatch:
     """A batch has the state after its last entry."""
 
     def test_a_file_that_is_set_is_wanted_with_its_serial_and_digest(self) -> None:
-        batch = applied(entry(4, **{A: file()}))
+        batch = applied(entry(4, {A: file()}))
         assert batch.wanted == {A: WantedFile(A, 4, Digest("sha256", "a" * 64))}
         assert batch.dropped == {}
 
     def test_a_file_that_is_set_and_then_deleted_is_dropped_and_not_wanted(self) -> None:
-        batch = applied(entry(4, **{A: file()}), entry(5, **{A: None}))
+        batch = applied(entry(4, {A: file()}), entry(5, {A: None}))
         assert batch.wanted == {}
         assert batch.dropped == {A: 5}
 
     def test_a_file_that_is_deleted_and_then_set_again_is_wanted_and_not_dropped(self) -> None:
-        batch = applied(entry(4, **{A: None}), entry(5, **{A: file()}))
+        batch = applied(entry(4, {A: None}), entry(5, {A: file()}))
         assert list(batch.wanted) == [A]
         assert batch.wanted[A].serial == 5
         assert batch.dropped == {}
 
     def test_of_a_file_that_is_set_twice_the_last_content_is_wanted(self) -> None:
-        batch = applied(entry(4, **{A: file("a" * 64)}), entry(5, **{A: file("b" * 64)}))
+        batch = applied(entry(4, {A: file("a" * 64)}), entry(5, {A: file("b" * 64)}))
         assert batch.wanted[A] == WantedFile(A, 5, Digest("sha256", "b" * 64))
 
     @pytest.mark.parametrize("value", [None, {}, {"url": "x"}, {"last_modified": None}])
     def test_a_file_key_without_a_file_is_dropped(self, value: object) -> None:
-        batch = applied(entry(4, **{A: value}))
+        batch = applied(entry(4, {A: value}))
         assert batch.wanted == {}
         assert batch.dropped == {A: 4}
 
     def test_a_key_that_changes_often_is_written_once_with_its_last_serial(self) -> None:
-        batch = applied(*(entry(serial, **{A: file(), B: None}) for serial in range(4, 9)))
+        batch = applied(*(entry(serial, {A: file(), B: None}) for serial in range(4, 9)))
         assert batch.keys == {A: ("STAGEFILE", 8), B: ("STAGEFILE", 8)}
         assert [serial for serial, _ in batch.rows] == [4, 5, 6, 7, 8]
 
     def test_serials_rows_and_size_are_those_of_the_entries(self) -> None:
-        batch = applied(entry(4, 10), entry(5, 20), entry(6, 0))
+        batch = applied(entry(4, size=10), entry(5, size=20), entry(6, size=0))
         assert (batch.first, batch.last, batch.size) == (4, 6, 30)
         assert batch.rows == [(4, b"x" * 10), (5, b"x" * 20), (6, b"")]
 
@@ -154,7 +154,7 @@ class TestKeysThatAreNoPath:
             named, problem = batch.pathless[relpath]
             assert (named, bool(problem)) == (serial, value == file())
         assert batch.keys[relpath] == (keyname, 10)
-        assert (batch.wanted.keys(), batch.dropped) == ({A}, {})
+        assert (list(batch.wanted), batch.dropped) == ([A], {})
 
     def test_a_key_that_is_no_file_may_have_any_name(self) -> None:
         odd = ChangelogEntry(4, {"../x": KeyChange("PLUGIN", 1, file())}, b"")
@@ -181,15 +181,15 @@ class TestBatches:
         assert self.sizes(groups, BatchLimits(entries=1)) == [1] * 10
 
     def test_a_batch_ends_with_the_entry_that_reaches_the_size(self) -> None:
-        groups = [[entry(0, 30), entry(1, 30), entry(2, 100), entry(3, 1), entry(4, 59), entry(5, 5)]]
+        groups = [[entry(serial, size=size) for serial, size in enumerate((30, 30, 100, 1, 59, 5))]]
         assert self.sizes(groups, BatchLimits(size=60)) == [2, 1, 2, 1]
 
     def test_a_batch_ends_with_the_entry_that_reaches_the_number_of_files(self) -> None:
-        groups = [[entry(serial, **{f"u/i/{serial}{n}": file() for n in range(2)}) for serial in range(5)]]
+        groups = [[entry(serial, {f"u/i/{serial}{n}": file() for n in range(2)}) for serial in range(5)]]
         assert self.sizes(groups, BatchLimits(files=4)) == [2, 2, 1]
 
     def test_files_that_a_later_entry_deletes_do_not_count(self) -> None:
-        made = [entry(serial, **{A: file() if serial % 2 else None}) for serial in range(8)]
+        made = [entry(serial, {A: file() if serial % 2 else None}) for serial in range(8)]
         assert self.sizes([made], BatchLimits(files=2)) == [8]
 
     def test_several_groups_may_become_one_batch(self) -> None:

@@ -53,7 +53,7 @@ def read(history: RebasedImport, first: int = 0) -> dict[int, Changes]:
         entries = [entry for group in changes.groups for entry in group]
     stored = {entry.serial: parse_stored(entry.serial, entry.data).changes for entry in entries}
     assert stored == {entry.serial: entry.changes for entry in entries}
-    return {serial: {key: tuple(change) for key, change in found.items()} for serial, found in stored.items()}  # type: ignore[misc]
+    return {serial: {key: tuple(change) for key, change in found.items()} for serial, found in stored.items()}
 
 
 @pytest.mark.parametrize("serial", [3, 4, 10])
@@ -140,7 +140,7 @@ def rewrite(*changes: Changes) -> list[Changes]:
     ]
     done = [entry for group in Rewriter(Target())(groups) for entry in group]
     assert [entry.original for entry in done] == [entry.data for group in groups for entry in group]
-    return [{key: tuple(change) for key, change in entry.changes.items()} for entry in done]  # type: ignore[misc]
+    return [{key: tuple(change) for key, change in entry.changes.items()} for entry in done]
 
 
 def test_back_serials_are_those_that_the_target_knows() -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pg8000.dbapi  # type: ignore[import-untyped]
-import pg8000.native  # type: ignore[import-untyped]
-from scramp import ScramException  # type: ignore[import-untyped]
+import pg8000.dbapi
+import pg8000.native
+from scramp import ScramException
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 
 from replisync.devpi.storage import Storage

@@ -1,7 +1,6 @@
 """What is wrong with a history, its keys and what is remembered of it is told apart from what is right."""
 
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -9,26 +8,14 @@ from replisync.changelog.witness import SIZE
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
 from tests.edges.scenario import B, drop
-from tests.edges.standbys import Standby, copied, made
+from tests.edges.standbys import Standby
 from tests.edges.test_rewind import Standby as Rewindable
-from tests.edges.test_verify import LAST, alter, contents, edited, without_witnesses
+from tests.edges.verify.damages import LAST, alter, contents, edited, without_witnesses
 from tests.fakes import Trap
 
 # More than may lie between an entry and its neighbours, and than are asked for one by one.
 GAP = 150
 LONG = LAST + 2 * GAP + 20
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
-    """A standby in SQLite to be copied."""
-    return made(tmp_path_factory.mktemp("model") / "standby")
-
-
-@pytest.fixture
-def one(model: Standby, folder: Path) -> Standby:
-    """A standby in SQLite."""
-    return copied(model, folder / "one")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from alembic import command
@@ -12,7 +11,7 @@ from replisync.errors import FilesMissing
 from replisync.verify import findings as kinds
 from replisync.verify.run import Level
 from tests.edges.scenario import GONE, NOMD5, A, B, Target, drop, put
-from tests.edges.standbys import Standby, copied, made
+from tests.edges.standbys import Standby, copied
 from tests.edges.test_migrations import configured, connected
 from tests.edges.test_rewind import Standby as Rewindable
 from tests.fakes import Died, ScriptedPrimary, Trap
@@ -20,18 +19,6 @@ from tests.fakes import Died, ScriptedPrimary, Trap
 LATER = "u/pypi/+f/ddd/d/later-1.0.zip"
 MIRRORS = frozenset({"mirror"})
 REASONS = "SELECT relpath, state, reason FROM replisync_files WHERE state <> 'present' ORDER BY relpath"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
-    """A standby in SQLite to be copied."""
-    return made(tmp_path_factory.mktemp("model") / "standby")
-
-
-@pytest.fixture
-def one(model: Standby, folder: Path) -> Standby:
-    """A standby that lacks one file of a mirror, which is a fault."""
-    return copied(model, folder / "one")
 
 
 def run(

@@ -13,7 +13,7 @@ from replisync.verify.run import Level
 from tests.edges.conftest import SqliteDatabase
 from tests.edges.scenario import ChainedPrimary
 from tests.edges.standbys import Standby
-from tests.edges.test_verify import edited
+from tests.edges.verify.damages import edited
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 EMPTY, OTHER = CHEAP.hash(""), CHEAP.hash("secret")
