@@ -53,8 +53,8 @@ def test_a_search_path_that_devpi_server_does_not_follow_is_refused(
     database.query(f"ALTER ROLE {database.user} SET search_path = public")
     standby.clone()
     database.query(f"ALTER ROLE {database.user} SET search_path = {schema}, public")
-    said = standby.promote(code=6)
-    assert f"new tables go into the schema {schema}" in said["error"]
+    refused = standby.promote(code=6)
+    assert f"new tables go into the schema {schema}" in refused["error"]
     database.query(f"ALTER ROLE {database.user} SET search_path = public")
     standby.promote()
     with Server(standby.serverdir, secretfile=secretfile, storage=database.spec) as server:

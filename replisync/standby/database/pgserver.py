@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pg8000.dbapi  # type: ignore[import-untyped]
+import pg8000.dbapi
 
 from replisync.devpi.storage import Storage
 from replisync.errors import TargetUnusable
