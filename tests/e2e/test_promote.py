@@ -227,6 +227,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(still: Server, standby
     now = {name: done[name] for name in ("last_contact", "promoted")}
     assert {**dry, "dry_run": False, **now} == done
     assert done.pop("last_contact")
+    assert done.pop("promoted")
     assert done == {
         "serverdir": str(standby.serverdir),
         "serial": still.serial(),

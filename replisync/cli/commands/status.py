@@ -106,7 +106,7 @@ def _lag(fields: dict[str, Any]) -> str:
         return ", that of the primary is unknown"
     if fields["state"] == "stale":
         # The primary may have accepted more since then.
-        return f", the primary's last known one is {primary}"
+        return f", primary {primary} when last heard, behind by {serials} serials or more"
     at_most = f", at most {duration(seconds)}" if seconds else ""
     return f", primary {primary}" + (f", behind by {serials} serials{at_most}" if serials is not None else "")
 
