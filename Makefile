@@ -10,6 +10,9 @@ ARGS ?=
 JOBS ?= 4
 MINUTES ?=
 
+# Without bytecode each job compiles all tests anew, and each run all of replisync.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +23,7 @@ help:
 	@echo "make demo    run the main job on a real devpi-server and tell the story"
 	@echo "make picture draw the terminal of the README from what the demo prints"
 	@echo "make test    run all tests"
-	@echo "make quick   run the unit tests: half a minute"
+	@echo "make quick   run the unit and edge tests: a minute"
 	@echo "make types   check the types alone"
 	@echo "make coverage say which lines the unit and edge tests do not reach"
 	@echo "make mutations break the code in places that matter: a test must fail each time"
@@ -37,7 +40,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) tests/unit $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder tests/unit tests/edges $(ARGS)
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -21,18 +21,27 @@ HANG_SECONDS = 600
 
 # The files that take longest. They come first, so that no job is left alone with one of them at the end.
 LONGEST = (
-    "edges/test_crash_everywhere.py",
     "e2e/test_seed_ways.py",
-    "e2e/test_postgres.py",
-    "edges/test_verify.py",
     "e2e/test_export_seed.py",
+    "crashes/test_replication.py",
+    "faults/test_owners.py",
+    "e2e/test_postgres.py",
+    "faults/test_clocks.py",
     "e2e/test_dumps.py",
-    "edges/test_rewind.py",
-    "e2e/test_old_servers.py",
-    "faults/test_reseed.py",
-    "faults/test_broken_streams.py",
-    "faults/test_files.py",
     "faults/test_kills.py",
+    "e2e/test_examples.py",
+    "e2e/test_passwords.py",
+    "faults/test_postgres_network.py",
+    "faults/test_reseed.py",
+    "edges/verify/test_damages.py",
+    "faults/test_postgres_damages.py",
+    "faults/test_damaged_primary.py",
+    "crashes/test_repair.py",
+    "e2e/test_wheel.py",
+    "faults/test_divergence.py",
+    "crashes/test_rewind.py",
+    "crashes/test_upgrades.py",
+    "e2e/test_old_servers.py",
 )
 
 _stderr = pytest.StashKey[TextIO]()

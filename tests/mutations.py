@@ -138,7 +138,7 @@ MUTATIONS = [
         "replication/refusals.py",
         'elif known is not None and known.kind == "skipped":',
         "elif False:",
-        "edges/test_pipeline.py edges/test_crash_everywhere.py",
+        "edges/test_pipeline.py crashes/test_replication.py",
     ),
     Mutation(
         "a token is used for longer than the primary takes it",
@@ -209,7 +209,7 @@ MUTATIONS = [
         "changelog/witness.py",
         "    return blake2b(data, digest_size=SIZE).digest()",
         '    return b"constant"',
-        "unit/test_witness.py edges/test_verify_history.py",
+        "unit/test_witness.py edges/verify/test_history.py",
     ),
     Mutation(
         "a head that drips is waited for",

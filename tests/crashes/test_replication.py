@@ -24,36 +24,24 @@ from tests.crashes.points import (
     scratch,
 )
 from tests.edges.scenario import HISTORY, Op, PostgresParts, Target, state, state_in_postgres
-from tests.fakes import Died, ScriptedPrimary, Trap
+from tests.fakes import Died, FailingStore, ScriptedPrimary, Trap
 from tests.support import postgres as support
 
 States = dict[str, dict[str, Any]]
 Run = Callable[[Path, Trap, type[Target]], None]
 
 
-@cache
-def prepared() -> bytes:
-    """Return a database with all tables and nothing in them, which takes long to make."""
-    with scratch() as folder:
-        with closing(Target(folder, ScriptedPrimary(), Trap(), entries=2)) as target:
-            target.store.prepare()
-        return (folder / ".sqlite").read_bytes()
-
-
-class Prepared(Target):
-    """A target that begins with a database that is ready."""
+class FromNothing(Target):
+    """A target that makes its database."""
 
     def make_store(self) -> Store:
         """Return the store, with the trap in it."""
-        path = self.serverdir.root / ".sqlite"
-        if not path.exists():
-            path.write_bytes(prepared())
-        return super().make_store()
+        return FailingStore(self.serverdir.root / ".sqlite", write=True, create=True, trap=self.trap)
 
 
 def begin(root: Path, trap: Trap, kind: type[Target]) -> None:
     """Follow a primary for the first moments, from nothing at all."""
-    go_on(root, trap, Target if kind is Prepared else kind, HISTORY[:1])
+    go_on(root, trap, FromNothing if kind is Target else kind, HISTORY[:1])
 
 
 def follow(root: Path, trap: Trap, kind: type[Target]) -> None:
@@ -115,7 +103,7 @@ def clone(root: Path, trap: Trap, kind: type[Target]) -> None:
 RUNS: dict[str, Run] = {"begin": begin, "follow": follow, "clone": clone}
 
 
-def calls(name: str, kind: type[Target] = Prepared) -> list[str]:
+def calls(name: str, kind: type[Target] = Target) -> list[str]:
     """Return the calls of a run in SQLite without a failure."""
     return calls_of(lambda root, trap: RUNS[name](root, trap, kind))
 
@@ -124,14 +112,14 @@ def calls(name: str, kind: type[Target] = Prepared) -> list[str]:
 def undisturbed(name: str) -> dict[str, Any]:
     """Return the state after a run in SQLite without a failure."""
     with scratch() as folder:
-        RUNS[name](folder / "standby", Trap(), Prepared)
+        RUNS[name](folder / "standby", Trap(), Target)
         return state(folder / "standby")
 
 
 @parameters({name: every_point(calls(name)) for name in RUNS})
 def test_a_failure_in_any_call_changes_nothing_in_the_end(name: str, point: Point, folder: Path) -> None:
     trap = point.trap()
-    RUNS[name](folder / "standby", trap, Prepared)
+    RUNS[name](folder / "standby", trap, Target)
     assert trap.sprung
     found = state(folder / "standby")
     for part, value in undisturbed(name).items():
@@ -139,7 +127,7 @@ def test_a_failure_in_any_call_changes_nothing_in_the_end(name: str, point: Poin
 
 
 # PostgreSQL makes its schema in a transaction of its own. Files are rows there.
-IN_POSTGRES = {name: ["store.commit", *calls(name, Target)] for name in ("follow", "clone")}
+IN_POSTGRES = {name: ["store.commit", *calls(name, FromNothing)] for name in ("follow", "clone")}
 
 
 @parameters({name: alternating(calls) for name, calls in IN_POSTGRES.items()})

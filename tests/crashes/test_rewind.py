@@ -140,7 +140,6 @@ def test_a_target_that_died_on_the_way_back_can_go_on_forwards_instead(
 def commits_and_the_last_of_each(calls: list[str]) -> Iterator[tuple[Point, str]]:
     """Yield a point in each commit, and in the last one of each other change."""
     for point, words in alternating(calls):
-        assert isinstance(point.at, tuple)
         call, nth = point.at
         if call == "store.commit" or nth == calls.count(call) - 1:
             yield point, words

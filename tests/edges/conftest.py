@@ -21,6 +21,7 @@ from replisync.standby.database.sqlite import SqliteStore
 from replisync.standby.database.store import Store
 from tests.support import postgres as support
 from tests.support.history import serialize
+from tests.support.ready import ready_database
 
 Changes = dict[str, tuple[str, int, Any]]
 
@@ -49,7 +50,9 @@ class SqliteDatabase:
 
     def open(self, *, guard: Guard | None = None) -> SqliteStore:
         """Return a store that writes."""
-        store = SqliteStore(self.path, write=True, create=True, guard=guard, busy_seconds=1)
+        if not self.path.exists():
+            self.path.write_bytes(ready_database())
+        store = SqliteStore(self.path, write=True, guard=guard, busy_seconds=1)
         store.prepare()
         return store
 

@@ -35,6 +35,7 @@ from tests.fakes import (
     Trap,
 )
 from tests.support import postgres as support
+from tests.support.ready import ready_database
 
 Op = Callable[[ScriptedPrimary], object]
 
@@ -157,7 +158,10 @@ class Target:
 
     def make_store(self) -> Store:
         """Return the store, with the trap in it."""
-        return FailingStore(self.serverdir.root / ".sqlite", write=True, create=True, trap=self.trap)
+        path = self.serverdir.root / ".sqlite"
+        if not path.exists():
+            path.write_bytes(ready_database())
+        return FailingStore(path, write=True, trap=self.trap)
 
     def make_files(self) -> FileStore:
         """Return where files go."""
