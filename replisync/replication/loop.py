@@ -8,7 +8,14 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from tenacity.wait import wait_exponential, wait_random
 
 from replisync.changelog.ports import Log
-from replisync.errors import ConditionFailed, LocalFailure, ReplisyncError, Stopped, WrongHistory
+from replisync.errors import (
+    ConditionFailed,
+    LocalFailure,
+    PrimaryUnreachable,
+    ReplisyncError,
+    Stopped,
+    WrongHistory,
+)
 from replisync.replication.pipeline import Pipeline
 from replisync.system.stop import Stop
 
@@ -26,6 +33,9 @@ _CHORES_SECONDS = 60.0
 # once, this number of polls in a row goes without a wait; then each waits.
 _QUICK_SECONDS = 1.0
 _QUICK_POLLS = 3
+
+# After this number of polls in a row that something else ended early, such as a proxy, it is reported once.
+_ENDED_POLLS = 3
 
 
 class Patience:
@@ -47,11 +57,12 @@ class Patience:
         local: bool = False,
     ) -> None:
         self._stop = stop
-        self._log = log
+        self.log = log
         self._seconds = seconds
         self._local = local
         self._failure: BaseException | None = None  # of the last try
         self._trouble: str | None = None
+        self._failing_since = 0.0
 
     def call(self, work: Callable[[], _T], progress: Callable[[], object] | None = None) -> _T:
         """Return the result of `work`, in as many tries as patience allows.
@@ -76,7 +87,7 @@ class Patience:
                     raise self._failure from None  # it failed until the time limit
                 if not self._may_pass(err) or not _made_progress(progress, before):
                     raise
-                self._log.warning("retrying", error=str(err), seconds=_FIRST_SECONDS)
+                self.log.warning("retrying", error=str(err), seconds=_FIRST_SECONDS)
                 self._tell(str(err))
                 self._sleep(_FIRST_SECONDS)
 
@@ -87,7 +98,7 @@ class Patience:
         except ReplisyncError as err:
             if not self._may_pass(err):
                 raise
-            self._log.warning("postponed", error=str(err))
+            self.log.warning("postponed", error=str(err))
 
     def pause(self, seconds: float) -> None:
         """Wait; raise Stopped if a signal asked us to stop."""
@@ -128,11 +139,17 @@ class Patience:
         err = state.outcome.exception() if state.outcome else None
         self._failure = err
         wait = state.next_action.sleep if state.next_action else 0.0
-        self._log.warning("retrying", error=str(err), seconds=round(wait, 1), attempt=state.attempt_number)
+        self.log.warning("retrying", error=str(err), seconds=round(wait, 1), attempt=state.attempt_number)
         self._tell(str(err))
 
     def _tell(self, trouble: str | None) -> None:
-        if trouble != self._trouble and self.on_trouble is not None:
+        if trouble == self._trouble:
+            return
+        if self._trouble is None:
+            self._failing_since = time.monotonic()
+        if trouble is None:
+            self.log.info("resumed", after_seconds=round(time.monotonic() - self._failing_since, 1))
+        if self.on_trouble is not None:
             self.on_trouble(trouble)
         self._trouble = trouble
 
@@ -206,9 +223,10 @@ def follow(
     patience.call(pipeline.check_identity)
     next_chores = clock()
     quick = 0
+    polls = _Polls(pipeline, position, patience.log, clock)
     while True:
         began, before = clock(), _known(position)
-        patience.call(lambda: pipeline.step(poll=True), progress=position)
+        patience.call(polls.step, progress=position)
         patience.call(on_step)
         idle = clock() - began < _QUICK_SECONDS and not _made_progress(position, before)
         quick = quick + 1 if idle else 0
@@ -217,3 +235,43 @@ def follow(
         if clock() >= next_chores:
             patience.attempt(chores)
             next_chores = clock() + _CHORES_SECONDS
+
+
+class _Polls:
+    """Steps that wait for a change.
+
+    The end of a wait without an answer, as when a proxy has less patience than the protocol, is no failure if
+    the primary itself answers at once.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, position: Callable[[], int], log: Log, clock: Callable[[], float]
+    ) -> None:
+        self._pipeline = pipeline
+        self._position = position
+        self._log = log
+        self._clock = clock
+        self._at_once = False  # after an error, its end shows at once
+        self._ended = 0
+
+    def step(self) -> None:
+        """Apply the next changes, or wait for one."""
+        poll, self._at_once = not self._at_once, True
+        began, before = self._clock(), _known(self._position)
+        try:
+            self._pipeline.step(poll=poll)
+            self._ended = 0 if poll else self._ended
+        except PrimaryUnreachable as err:
+            held = self._clock() - began
+            if not poll or held < _QUICK_SECONDS or _made_progress(self._position, before):
+                raise
+            self._pipeline.step(poll=False)
+            self._ended += 1
+            if self._ended == _ENDED_POLLS:
+                self._log.warning(
+                    "polls of the changelog end early",
+                    why=err.why,
+                    after_seconds=round(held, 1),
+                    hint="let the proxy before the primary wait 60 seconds for an answer to /+changelog",
+                )
+        self._at_once = False

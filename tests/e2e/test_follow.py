@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,8 @@ ARRIVE_SECONDS = 30
 PROMPT_SECONDS = 20
 
 FILES = "/root/dev/%2Bf"
+# The request that the primary holds until there is a change.
+POLL = r"/\+changelog/\d+-?$"
 YEAR = 365 * 86400
 
 
@@ -130,6 +133,35 @@ def test_absences_of_the_primary_are_waited_out(
         wait_for(standby, primary.serial())
         stop_promptly(follower)
     assert_replicated(primary, standby.serverdir, export=False, fsck=False)
+
+
+@pytest.mark.parametrize("effect", [{"status": 504}, {"status": 408}, {"disconnect": True}])
+def test_a_proxy_with_less_patience_than_a_poll_is_no_failure(
+    primary: Server, client: Client, standby: Standby, proxy: Proxy, effect: dict[str, Any]
+) -> None:
+    """Changes arrive all the same; one line advises the operator, and a bounded run does not end."""
+    proxy.add(Fault(path=POLL, delay_seconds=1.2, **effect))
+    with standby.follow("--timeout", 3) as follower:
+        follower.wait_for_log("polls of the changelog end early")
+        client.upload_wheel("root/dev", "impatient", "1.0")
+        wait_for(standby, primary.serial())
+        before = polls(proxy)
+        follower.wait_for(lambda: polls(proxy) >= before + 3, "it goes on for longer than its patience")
+        assert "retrying" not in follower.text
+        assert follower.text.count("polls of the changelog end early") == 1
+        stop_promptly(follower)
+
+
+def test_a_connection_that_is_back_is_said_once(standby: Standby, proxy: Proxy) -> None:
+    """So that the log tells how long it was away."""
+    with standby.follow() as follower:
+        proxy.refuse()
+        proxy.drop_connections()
+        follower.wait_for_log("retrying")
+        proxy.accept()
+        follower.wait_for_log("resumed")
+        stop_promptly(follower)
+    assert follower.text.count('"resumed"') == 1
 
 
 def test_a_clock_that_jumps_while_we_follow(

@@ -166,7 +166,10 @@ def test_stale(primary: Server, own: Standby, way: Proxy) -> None:
     assert own.status("--offline")["state"] == "current"
     text = run_here("status", *own.own).stdout
     assert re.match(rf"{own.serverdir}: stale \(last heard \d+ s ago\) - the primary cannot be asked: ", text)
-    assert f"  serial      {own.serial}, primary {own.serial} when last heard, behind by 0 serials or more\n" in text
+    assert (
+        f"  serial      {own.serial}, primary {own.serial} when last heard, behind by 0 serials or more\n"
+        in text
+    )
     long_ago = (moment(heard) - timedelta(hours=1)).isoformat()
     with closing(connect(own.serverdir, write=True)) as database, database:
         database.execute(

@@ -90,7 +90,11 @@ class TestWhatIsBorne:
     def test_each_try_after_a_failure_is_said_with_its_reason(self) -> None:
         log = RecordingLog()
         patience(RecordingStop(), log).call(Work(PrimaryUnreachable, FilesMissing))
-        assert [(level, event) for level, event, _ in log.lines] == [("warning", "retrying")] * 2
+        assert [(level, event) for level, event, _ in log.lines] == [
+            ("warning", "retrying"),
+            ("warning", "retrying"),
+            ("info", "resumed"),
+        ]
         assert "it failed" in log.lines[0][2]["error"]
 
 
@@ -278,6 +282,45 @@ class TestFollow:
                 clock=lambda: 0.0,
             )
         assert (len(steps.polls), stop.waits) == (4, [1.0, 1.0])
+
+    def test_a_poll_that_ends_early_is_no_failure_if_the_primary_answers_at_once(self) -> None:
+        """Three in a row are said once; an end at once, or of a primary that is away, is a failure."""
+        now = 0.0
+        away = False
+
+        def end_early() -> None:
+            nonlocal now
+            if len(steps.polls) > 9:
+                raise Stopped("the run", "enough")
+            if steps.polls[-1]:
+                now += 5.0
+            if steps.polls[-1] or away:
+                raise PrimaryUnreachable("the poll", "it answered 504")
+
+        log, steps = RecordingLog(), Steps(7, 7, end_early)
+        with pytest.raises(Stopped):
+            follow(
+                steps,  # type: ignore[arg-type]
+                lambda: 7,
+                patience(RecordingStop(), log),
+                on_step=lambda: None,
+                chores=lambda: None,
+                clock=lambda: now,
+            )
+        assert steps.polls == [True, False] * 5
+        assert [event for _, event, _ in log.lines] == ["polls of the changelog end early"]
+        away = True
+        steps.polls.clear()
+        with pytest.raises(PrimaryUnreachable):
+            follow(
+                steps,  # type: ignore[arg-type]
+                lambda: 7,
+                patience(RecordingStop(), log, seconds=0.01),
+                on_step=lambda: None,
+                chores=lambda: None,
+                clock=lambda: now,
+            )
+        assert set(steps.polls[1:]) == {False}, "while it fails, nothing waits for a change"
 
     def test_it_asks_who_is_there_first_then_polls_until_stopped(self) -> None:
         seen: list[int] = []
