@@ -18,7 +18,10 @@ from replisync.changelog.ports import (
 )
 from replisync.changelog.records import (
     ABSENT,
+    HELD,
+    MIRROR,
     PRESENT,
+    SKIPPED,
     UNASKED,
     UNFETCHABLE,
     WANTED,
@@ -42,7 +45,10 @@ from replisync.changelog.witness import witness
 __all__ = [
     "ABSENT",
     "EXPORT",
+    "HELD",
+    "MIRROR",
     "PRESENT",
+    "SKIPPED",
     "UNASKED",
     "UNFETCHABLE",
     "WANTED",

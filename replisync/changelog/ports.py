@@ -18,6 +18,8 @@ class ChunkSource(Protocol):
     @property
     def own(self) -> bool: ...
     @property
+    def retry_after(self) -> float | None: ...
+    @property
     def reason(self) -> str: ...
     @property
     def length(self) -> int | None: ...
@@ -28,8 +30,8 @@ class ChunkSource(Protocol):
 class FileSource(Protocol):
     """A source of files."""
 
-    def download(self, relpath: str) -> AbstractContextManager[ChunkSource]:
-        """Request a file."""
+    def download(self, relpath: str, first: int = 0) -> AbstractContextManager[ChunkSource]:
+        """Request a file, or its content from byte `first` on: status 206 if that is possible."""
         ...
 
     def check(self) -> None:
@@ -225,6 +227,7 @@ class Download:
     chunks: the content.
     own: for a failure, whether the primary itself answered.
     reason: for a failure, the cause in one clause.
+    retry_after: the seconds that the server asks to wait before the next request, or None.
     """
 
     status: int
@@ -232,6 +235,7 @@ class Download:
     chunks: Iterator[bytes]
     own: bool = True
     reason: str = ""
+    retry_after: float | None = None
 
 
 class History(Protocol):

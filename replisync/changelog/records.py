@@ -10,8 +10,12 @@ WANTED = "wanted"
 PRESENT = "present"
 ABSENT = "absent"
 
-# The kind of a fault for a file that can never be fetched, or have a path here.
+# Kinds of faults: the serial waits for the file; its mirror lacks it; it can never be fetched, or have a path
+# here; the operator gave it up.
+HELD = "held"
+MIRROR = "mirror"
 UNFETCHABLE = "unfetchable"
+SKIPPED = "skipped"
 
 # The reason of a wanted file that is not a fault: its index is skipped, or a later run fetches it.
 UNASKED = "it was not asked for"

@@ -3,7 +3,7 @@
 Composes the rooms below. Must not know the command line.
 """
 
-from replisync.operations.faults import clear_faults, list_faults, retry_faults, skip_fault
+from replisync.operations.faults import clear_faults, list_faults, retry_faults, skip_faults
 from replisync.operations.follow import Goal, run_catchup, run_follow
 from replisync.operations.promote import Choices, promote
 from replisync.operations.reseed import Reseeded, forecast_reseed, reseed
@@ -20,5 +20,5 @@ __all__ = [
     "retry_faults",
     "run_catchup",
     "run_follow",
-    "skip_fault",
+    "skip_faults",
 ]

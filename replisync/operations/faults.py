@@ -3,11 +3,11 @@
 Each command writes a few of our rows in one transaction, and so works while `follow` runs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from fnmatch import fnmatchcase
 
-from replisync.changelog import Fault
+from replisync.changelog import HELD, SKIPPED, Fault
 from replisync.errors import Advice, Hint, UsageError
 from replisync.standby import (
     Serverdir,
@@ -48,31 +48,56 @@ def list_faults(serverdir: Serverdir) -> list[Fault]:
         return store.faults()
 
 
-def retry_faults(serverdir: Serverdir) -> int:
-    """Make all of them due for a retry; return their number."""
-    with _opened(serverdir) as store:
-        return store.change_faults({"next_try": clock.now()})
+def retry_faults(serverdir: Serverdir, names: Sequence[str] = ()) -> int:
+    """Make faults due for a retry; return their number.
 
-
-def skip_fault(serverdir: Serverdir, relpath: str) -> None:
-    """Let serials continue without a file.
-
-    Raises UsageError if it is not among the faults.
+    names: as in `named`; none for all.
+    Raises UsageError.
     """
     with _opened(serverdir) as store:
-        known = store.faults_of([relpath])
-        if relpath not in known:
-            raise UsageError(
-                f"cannot skip {relpath}",
-                "not among the faults",
-                hint=Hint("see {}", Advice("faults list")),
-            )
-        store.put_faults((replace(known[relpath], kind="skipped", tries=0, next_try=None),))
+        return store.change_faults({"next_try": clock.now()}, lambda known: named(known, names, "retry"))
 
 
-def clear_faults(serverdir: Serverdir) -> int:
-    """Delete all of them; return their number."""
+def skip_faults(serverdir: Serverdir, names: Sequence[str] = ()) -> int:
+    """Let serials continue without files; return their number.
+
+    names: as in `named`; none for all files that a serial waits for. Patterns leave other files out.
+    Raises UsageError.
+    """
+
+    def choose(known: list[Fault]) -> list[str]:
+        waited = {fault.relpath for fault in known if fault.kind == HELD}
+        return [path for path in named(known, names, "skip") if path in waited or path in names]
+
     with _opened(serverdir) as store:
-        relpaths = [fault.relpath for fault in store.faults()]
+        return store.change_faults({"kind": SKIPPED, "next_try": None}, choose)
+
+
+def clear_faults(serverdir: Serverdir, names: Sequence[str] = ()) -> int:
+    """Delete faults; return their number.
+
+    names: as in `named`; none for all.
+    Raises UsageError.
+    """
+    with _opened(serverdir) as store:
+        relpaths = named(store.faults(), names, "clear")
         store.clear_faults(relpaths)
         return len(relpaths)
+
+
+def named(known: list[Fault], names: Sequence[str], verb: str) -> list[str]:
+    """Return the relpaths of those faults that are named.
+
+    names: relpaths, or patterns with `*`, `?` and `[..]`; none for all. The relpath of a fault is no pattern.
+    Raises UsageError if a name matches none.
+    """
+    relpaths = [fault.relpath for fault in known]
+    found = dict.fromkeys(relpaths if not names else ())
+    for name in names:
+        matching = [name] if name in relpaths else [path for path in relpaths if fnmatchcase(path, name)]
+        if not matching:
+            raise UsageError(
+                f"cannot {verb} {name}", "not among the faults", hint=Hint("see {}", Advice("faults list"))
+            )
+        found |= dict.fromkeys(matching)
+    return list(found)

@@ -8,7 +8,7 @@ from replisync.devpi import plain_url
 from replisync.errors import LocalFailure
 from replisync.operations.adopt import adopt
 from replisync.primary import normalized_url
-from replisync.replication import Context, Patience, Pipeline, catch_up, expire_retained, follow
+from replisync.replication import Context, Patience, Pipeline, Retries, catch_up, expire_retained, follow
 from replisync.session import Session, Settings, local_files
 from replisync.standby import Serverdir, warn_of_readers
 from replisync.system import clock
@@ -46,7 +46,7 @@ class Goal:
 @contextmanager
 def _connected(
     session: Session, primary_url: str | None, patience: Patience, *, adopting: bool = False
-) -> Iterator[Pipeline]:
+) -> Iterator[tuple[Pipeline, Retries]]:
     """Connect a standby to its primary, after finishing interrupted work."""
     serverdir, settings = session.serverdir, session.settings
     warn_of_readers(serverdir, session.context.log)
@@ -65,7 +65,7 @@ def _connected(
             info = serverdir.nodeinfo() or {}
             serverdir.write_nodeinfo({**info, "masterurl": plain_url(url)})
             session.store.put_source(replace(source, primary_url=url))
-        yield work
+        yield work, session.retries(primary, work)
 
 
 def _expire(session: Session) -> None:
@@ -101,7 +101,7 @@ def run_catchup(
         first = store.last_serial()
         with (
             session.recorded("catchup") as record,
-            _connected(session, primary_url, patience, adopting=goal.adopt_primary_uuid) as work,
+            _connected(session, primary_url, patience, adopting=goal.adopt_primary_uuid) as (work, _),
         ):
             patience.on_trouble = record.note_error
             catch_up(work, store.last_serial, patience, to_serial=goal.to_serial)
@@ -129,7 +129,7 @@ def run_follow(
     with (
         Session.open(serverdir, settings, context) as session,
         session.recorded("follow") as record,
-        _connected(session, primary_url, patience) as work,
+        _connected(session, primary_url, patience) as (work, retries),
     ):
         patience.on_trouble = record.note_error
         store = session.store
@@ -142,10 +142,11 @@ def run_follow(
             if serial != reported:
                 context.log.info("applied", serial=serial, entries=serial - reported)
                 reported = serial
+            patience.attempt(retries.collect)
             record.note()
 
         def chores() -> None:
-            work.wanted.retry(_CHORE_FILES)
+            retries.begin(_CHORE_FILES)
             _expire(session)
 
         follow(work, store.last_serial, patience, on_step=report, chores=chores)

@@ -7,8 +7,9 @@ entries are stored.
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
@@ -275,24 +276,28 @@ class Primary:
     # Files.
 
     @contextmanager
-    def download(self, relpath: str) -> Iterator[Download]:
-        """Ask for a file.
+    def download(self, relpath: str, first: int = 0) -> Iterator[Download]:
+        """Ask for a file, or for its content from byte `first` on: only a status of 206 delivers that.
 
         Raises PrimaryUnreachable or PrimaryRefused if there is no answer; so do the chunks, while they are
         read. Every status is returned, not raised: it may concern this file only.
         """
         attempted = f"cannot fetch {relpath}"
-        with self._origin.file(relpath, attempted) as response:
-            own, reason = True, ""
-            if response.status_code != 200:
+        with self._origin.file(relpath, attempted, first=first) as response:
+            own, reason, retry_after, status = True, "", None, response.status_code
+            if status == 206 and not response.headers.get("content-range", "").startswith(f"bytes {first}-"):
+                status = 200
+            if status not in (200, 206):
                 own, reason = self._origin.refusal_of(response, attempted)
+                retry_after = _seconds(response)
             length = response.headers.get("content-length", "")
             yield Download(
-                response.status_code,
+                status,
                 int(length) if _LENGTH.fullmatch(length) else None,
                 self._origin.chunks(response, attempted),
                 own,
                 reason,
+                retry_after,
             )
 
     def check(self) -> None:
@@ -317,6 +322,17 @@ class Primary:
             length = response.headers.get("content-length", "")
             known = response.status_code == 200 and _LENGTH.fullmatch(length)
             return int(length) if known else None
+
+
+def _seconds(response: httpx.Response) -> float | None:
+    """Return the seconds of a Retry-After header, which is a number or a time (RFC 9110, 10.2.3), or None."""
+    text = response.headers.get("retry-after", "").strip()
+    if _LENGTH.fullmatch(text):
+        return float(text)
+    with suppress(ValueError, TypeError, OverflowError):
+        then, now = (parsedate_to_datetime(one) for one in (text, response.headers.get("date", "")))
+        return max(0.0, (then - now).total_seconds())
+    return None
 
 
 def _good_first(entries: Iterator[ChangelogEntry]) -> Iterator[list[ChangelogEntry]]:

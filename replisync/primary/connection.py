@@ -414,15 +414,20 @@ class Origin:
             raise UsageError(attempted, f"not a URL: {err}") from err
 
     @contextmanager
-    def file(self, relpath: str, attempted: str, method: str = "GET") -> Iterator[httpx.Response]:
+    def file(
+        self, relpath: str, attempted: str, method: str = "GET", *, first: int = 0
+    ) -> Iterator[httpx.Response]:
         """Request a file with a token; hold the answer until the context ends.
 
+        first: the first byte of its content to ask for.
         Raises the errors of `translated`.
         """
 
         def ask(token: str) -> AbstractContextManager[httpx.Response]:
             with self._translated(attempted):
                 request = self._file_request(relpath, method, token)
+                if first:
+                    request.headers["Range"] = f"bytes={first}-"
                 return closing(self._files.handle_request(request))
 
         with self._timely(ask, attempted) as response:

@@ -9,6 +9,7 @@ from replisync.replication.loop import Patience, catch_up, follow
 from replisync.replication.missing import Tally, not_skipped
 from replisync.replication.pipeline import Pipeline, until
 from replisync.replication.refusals import Judgement, judge
+from replisync.replication.retries import Retries
 from replisync.replication.settle import expire_retained, settle
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Patience",
     "Pipeline",
     "Refused",
+    "Retries",
     "Tally",
     "catch_up",
     "expire_retained",

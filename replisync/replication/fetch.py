@@ -8,14 +8,14 @@ database.
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
 from typing import Literal
 
 from replisync.changelog.plan import WantedFile
-from replisync.changelog.ports import Arrived, FileSource, FileStore, LocalSource, StopFlag
+from replisync.changelog.ports import Arrived, ChunkSource, FileSource, FileStore, LocalSource, StopFlag
 from replisync.devpi.keys import fetch_problem, hold_problem
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, ReplisyncError, Stopped, WrongContent
 
@@ -28,12 +28,18 @@ _BROKEN = 504
 # The status of a file that is too large for its place.
 TOO_BIG = 413
 
+# Waits before a download is resumed where it broke off: a server may be restarting.
+_RESUME_SECONDS = (0.2, 1.0, 3.0)
+
 # Statuses that a server sends for one file, and for everything while it is busy or failing.
 _DOUBTFUL = frozenset({401, 403, 408, 425, 429, 500, 503, 504})
 
 
 # The origin of a file: the network, a folder of this machine, or already in place.
 Origin = Literal["primary", "local", "here"]
+
+# Which files get their names at once; see Fetcher.
+Place = Literal["all", "free", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +64,16 @@ class Refused:
     status: the HTTP status of the primary itself; 0 if the file cannot be requested at all.
     reason: in one clause.
     doubtful: whether a failing server, or a proxy, may send the same for everything.
+    retry_after: the seconds that the server asks to wait before the next request, or None.
+    costly: whether all of the file arrived, and was wrong.
     """
 
     file: WantedFile
     status: int
     reason: str
     doubtful: bool = False
+    retry_after: float | None = None
+    costly: bool = False
 
 
 Outcome = Fetched | Refused
@@ -130,9 +140,11 @@ def _outcome(one: Outcome | _Staged, obstacles: Mapping[str, str]) -> Outcome:
 class Fetcher:
     """A pool of downloads.
 
-    replace: whether a file may replace another content at once. Only if no devpi-server can be reading, as in
-        an incomplete clone; otherwise it stays staged until its serial is committed.
+    place: which files get their names at once: all, even if another content has the name, which is right only
+        while no devpi-server reads, as in an incomplete clone; those whose place is free; or none. The others
+        stay staged until their serial is committed.
     local: the files on this machine, which are searched before the network.
+    received: the bytes that arrived, each byte of a file once, however often it is asked for.
     """
 
     def __init__(
@@ -142,17 +154,19 @@ class Fetcher:
         *,
         threads: int,
         stop: StopFlag,
-        replace: bool = False,
+        place: Place = "free",
         local: LocalSource | None = None,
     ) -> None:
         self._source = source
         self.target = target
         self._threads = threads
         self._stop = stop
-        self._replace = replace
+        self._place = place
         self._local = local
         # The size of a group that is synced together; up to twice this number may be waiting or in transit.
         self._group = target.group
+        self._best: dict[str, int] = {}  # bytes of incomplete files, at most so far
+        self.received = 0
 
     def fetch(self, files: Iterable[WantedFile]) -> Iterator[Outcome]:
         """Yield the outcome of each file as it arrives, in no order; fewer when asked to stop.
@@ -181,6 +195,10 @@ class Fetcher:
             self._end(work, workers)
         if error is not None:
             raise error
+
+    def discard(self, outcomes: Iterable[Outcome]) -> None:
+        """Remove staged files that are no longer wanted."""
+        self.target.discard(one.staged for one in outcomes if isinstance(one, Fetched) and one.staged)
 
     def finds(self, file: WantedFile) -> bool:
         """Return whether this machine may have a file."""
@@ -312,14 +330,16 @@ class Fetcher:
         with self._source.download(file.relpath) as answer:
             if answer.status != 200:
                 doubtful = not answer.own or answer.status in _DOUBTFUL
-                return Refused(file, answer.status if answer.own else _BROKEN, answer.reason, doubtful)
+                status = answer.status if answer.own else _BROKEN
+                return Refused(file, status, answer.reason, doubtful, answer.retry_after)
             if problem := self.target.size_problem(answer.length or 0):
                 return Refused(file, TOO_BIG, problem)
             try:
-                chunks = self._until_stopped(answer.chunks)
+                chunks = self._content(file, answer)
                 arrived = self.target.receive(file.relpath, chunks, file.digest, answer.length)
             except WrongContent as err:
-                return Refused(file, answer.status, err.why)
+                return Refused(file, answer.status, err.why, costly=True)
+        self._best.pop(file.relpath, None)
         return self._staged(file, arrived, "primary")
 
     def _staged(self, file: WantedFile, arrived: Arrived, origin: Origin) -> Refused | _Staged:
@@ -328,6 +348,45 @@ class Fetcher:
             return Refused(file, TOO_BIG, problem)
         staged = arrived.name if self._in_use(file, arrived) else None
         return _Staged(Fetched(file, arrived.size, staged, origin), arrived.name)
+
+    def _content(self, file: WantedFile, answer: ChunkSource) -> Iterator[bytes]:
+        """Yield the content of a file; where a connection breaks off, go on from there if the server can."""
+        done = 0
+        with ExitStack() as stack:
+            while True:
+                begun = done
+                try:
+                    for chunk in self._until_stopped(answer.chunks):
+                        done += len(chunk)
+                        self._count(file.relpath, done)
+                        yield chunk
+                    return
+                except PrimaryUnreachable:
+                    # The digest tells whether the pieces are of one file.
+                    rest = self._rest(file, done, stack) if done > begun and file.digest else None
+                    if rest is None:
+                        raise
+                    answer = rest
+
+    def _rest(self, file: WantedFile, first: int, stack: ExitStack) -> ChunkSource | None:
+        """Return the answer with the rest of a file; None if the server does not deliver it."""
+        for seconds in _RESUME_SECONDS:
+            if self._stop.wait(seconds):
+                return None
+            stack.close()
+            try:
+                rest = stack.enter_context(self._source.download(file.relpath, first))
+            except PrimaryUnreachable:
+                continue
+            return rest if rest.status == 206 else None
+        return None
+
+    def _count(self, relpath: str, done: int) -> None:
+        """Count bytes that are new: the same content that arrives again and again is no progress."""
+        before = self._best.get(relpath, 0)
+        if done > before:
+            self._best[relpath] = done
+            self.received += done - before
 
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -346,7 +405,9 @@ class Fetcher:
 
     def _in_use(self, file: WantedFile, arrived: Arrived) -> bool:
         """Return whether a devpi-server may be serving another content under the file's name."""
-        if self._replace or self.target.size_of(file.relpath) is None:
+        if self._place == "none":
+            return True
+        if self._place == "all" or self.target.size_of(file.relpath) is None:
             return False
         return self.target.digest_of(file.relpath, "sha256") != arrived.sha256
 
@@ -359,6 +420,7 @@ class _Nothing:
     status: int = 404
     length: int | None = None
     own: bool = True
+    retry_after: float | None = None
 
     @property
     def chunks(self) -> Iterator[bytes]:
@@ -375,7 +437,7 @@ class NoSource:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def download(self, relpath: str) -> AbstractContextManager[_Nothing]:  # noqa: ARG002
+    def download(self, relpath: str, first: int = 0) -> AbstractContextManager[_Nothing]:  # noqa: ARG002
         """Return that the file is missing."""
         return nullcontext(_Nothing(self._reason))
 

@@ -186,7 +186,8 @@ def catch_up(
         serial = to_serial
     while position() < serial:
         seen = patience.call(
-            lambda: pipeline.step(poll=False, last=serial, metadata_only=metadata_only), progress=position
+            lambda: pipeline.step(poll=False, last=serial, metadata_only=metadata_only),
+            progress=pipeline.progress,
         )
         if seen < serial:
             raise WrongHistory(
@@ -226,7 +227,7 @@ def follow(
     polls = _Polls(pipeline, position, patience.log, clock)
     while True:
         began, before = clock(), _known(position)
-        patience.call(polls.step, progress=position)
+        patience.call(polls.step, progress=pipeline.progress)
         patience.call(on_step)
         idle = clock() - began < _QUICK_SECONDS and not _made_progress(position, before)
         quick = quick + 1 if idle else 0

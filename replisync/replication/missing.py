@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from replisync.changelog.plan import Batch, WantedFile
-from replisync.changelog.records import Fault
+from replisync.changelog.records import HELD, MIRROR, Fault
 from replisync.devpi.keys import index_of
 from replisync.errors import ReplisyncError, Stopped
 from replisync.replication.context import Context
@@ -30,6 +30,14 @@ class Tally:
     bytes: int = 0
     local: int = 0
     entries: int = 0
+
+    def count(self, outcome: Outcome) -> None:
+        """Count a file that arrived."""
+        if isinstance(outcome, Fetched) and outcome.origin == "primary":
+            self.files += 1
+            self.bytes += outcome.size
+        elif isinstance(outcome, Fetched) and outcome.origin == "local":
+            self.local += 1
 
 
 def not_skipped(store: Store, skip_indexes: frozenset[str], files: Iterable[WantedFile]) -> list[WantedFile]:
@@ -66,7 +74,7 @@ class Wanted:
         self._fetcher = fetcher
         self._stop, self._progress = context.stop, context.progress
         self._skip_indexes = skip_indexes
-        self._tally = tally
+        self.tally = tally
         self._counted: set[str] = set()  # files that arrived, until they are recorded
 
     def not_skipped(self, files: Iterable[WantedFile]) -> list[WantedFile]:
@@ -91,11 +99,7 @@ class Wanted:
         try:
             for outcome in self._fetcher.fetch(asking()):
                 done += 1
-                if isinstance(outcome, Fetched) and outcome.origin == "primary":
-                    self._tally.files += 1
-                    self._tally.bytes += outcome.size
-                elif isinstance(outcome, Fetched) and outcome.origin == "local":
-                    self._tally.local += 1
+                self.tally.count(outcome)
                 yield outcome
         except Stopped:
             self._stop.check()  # raises Stopped if it was a signal
@@ -112,7 +116,7 @@ class Wanted:
         held: list[Fault] = []
         outcomes: list[Outcome] = []
         try:
-            for outcome in self.fetch(self._wanted()):
+            for outcome in self.fetch(self._wanted(held)):
                 outcomes.append(outcome)
                 if isinstance(outcome, Fetched) and outcome.file.relpath not in self._counted:
                     self._counted.add(outcome.file.relpath)
@@ -133,7 +137,11 @@ class Wanted:
         """Decide about files that could not be fetched; see refusals.judge."""
         return judge(self._store, refused, batch)
 
-    def _wanted(self) -> Iterator[WantedFile]:
+    def _wanted(self, held: list[Fault]) -> Iterator[WantedFile]:
+        """Yield the missing files to request.
+
+        held: receives the faults of those that a serial waits for, but that are not due.
+        """
         indexes = self._store.wanted_indexes()
         for index in sorted(
             indexes, key=lambda name: (self._store.index_type(name) in (None, "mirror"), name)
@@ -141,13 +149,15 @@ class Wanted:
             after = ""
             while files := self._store.wanted_files(index, after, _CHUNK):
                 after = files[-1].relpath
-                yield from self.to_ask(self.not_skipped(files))[0]
+                asked, put_off = self.to_ask(self.not_skipped(files))
+                held += [fault for fault in put_off if fault.kind == HELD]
+                yield from asked
 
     def to_ask(self, files: list[WantedFile]) -> tuple[list[WantedFile], list[Fault]]:
         """Return those of some files to request now, and the faults of the others.
 
-        The others were refused before, no serial waits for them, and they are not due. A file that is in its
-        place by now, or elsewhere on this machine, is taken anyway.
+        The others were refused before, and are not due. A file that is in its place by now, or elsewhere on
+        this machine, is taken anyway.
         """
         now, latest = clock.now(), clock.later(RETRY_LAST_SECONDS)
         known = self._store.faults_of(file.relpath for file in files)
@@ -155,7 +165,8 @@ class Wanted:
             file.relpath: replace(fault, tries=0)
             for file in files
             if (fault := known.get(file.relpath)) is not None
-            and (fault.kind, fault.serial) == ("mirror", file.serial)
+            and fault.kind in (MIRROR, HELD)
+            and fault.serial == file.serial
             and now < (fault.next_try or now) <= latest
             and self._files.size_of(file.relpath) is None
             and not self._fetcher.finds(file)
@@ -176,10 +187,7 @@ class Wanted:
 
     def retry(self, limit: int = _CHUNK) -> None:
         """Retry up to `limit` files for which no serial waits, and that are due."""
-        # A time beyond the longest wait was set by a wrong clock.
-        faults = self._store.faults_due(clock.now(), clock.later(RETRY_LAST_SECONDS), limit)
-        files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
-        files += self._forgotten(limit - len(files))
+        files, faults = self.due(limit)
         outcomes: list[Outcome] = []
         try:
             for outcome in self.fetch(files):
@@ -189,11 +197,18 @@ class Wanted:
                 outcomes.append(outcome)
         except ReplisyncError:
             with suppress(ReplisyncError):
-                self._record_again(outcomes, faults)
+                self.record_again(outcomes, faults)
             raise
-        self._record_again(outcomes, faults)
+        self.record_again(outcomes, faults)
 
-    def _record_again(self, outcomes: list[Outcome], faults: Mapping[str, Fault]) -> None:
+    def due(self, limit: int) -> tuple[list[WantedFile], dict[str, Fault]]:
+        """Return up to `limit` files for which no serial waits, and that are due; and their faults so far."""
+        # A time beyond the longest wait was set by a wrong clock.
+        faults = self._store.faults_due(clock.now(), clock.later(RETRY_LAST_SECONDS), limit)
+        files = [file for path in faults if (file := self._store.wanted_file(path)) is not None]
+        return files + self._forgotten(limit - len(files)), faults
+
+    def record_again(self, outcomes: list[Outcome], faults: Mapping[str, Fault]) -> None:
         """Record the outcomes of retried files.
 
         faults: their faults so far.

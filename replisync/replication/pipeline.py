@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from replisync.changelog.divergence import Comparison
 from replisync.changelog.plan import Batch, BatchLimits, batches
 from replisync.changelog.ports import Hello, History
-from replisync.changelog.records import Commit
+from replisync.changelog.records import HELD, Commit
 from replisync.devpi.entries import ChangelogEntry
 from replisync.errors import (
     BrokenStream,
@@ -70,6 +70,7 @@ class Pipeline:
     ) -> None:
         self._primary = primary
         self._store = store
+        self._fetcher = fetcher
         self._files = files = fetcher.target
         self._stop, self._log, self._progress = context.stop, context.log, context.progress
         self._limits = rules.limits
@@ -119,6 +120,10 @@ class Pipeline:
     def _entry(self, serial: int) -> tuple[Hello, ChangelogEntry | None]:
         with self._stop.waiting():
             return self._primary.entry(serial)
+
+    def progress(self) -> tuple[int, int]:
+        """Return what grows with the work done: our serial, and the bytes of files that arrived."""
+        return self._store.last_serial(), self._fetcher.received
 
     def recover(self) -> None:
         """Finish an interrupted run: moves that its commits demand, and files that never arrived."""
@@ -257,6 +262,7 @@ class Pipeline:
             # Durable before the first of them is placed: another process may look meanwhile.
             self._store.expect({file.relpath: file.serial for file in wanted})
         wanted, put_off = self.wanted.to_ask(wanted)
+        waiting = [fault for fault in put_off if fault.kind == HELD]
         present: dict[str, int] = {}
         staged: dict[str, str] = {}
         refused: list[Refused] = []
@@ -274,9 +280,9 @@ class Pipeline:
                 self._learn(self.wanted.judge(refused, batch))
             raise
         verdict = self.wanted.judge(refused, batch)
-        if verdict.held:
+        if verdict.held or waiting:
             self._learn(verdict)
-            raise missing(verdict.held)
+            raise missing([*verdict.held, *waiting])
         without = [*batch.dropped, *(path for path in batch.wanted if path not in present)]
         faults = (*verdict.faults, *put_off)
         return Commit(batch, present, staged, self._in_place(without), verdict.absent, faults)

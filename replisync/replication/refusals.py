@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from replisync.changelog.plan import Batch
-from replisync.changelog.records import UNFETCHABLE, Fault
+from replisync.changelog.records import HELD, MIRROR, SKIPPED, UNFETCHABLE, Fault
 from replisync.devpi.keys import index_of, index_type, user_key
 from replisync.errors import FilesMissing
 from replisync.replication.fetch import TOO_BIG, Refused
@@ -17,6 +17,12 @@ RETRY_LAST_SECONDS = 86400
 
 # Statuses of the primary for a file that an upstream no longer has, or cannot be asked for; and our own.
 _LASTING = frozenset({404, 502, TOO_BIG})
+
+# A file that arrived and was wrong is retried after a wait that doubles with each try beyond the first few: a
+# proxy that keeps a broken copy would deliver it for ever.
+_COSTLY_FREE = 3
+_COSTLY_FIRST_SECONDS = 60
+_COSTLY_LAST_SECONDS = 3600
 
 # A refusal that may be transient (a silent upstream, a wrong digest) holds a serial for this number of tries.
 _MIRROR_TRIES = 2
@@ -55,12 +61,20 @@ def _judge_one(refusal: Refused, verdict: Judgement, kind: str | None, known: Fa
         verdict.absent[relpath] = "clients are sent to its external URL"
     elif status == 0:
         verdict.faults.append(fault_of(refusal, UNFETCHABLE))
-    elif known is not None and known.kind == "skipped":
-        verdict.faults.append(fault_of(refusal, "skipped"))
+    elif known is not None and known.kind == SKIPPED:
+        verdict.faults.append(fault_of(refusal, SKIPPED))
     elif kind == "mirror" and (status in _LASTING or (known is not None and known.tries >= _MIRROR_TRIES)):
-        verdict.faults.append(fault_of(refusal, "mirror", _RETRY_FIRST_SECONDS))
+        verdict.faults.append(fault_of(refusal, MIRROR, _RETRY_FIRST_SECONDS))
     else:
-        verdict.held.append(fault_of(refusal, "held"))
+        same = known is not None and known.serial == refusal.file.serial
+        verdict.held.append(fault_of(refusal, HELD, _wait_of(refusal, known.tries if known and same else 0)))
+
+
+def _wait_of(refusal: Refused, tries: int) -> float | None:
+    """Return the seconds before a held file is asked for again; None for none."""
+    if not refusal.costly or tries < _COSTLY_FREE:
+        return None
+    return min(_COSTLY_LAST_SECONDS, _COSTLY_FIRST_SECONDS << min(tries - _COSTLY_FREE, 10))
 
 
 def _type_of(store: Store, index: str, batch: Batch | None) -> str | None:
@@ -78,10 +92,11 @@ def wait_after(tries: int) -> int:
 def fault_of(refusal: Refused, kind: str, retry_in: float | None = None) -> Fault:
     """Return the fault of a file that was refused.
 
-    retry_in: seconds until the retry; None if there is no timed one.
+    retry_in: seconds until the retry, or longer if the server asks for that; None if there is no timed one.
     """
     file = refusal.file
-    next_try = None if retry_in is None else clock.later(retry_in)
+    waits = [wait for wait in (retry_in, refusal.retry_after) if wait is not None]
+    next_try = clock.later(min(RETRY_LAST_SECONDS, max(waits))) if waits else None
     return Fault(file.relpath, file.serial, kind, refusal.reason, 1, next_try)
 
 
@@ -89,4 +104,5 @@ def missing(held: list[Fault]) -> FilesMissing:
     """Return the error for files that hold a serial back."""
     first = min(held, key=lambda fault: fault.serial)
     others = f", and {len(held) - 1} more" if len(held) > 1 else ""
-    return FilesMissing(f"cannot fetch {first.relpath}{others}", first.reason, serial=first.serial)
+    wait = f"; next try at {first.next_try}" if first.next_try else ""
+    return FilesMissing(f"cannot fetch {first.relpath}{others}", first.reason + wait, serial=first.serial)

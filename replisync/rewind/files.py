@@ -41,7 +41,7 @@ class _Retained:
         self._names = names
 
     @contextmanager
-    def download(self, relpath: str) -> Iterator[ChunkSource]:
+    def download(self, relpath: str, first: int = 0) -> Iterator[ChunkSource]:  # noqa: ARG002
         """Open a retained file; a 404 without one to try."""
         name = self._names.get(relpath)
         size = None if name is None else self._files.size_retained(name)
@@ -165,7 +165,7 @@ class Bringer:
 
     def _fetch(self, source: FileSource, files: list[WantedFile], found: Found) -> list[Refused]:
         refused: list[Refused] = []
-        fetcher = self._session.fetcher(source, None, replace=False)
+        fetcher = self._session.fetcher(source, None, place="free")
         done = 0
         for outcome in fetcher.fetch(files):
             done += 1

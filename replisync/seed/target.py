@@ -234,7 +234,7 @@ def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, con
     context.progress.stage("files", counts.missing, "files")
 
     def arrived() -> object:
-        return store.file_counts(), work.tally.files, work.tally.local
+        return store.file_counts(), work.tally.local, work.progress()
 
     # A file that cannot be had may be one that a later change replaces: first that, then it must be there.
     complete = patience.call(lambda: _as_far_as_possible(work), progress=arrived)

@@ -15,10 +15,11 @@ from replisync.devpi.storage import POSTGRES
 from replisync.errors import UsageError
 from replisync.primary.client import Primary
 from replisync.replication.context import Context
-from replisync.replication.fetch import Fetcher
+from replisync.replication.fetch import Fetcher, Place
 from replisync.replication.loop import Patience
 from replisync.replication.missing import Tally
 from replisync.replication.pipeline import Pipeline, Rewrite, Rules
+from replisync.replication.retries import Retries
 from replisync.replication.settle import Settler, recover, settle
 from replisync.session.runs import Record, recorded
 from replisync.session.settings import Settings
@@ -26,6 +27,9 @@ from replisync.standby.database.store import Store
 from replisync.standby.files.local import LocalFiles
 from replisync.standby.opening import existing_standby, target_files
 from replisync.standby.serverdir import Serverdir
+
+# The number of retries at a time, beside the downloads of changes.
+_RETRY_THREADS = 2
 
 
 @dataclass
@@ -108,17 +112,23 @@ class Session:
         settings = self.settings
         retain = settings.retention_days > 0
         rules = Rules(limits or settings.limits, settings.skip_indexes, retain, rewrite)
-        fetcher = self.fetcher(files, local, replace=self.seeding)
+        fetcher = self.fetcher(files, local, place="all" if self.seeding else "free")
         return Pipeline(history, self.store, fetcher, self.context, rules, self.tally)
 
-    def fetcher(self, files: FileSource, local: LocalFiles | None, *, replace: bool) -> Fetcher:
+    def retries(self, primary: Primary, work: Pipeline) -> Retries:
+        """Return the retries of the files of a loop, which go on beside it."""
+        files = target_files(self.serverdir, self.store, _RETRY_THREADS, prefix="retry-")
+        fetcher = Fetcher(primary, files, threads=_RETRY_THREADS, stop=self.context.stop, place="none")
+        return Retries(work.wanted, fetcher, self.store, self.context.log)
+
+    def fetcher(self, files: FileSource, local: LocalFiles | None, *, place: Place) -> Fetcher:
         """Return the downloads; arguments as in fetch.Fetcher."""
         return Fetcher(
             files,
             self.files,
             threads=self.settings.access.threads,
             stop=self.context.stop,
-            replace=replace,
+            place=place,
             local=local,
         )
 

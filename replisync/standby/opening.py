@@ -149,20 +149,26 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
         )
 
 
-def target_files(serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True) -> FileStore:
+def target_files(
+    serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True, prefix: str = ""
+) -> FileStore:
     """Return the files of a standby with the database `store`.
 
     threads: the number of threads that may use them at a time.
     shared: whether a devpi-server may store files too.
+    prefix: of names in the staging folder; users that work at the same time have different ones.
     """
     if serverdir.storage().name == POSTGRES:
         from replisync.standby.database.postgres import PostgresStore
         from replisync.standby.files.rows import DatabaseFiles
 
         assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
-        engine = store.engine_of_files(threads + 1)
-        return DatabaseFiles(engine, store.storage, serverdir.tmp, serverdir.retained, shared=shared)
-    return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained)
+        # One more for the caller's thread, and some for retries, which go on beside it.
+        engine = store.engine_of_files(threads + 3)
+        return DatabaseFiles(
+            engine, store.storage, serverdir.tmp, serverdir.retained, shared=shared, prefix=prefix
+        )
+    return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained, prefix=prefix)
 
 
 def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:

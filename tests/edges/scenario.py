@@ -151,7 +151,7 @@ class Target:
         self.pipeline = Pipeline(
             primary,
             self.store,
-            Fetcher(primary, files, threads=1, stop=stop, replace=cloning),  # type: ignore[arg-type]
+            Fetcher(primary, files, threads=1, stop=stop, place="all" if cloning else "free"),  # type: ignore[arg-type]
             Context(stop, RecordingLog(), self.progress),
             Rules(BatchLimits(entries=entries), skip),
         )

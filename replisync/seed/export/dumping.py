@@ -118,7 +118,7 @@ class Dumper:
             files,
             threads=self._settings.access.threads,
             stop=self._context.stop,
-            replace=True,
+            place="all",
             local=LocalFiles(self._settings.search, own=self._root / FILES, link=True),
         )
         missing = []

@@ -1,12 +1,12 @@
 """The ledger of files: those that the live keys demand, those that are present, and the faults of others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, select, update
 
 from replisync.changelog.plan import WantedFile
-from replisync.changelog.records import ABSENT, PRESENT, UNASKED, WANTED, Fault, FileCounts
+from replisync.changelog.records import ABSENT, PRESENT, SKIPPED, UNASKED, WANTED, Fault, FileCounts
 from replisync.devpi.keys import Digest, index_of
 from replisync.standby.database import filestates as ledger
 from replisync.standby.database import tables as t
@@ -150,8 +150,12 @@ class FileLedger(History):
 
     def _faults(self, query: Select[Any]) -> list[Fault]:
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(t.faults.c.relpath))
-            return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
+            return self._all_faults(connection, query)
+
+    @staticmethod
+    def _all_faults(connection: Connection, query: Select[Any]) -> list[Fault]:
+        rows = connection.execute(query.order_by(t.faults.c.relpath))
+        return [Fault(r.relpath, r.serial, r.kind, r.reason, r.tries, r.next_try) for r in rows]
 
     def fault_count(self) -> int:
         """Count the files that could not be fetched."""
@@ -166,24 +170,39 @@ class FileLedger(History):
     def _put_faults(self, connection: Connection, faults: Iterable[Fault]) -> None:
         for fault in faults:
             ledger.fault_tells(connection, fault.relpath)
-            known = select(t.faults.c.tries).where(t.faults.c.relpath == fault.relpath)
-            tries = connection.execute(known).scalar() or 0
+            query = select(t.faults.c.tries, t.faults.c.kind).where(t.faults.c.relpath == fault.relpath)
+            known = connection.execute(query).first()
+            tries = known.tries if known else 0
+            # The operator may have skipped it after this fault was judged.
+            skipped = known is not None and known.kind == SKIPPED
             connection.execute(t.faults.delete().where(t.faults.c.relpath == fault.relpath))
             connection.execute(
                 insert(t.faults).values(
                     relpath=fault.relpath,
                     serial=fault.serial,
-                    kind=fault.kind,
+                    kind=SKIPPED if skipped else fault.kind,
                     reason=fault.reason,
                     tries=tries + fault.tries,
                     next_try=fault.next_try,
                 )
             )
 
-    def change_faults(self, values: dict[str, Any]) -> int:
-        """Set columns of all faults; return their number."""
+    def change_faults(
+        self, values: dict[str, Any], choose: Callable[[list[Fault]], Iterable[str]] | None = None
+    ) -> int:
+        """Set columns of faults; return their number.
+
+        choose: returns the relpaths of those to change, in the same transaction; None for all.
+        """
         with self._writing() as connection:
-            return connection.execute(update(t.faults).values(**values)).rowcount
+            if choose is None:
+                return connection.execute(update(t.faults).values(**values)).rowcount
+            return sum(
+                connection.execute(
+                    update(t.faults).where(t.faults.c.relpath.in_(paths)).values(**values)
+                ).rowcount
+                for paths in chunks(choose(self._all_faults(connection, select(t.faults))))
+            )
 
     def clear_faults(self, relpaths: Iterable[str]) -> None:
         """Delete faults; files that are still missing are then requested."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, Table, text
 
-from replisync.changelog.records import ABSENT, ARRIVE, PRESENT, WANTED
+from replisync.changelog.records import ABSENT, ARRIVE, HELD, MIRROR, PRESENT, SKIPPED, UNFETCHABLE, WANTED
 from replisync.standby.database import tables as t
 from replisync.standby.database.store import Store
 
@@ -45,7 +45,7 @@ _A_NAME = "a name"
 # Words that no text of ours contains.
 _WORDS = {
     t.files.c.state: (WANTED, PRESENT, ABSENT),
-    t.faults.c.kind: ("held", "mirror", "unfetchable", "skipped"),
+    t.faults.c.kind: (HELD, MIRROR, UNFETCHABLE, SKIPPED),
     t.pending.c.action: ("drop", "replace", ARRIVE),
 }
 

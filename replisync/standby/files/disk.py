@@ -49,6 +49,7 @@ class DiskFiles:
     retained: a folder on the same file system, for retained files.
     sync: makes the syncers of the staging folder and of the files; sync.NoSync if durability is not needed.
     longest: the longest name on the file system, in bytes; None to ask it.
+    prefix: of names in the staging folder, so that several users of it have their own.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class DiskFiles:
         retained: Path,
         sync: Callable[[str], Syncer] = Syncer,
         longest: int | None = None,
+        prefix: str = "",
     ) -> None:
         # As text: paths are built for each file, and pathlib costs as much as the system calls.
         self._files = os.fspath(files.absolute())
@@ -68,6 +70,7 @@ class DiskFiles:
         self._syncer = sync(self._staging)
         self._heir = heir_of(f"{self._staging}/file")
         self._longest = longest
+        self._prefix = prefix
 
     @property
     def group(self) -> int:
@@ -83,7 +86,7 @@ class DiskFiles:
         Raises WrongContent if length or digest are wrong, LocalFailure if it cannot be written; nothing
         remains then.
         """
-        name = hashlib.sha256(relpath.encode()).hexdigest()
+        name = f"{self._prefix}{hashlib.sha256(relpath.encode()).hexdigest()}"
         path = f"{self._staging}/{name}"
         sha256 = hashlib.sha256()
         other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else None
@@ -120,7 +123,7 @@ class DiskFiles:
         source = open_plain(path)
         if source is None:
             return None
-        name = hashlib.sha256(relpath.encode()).hexdigest()
+        name = f"{self._prefix}{hashlib.sha256(relpath.encode()).hexdigest()}"
         staged = f"{self._staging}/{name}"
         try:
             with local_errors(f"cannot take {relpath} from {path}"):

@@ -61,17 +61,26 @@ class DatabaseFiles:
     staging: a folder for incomplete files.
     retained: a folder on the same file system, for retained files.
     shared: whether a devpi-server of the hot standby may store files meanwhile; then take its lock.
+    prefix: of names in the staging folder.
     """
 
     def __init__(
-        self, engine: Engine, storage: Storage, staging: Path, retained: Path, *, shared: bool = True
+        self,
+        engine: Engine,
+        storage: Storage,
+        staging: Path,
+        retained: Path,
+        *,
+        shared: bool = True,
+        prefix: str = "",
     ) -> None:
+        self._prefix = prefix
         self._engine = engine
         self._storage = storage
         self._staging = os.fspath(staging.absolute())
         self._retained = os.fspath(retained.absolute())
         # The folders are only ours: devpi has no file on disk.
-        self._disk = DiskFiles(staging, staging, retained)
+        self._disk = DiskFiles(staging, staging, retained, prefix=prefix)
         self._shared = shared
         self._small: dict[str, bytes] = {}
 
@@ -105,7 +114,7 @@ class DatabaseFiles:
                 return self._disk.receive(relpath, chain(held, rest), digest, length)
         data = b"".join(held)
         sha256 = check_content(relpath, data, length, digest)
-        name = hashlib.sha256(relpath.encode()).hexdigest()
+        name = f"{self._prefix}{hashlib.sha256(relpath.encode()).hexdigest()}"
         self._small[name] = data
         return Received(name, size, sha256)
 

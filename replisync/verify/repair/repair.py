@@ -200,7 +200,7 @@ class Repair:
     def _bringer(self) -> Bringer:
         source: FileSource = self._primary if self._asks else NoSource(_NOBODY)
         local = local_files(self._serverdir, self._session.settings)
-        fetcher = self._session.fetcher(source, local, replace=True)
+        fetcher = self._session.fetcher(source, local, place="all")
         return Bringer(
             self._session,
             fetcher,
