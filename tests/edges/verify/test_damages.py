@@ -1,4 +1,4 @@
-"""A verification finds every damage at the level that promises it, and a repair leaves what was before."""
+"""A verification finds every damage at the level that promises it."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from replisync.verify import findings as kinds
 from replisync.verify.run import Level
 from tests.edges.scenario import A, B
 from tests.edges.standbys import Standby
-from tests.edges.verify.damages import DAMAGES, EXTRA, FOREIGN, contents, found, write_entry
+from tests.edges.verify.damages import DAMAGES, EXTRA, found, write_entry
 from tests.support.runs import run_here
 
 
@@ -41,21 +41,6 @@ def test_a_damage_is_found_at_the_level_that_promises_it(standby: Standby, name:
     assert found(standby, damage.level) >= expected
     if damage.level < Level.FULL:
         assert found(standby, Level.FULL) >= expected
-
-
-MENDED = [name for name, one in DAMAGES.items() if one.storage != "postgres" and name != FOREIGN]
-
-
-@pytest.mark.parametrize("name", MENDED)
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_damage_is_mended_and_the_standby_is_what_it_was(standby: Standby, name: str) -> None:
-    before = contents(standby)
-    DAMAGES[name].do(standby)
-    report = standby.repair()
-    assert report.findings == []
-    assert report.repairs != []
-    assert standby.look().findings == []
-    assert contents(standby) == before
 
 
 def test_what_is_found_obeys_no_terminal(one: Standby) -> None:

@@ -1,17 +1,41 @@
-"""What goes wrong in PostgreSQL: damages are repaired, and no entry of a history stands in the way."""
+"""Every damage is repaired, in both storages, and no entry of a history stands in the way in PostgreSQL."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 
+from tests.crashes.points import scratch
 from tests.edges.conftest import PostgresDatabase
 from tests.edges.scenario import ChainedPrimary
-from tests.edges.standbys import Standby
+from tests.edges.standbys import Standby, copied, made
 from tests.edges.test_hostile_entries import ANSWERS, EXAMPLES, HISTORIES, check
-from tests.edges.verify.damages import DAMAGES, contents
+from tests.edges.verify.damages import DAMAGES, FOREIGN, contents
 from tests.support.postgres import Postgres
+
+MENDED = [name for name, one in DAMAGES.items() if one.storage != "postgres" and name != FOREIGN]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Standby:
+    """A standby in SQLite; copy it, change nothing in it."""
+    return made(tmp_path_factory.mktemp("model") / "standby")
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_a_damage_is_mended_and_the_standby_is_what_it_was(model: Standby, name: str) -> None:
+    with scratch() as folder:
+        standby = copied(model, folder / "standby")
+        before = contents(standby)
+        DAMAGES[name].do(standby)
+        report = standby.repair()
+        assert report.findings == []
+        assert report.repairs != []
+        assert standby.look().findings == []
+        assert contents(standby) == before
+
 
 IN_POSTGRES = (
     "a flipped byte in a file",
