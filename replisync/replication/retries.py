@@ -1,4 +1,4 @@
-"""Retries of files beside the loop: a change never waits for an upstream that does not answer."""
+"""Retries of files while the loop goes on: a change never waits for an upstream that does not answer."""
 
 import threading
 

@@ -28,7 +28,7 @@ from replisync.standby.files.local import LocalFiles
 from replisync.standby.opening import existing_standby, target_files
 from replisync.standby.serverdir import Serverdir
 
-# The number of retries at a time, beside the downloads of changes.
+# The number of retries at a time, in addition to the downloads of changes.
 _RETRY_THREADS = 2
 
 
@@ -116,7 +116,7 @@ class Session:
         return Pipeline(history, self.store, fetcher, self.context, rules, self.tally)
 
     def retries(self, primary: Primary, work: Pipeline) -> Retries:
-        """Return the retries of the files of a loop, which go on beside it."""
+        """Return the retries of the files of a loop, for while it runs."""
         files = target_files(self.serverdir, self.store, _RETRY_THREADS, prefix="retry-")
         fetcher = Fetcher(primary, files, threads=_RETRY_THREADS, stop=self.context.stop, place="none")
         return Retries(work.wanted, fetcher, self.store, self.context.log)

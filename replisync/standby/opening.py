@@ -163,7 +163,7 @@ def target_files(
         from replisync.standby.files.rows import DatabaseFiles
 
         assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
-        # One more for the caller's thread, and some for retries, which go on beside it.
+        # One more for the caller's thread, and some for retries at the same time.
         engine = store.engine_of_files(threads + 3)
         return DatabaseFiles(
             engine, store.storage, serverdir.tmp, serverdir.retained, shared=shared, prefix=prefix

@@ -306,6 +306,65 @@ def test_a_missing_private_file_holds_its_serial_until_the_operator_lets_it_go(
     assert_replicated(primary, standby.serverdir, export=False, fsck=False)
 
 
+def test_a_change_does_not_wait_for_retries(
+    primary: Server, client: Client, standby: Standby, proxy: Proxy, upstream: Upstream
+) -> None:
+    """An upstream that accepts requests and never answers holds nobody up but its own files."""
+    name, _ = upstream.add_wheel("hanging", "1.0", b"hanging")
+    relpath = client.links("root/mirror", "hanging")[name]
+    client.fetch(relpath)
+    wait_until(
+        lambda: relpath in read_history(primary.serverdir).live_files, ARRIVE_SECONDS, "the primary keeps it"
+    )
+    with proxy.fault(path="/root/mirror/", status=404, headers=primary_headers(primary)):
+        standby.catchup()
+    assert standby.faults()[relpath]["kind"] == "mirror"
+    run_here("faults", "retry", *standby.own)
+    hanging = proxy.add(Fault(path="/root/mirror/", delay_seconds=3600))
+    with standby.follow() as follower:
+        follower.wait_for_log("retrying files")
+        follower.wait_for(lambda: hanging.matched, "it is asked for")
+        client.upload_wheel("root/dev", "meanwhile", "1.0")
+        wait_for(standby, primary.serial())
+        assert standby.status()["files_missing"] == 1
+        proxy.clear()
+        proxy.drop_connections()
+        run_here("faults", "retry", *standby.own)
+        stop_promptly(follower)
+    standby.catchup()
+    assert standby.faults() == {}
+    assert_files(primary.serverdir, standby.serverdir)
+
+
+def primary_headers(primary: Server) -> dict[str, str | None]:
+    """Return the headers by which an answer is the primary's own."""
+    return {name: value for name, value in primary.headers().items() if name.lower().startswith("x-devpi")}
+
+
+def test_faults_are_named_by_paths_patterns_or_all_together(
+    primary: Server, client: Client, standby: Standby
+) -> None:
+    """A literal name first: `[` is legal in one. A name that matches nothing changes nothing."""
+    relpaths = [client.upload_wheel("root/dev", name, "1.0") for name in ("loss1", "loss2", "loss3")]
+    for relpath in relpaths:
+        (primary.serverdir / "+files" / relpath).unlink()
+    standby.catchup("--patience", 1, code=3)
+    text = run_here("faults", "list", *standby.own).stdout
+    assert "held: 3 files hold the serial back: restore them on the primary" in text
+    assert f"`replisync faults skip --all --serverdir {standby.serverdir}`" in text
+    for names in ((), ("--all", relpaths[0]), (relpaths[0], "root/dev/*nothing*")):
+        run_here("faults", "skip", *standby.own, *names, code=2)
+    assert [fault["kind"] for fault in standby.faults().values()] == ["held"] * 3
+    assert run_here("faults", "skip", *standby.own, "root/dev/*loss[12]*").stdout.startswith("2 files")
+    assert run_here("faults", "skip", *standby.own, "--all").stdout.startswith("1 files")
+    standby.catchup()
+    assert run_here("faults", "clear", *standby.own, relpaths[0]).stdout.startswith("1 faults")
+    assert len(standby.faults()) == 2
+    assert run_here("faults", "retry", *standby.own, relpaths[1], relpaths[2]).stdout.startswith("2 files")
+    run_here("faults", "clear", *standby.own, "--all")
+    assert run_here("faults", "list", *standby.own).stdout == "no faults\n"
+
+
 def test_a_mirror_file_that_upstream_no_longer_has_holds_nothing_back(
     primary: Server, client: Client, standby: Standby, upstream: Upstream
 ) -> None:

@@ -240,6 +240,15 @@ def cut() -> httpx.Response:
     return httpx.Response(200, headers=answers(), stream=Body(CONTENT[:10], httpx.ReadError("reset")))
 
 
+# A time, by the server's own clock.
+RETRY_AT = {"Date": "Sun, 22 Nov 2026 11:00:00 GMT", "Retry-After": "Sun, 22 Nov 2026 11:02:00 GMT"}
+
+
+def seconds_until(moment: str) -> float:
+    """Return the seconds until a time."""
+    return clock.epoch(moment) - clock.epoch(clock.now())
+
+
 BAD_ANSWERS = [
     *(401, 403, 408, 429, 500, 502, 503, 504),
     *(foreign(status) for status in (302, 401, 403, 404, 410, 429, 451, 500, 502, 503)),
@@ -296,6 +305,57 @@ class TestOneFilesTrouble:
         [fault] = target.store.faults()
         assert fault.kind == "mirror"
         assert (fault.next_try or "") > clock.now(), "a failure of a new kind has its wait too"
+
+    @pytest.mark.parametrize("headers", [{"Retry-After": "120"}, RETRY_AT], ids=["seconds", "time"])
+    def test_the_wait_that_a_server_asks_for_is_kept_also_by_the_next_run(
+        self, target: Target, server: ScriptedPrimary, headers: dict[str, str]
+    ) -> None:
+        server.files[PRIVATE] = foreign(503, headers)
+        server.commit({PRIVATE: ("STAGEFILE", -1, value(CONTENT))})
+        with pytest.raises(FilesMissing, match="; next try at "):
+            target.catch_up(1)
+        [fault] = target.store.faults()
+        assert 100 < seconds_until(fault.next_try or "") <= 120
+        server.files[PRIVATE] = CONTENT
+        with pytest.raises(FilesMissing):
+            target.catch_up(1)
+        target.store.change_faults({"next_try": clock.now()})
+        target.catch_up(1)
+        assert faults(target) == []
+
+    def test_a_file_that_arrives_wrong_again_and_again_is_asked_for_less_often(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """All of it is downloaded each time; one that is refused costs nothing, and is always asked for."""
+        server.files[PRIVATE] = b"a broken copy"
+        server.commit({PRIVATE: ("STAGEFILE", -1, value(CONTENT))})
+        waits = []
+        for tries in range(1, 7):
+            with pytest.raises(FilesMissing, match="its sha256 is "):
+                target.catch_up(1)
+            [fault] = target.store.faults()
+            assert fault.tries == tries
+            waits.append(fault.next_try and round(seconds_until(fault.next_try) / 60))
+            target.store.change_faults({"next_try": None})
+        assert waits == [None, None, None, 1, 2, 4]
+
+    def test_a_file_that_is_skipped_while_it_is_judged_stays_skipped(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        """Who gave the file up is an operator in another process, at any moment."""
+
+        def skipping() -> httpx.Response:
+            target.store.put_faults((Fault(PRIVATE, 1, "held", "x"),))
+            assert target.store.change_faults({"kind": "skipped"}) == 1
+            return foreign(403)()
+
+        server.files[PRIVATE] = skipping
+        server.commit({PRIVATE: ("STAGEFILE", -1, value(CONTENT))})
+        with suppress(FilesMissing):
+            target.catch_up(1)
+        assert faults(target) == [(PRIVATE, "skipped")]
+        target.catch_up(1)
+        assert target.store.last_serial() == 1
 
     def test_who_answered_is_named(self, target: Target, server: ScriptedPrimary) -> None:
         server.files[PRIVATE] = foreign(403)

@@ -204,6 +204,10 @@ class Steps:
         self.asked_who = 0
         self._on_step = on_step
 
+    def progress(self) -> tuple[int, int]:
+        """Return what grows with each step."""
+        return self.serial, 0
+
     def check_identity(self) -> "Steps":
         """Count the question; what answers has the primary's serial."""
         self.asked_who += 1
