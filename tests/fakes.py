@@ -65,11 +65,20 @@ class RecordingLog:
 class NoProgress:
     """Progress that nobody looks at."""
 
-    def stage(self, name: str, total: int | None, unit: str) -> None:
+    def stage(self, name: str, total: int | None, unit: str, /, **facts: object) -> None:
         """Begin a stage of work."""
 
     def advance(self, done: int, size: int = 0) -> None:
         """Get on with it."""
+
+    def receiving(self, name: str, done: int, length: int | None) -> None:
+        """Receive more of a file."""
+
+    def received(self, name: str) -> None:
+        """Have all of a file."""
+
+    def following(self, url: str, serial: int) -> None:
+        """Be at the primary's serial."""
 
 
 class RecordingProgress(NoProgress):
@@ -80,7 +89,7 @@ class RecordingProgress(NoProgress):
         self.stages: list[tuple[str, int | None, str]] = []
         self.done = 0
 
-    def stage(self, name: str, total: int | None, unit: str) -> None:
+    def stage(self, name: str, total: int | None, unit: str, /, **facts: object) -> None:  # noqa: ARG002
         """Keep a stage."""
         self.stages.append((name, total, unit))
         self.done = 0

@@ -160,12 +160,24 @@ class FileStore(Protocol):
 class Progress(Protocol):
     """Shows the progress of long work."""
 
-    def stage(self, name: str, total: int | None, unit: str) -> None:
-        """Begin a stage of work; with its total, if known."""
+    def stage(self, name: str, total: int | None, unit: str, /, **facts: object) -> None:
+        """Begin a stage of work; with its total, if known, and facts for a log."""
         ...
 
     def advance(self, done: int, size: int = 0) -> None:
         """Report units, and bytes, as done."""
+        ...
+
+    def receiving(self, name: str, done: int, length: int | None) -> None:
+        """Report the bytes of an incomplete file that have arrived, from any thread."""
+        ...
+
+    def received(self, name: str) -> None:
+        """Report that no more bytes of a file arrive, from any thread."""
+        ...
+
+    def following(self, url: str, serial: int) -> None:
+        """Report that all changes of a primary up to a serial are here."""
         ...
 
 

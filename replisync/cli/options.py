@@ -87,7 +87,8 @@ def target(serverdir: Path, storage: str | None) -> Serverdir:
 def watched(log: Any) -> Iterator[Context]:
     """Show progress, and stop on signals."""
     stop = Stop()
-    with shown(log) as progress, stop.on_signals():
+    form = click.get_current_context().find_root().params.get("log_format")
+    with shown(log, bars=form != "json") as progress, stop.on_signals():
         yield Context(stop, log, progress)
 
 

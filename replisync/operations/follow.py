@@ -133,6 +133,7 @@ def run_follow(
     ):
         patience.on_trouble = record.note_error
         store = session.store
+        url = (store.source() or session.source).primary_url
         context.log.info("following", serial=store.last_serial())
         reported = store.last_serial()
 
@@ -144,6 +145,7 @@ def run_follow(
                 reported = serial
             patience.attempt(retries.collect)
             record.note()
+            context.progress.following(url, serial)
 
         def chores() -> None:
             retries.begin(_CHORE_FILES)

@@ -15,7 +15,15 @@ from queue import SimpleQueue
 from typing import Literal
 
 from replisync.changelog.plan import WantedFile
-from replisync.changelog.ports import Arrived, ChunkSource, FileSource, FileStore, LocalSource, StopFlag
+from replisync.changelog.ports import (
+    Arrived,
+    ChunkSource,
+    FileSource,
+    FileStore,
+    LocalSource,
+    Progress,
+    StopFlag,
+)
 from replisync.devpi.keys import fetch_problem, hold_problem
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, ReplisyncError, Stopped, WrongContent
 
@@ -145,7 +153,10 @@ class Fetcher:
         stay staged until their serial is committed.
     local: the files on this machine, which are searched before the network.
     received: the bytes that arrived, each byte of a file once, however often it is asked for.
+    progress: shows the bytes as they arrive; None for none.
     """
+
+    progress: Progress | None = None
 
     def __init__(
         self,
@@ -351,19 +362,23 @@ class Fetcher:
 
     def _content(self, file: WantedFile, answer: ChunkSource) -> Iterator[bytes]:
         """Yield the content of a file; where a connection breaks off, go on from there if the server can."""
-        done = 0
-        with ExitStack() as stack:
+        done, length = 0, answer.length
+        with ExitStack() as answers, ExitStack() as stack:
+            if self.progress is not None:
+                stack.callback(self.progress.received, file.relpath)
             while True:
                 begun = done
                 try:
                     for chunk in self._until_stopped(answer.chunks):
                         done += len(chunk)
                         self._count(file.relpath, done)
+                        if done != length and self.progress is not None:
+                            self.progress.receiving(file.relpath, done, length)
                         yield chunk
                     return
                 except PrimaryUnreachable:
                     # The digest tells whether the pieces are of one file.
-                    rest = self._rest(file, done, stack) if done > begun and file.digest else None
+                    rest = self._rest(file, done, answers) if done > begun and file.digest else None
                     if rest is None:
                         raise
                     answer = rest

@@ -168,8 +168,8 @@ class _Copier:
         store, context = self._store, self._context
         work.recover()
         serial = work.check_identity().serial
-        context.log.info("metadata", from_serial=store.last_serial() + 1, to_serial=serial)
-        context.progress.stage("metadata", serial - store.last_serial(), "serials")
+        first = store.last_serial() + 1
+        context.progress.stage("metadata", serial + 1 - first, "serials", from_serial=first, to_serial=serial)
         source = current_source(store)
         # What is wrong with it does not pass.
         at_once = Patience(context.stop, context.log, seconds=0.0)

@@ -64,7 +64,7 @@ def _copy_metadata(
 ) -> None:
     hello = patience.call(work.check_identity)
     if source.seed_serial is None:
-        context.log.info("metadata", from_serial=store.last_serial() + 1, to_serial=hello.serial)
-        context.progress.stage("metadata", hello.serial - store.last_serial(), "serials")
+        first, last = store.last_serial() + 1, hello.serial
+        context.progress.stage("metadata", last + 1 - first, "serials", from_serial=first, to_serial=last)
         serial = catch_up(work, store.last_serial, patience, metadata_only=True)
         store.put_source(replace(source, seed_serial=serial))

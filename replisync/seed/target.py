@@ -230,8 +230,7 @@ def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
 def copy_files_and_changes(store: Store, work: Pipeline, patience: Patience, context: Context) -> None:
     """Bring the files of a target with complete metadata, then what the primary committed since."""
     counts = store.file_counts()
-    context.log.info("files", total=counts.total, missing=counts.missing)
-    context.progress.stage("files", counts.missing, "files")
+    context.progress.stage("files", counts.missing, "files", total=counts.total, missing=counts.missing)
 
     def arrived() -> object:
         return store.file_counts(), work.tally.local, work.progress()

@@ -123,7 +123,7 @@ class Session:
 
     def fetcher(self, files: FileSource, local: LocalFiles | None, *, place: Place) -> Fetcher:
         """Return the downloads; arguments as in fetch.Fetcher."""
-        return Fetcher(
+        fetcher = Fetcher(
             files,
             self.files,
             threads=self.settings.access.threads,
@@ -131,6 +131,8 @@ class Session:
             place=place,
             local=local,
         )
+        fetcher.progress = self.context.progress
+        return fetcher
 
     def recover(self) -> None:
         """Finish an interrupted run."""

@@ -71,8 +71,7 @@ class Dumper:
             (self._snapshot / ".nodeinfo").write_text(json.dumps(info))
             shutil.copyfile(self._root / ".serverversion", self._snapshot / ".serverversion")
         serial, tip = self._consistent(checked=checked)
-        self._context.log.info("export", serverdir=str(self._root), serial=serial)
-        self._context.progress.stage("export", None, "seconds")
+        self._context.progress.stage("export", None, "seconds", serverdir=str(self._root), serial=serial)
         # As links: they are links of ours to files that nobody writes into.
         command = [tool, "--serverdir", str(self._snapshot.absolute()), "--hard-links"]
         command += ["--include-mirrored-files"] if self._mirrored else []

@@ -204,8 +204,10 @@ class _Copier:
 
     def _copy_history(self, history: RebasedImport, primary: Primary | None, patience: Patience) -> None:
         store = self._store
-        self._context.log.info("metadata", from_serial=store.last_serial() + 1, to_serial=history.serial)
-        self._context.progress.stage("metadata", history.serial - store.last_serial(), "serials")
+        first, last = store.last_serial() + 1, history.serial
+        self._context.progress.stage(
+            "metadata", last + 1 - first, "serials", from_serial=first, to_serial=last
+        )
         work = self._copying(history)
         work.recover()
         at_once = Patience(self._context.stop, self._context.log, seconds=0.0)

@@ -278,6 +278,5 @@ class Importer:
                 f"bases of {', '.join(endless)} are in a circle, over which {IMPORT_TOOL} would never end",
                 hint=f"nothing was written; break the circle, in {DUMP_INDEX} or on the server",
             )
-        self._context.log.info("import", dump=str(path))
-        self._context.progress.stage("import", None, "seconds")
+        self._context.progress.stage("import", None, "seconds", dump=str(path))
         return run_tool(command, self._seed / "import.log", self._context, self._options.secrets)

@@ -161,8 +161,9 @@ class Survey:
 
     def read(self, history: History, first: int, last: int, patience: Patience) -> None:
         """Add the entries from `first` to `last` of a history."""
-        self._context.log.info("history", from_serial=first, to_serial=last)
-        self._context.progress.stage("history", max(0, last - first + 1), "serials")
+        self._context.progress.stage(
+            "history", max(0, last - first + 1), "serials", from_serial=first, to_serial=last
+        )
         position = first - 1
 
         def go_on() -> None:

@@ -45,7 +45,8 @@ def names_nobody_has(subject: Subject) -> Iterator[str]:
 
 def _unknown(subject: Subject, names: Iterable[bytes]) -> Iterator[str]:
     """Yield the relpaths of files that the ledger does not have."""
-    subject.context.progress.stage("files in place", None, "files")
+    expected = audit.count_of_present(subject.store)
+    subject.context.progress.stage("files in place", expected, "files")
     known = (file.relpath.encode() for file in known_files(subject, absent_too=True))
     row = next(known, None)
     count = 0
