@@ -245,6 +245,10 @@ class Bars(Lines):
             # A killed process could not show the cursor again.
             display.console.show_cursor(True)
 
+        def end(display: "Display") -> None:
+            display.note = ""
+            display.stop()
+
         # Not rich's own thread: an exception there ends it with a traceback.
         painter = threading.Thread(target=draw, name="progress", daemon=True)
         above = _Above(self)
@@ -257,7 +261,7 @@ class Bars(Lines):
             above.end()
             ended.set()
             painter.join()
-            self._draw(lambda display: display.stop())
+            self._draw(end)
 
 
 class _Above(io.TextIOBase):
