@@ -37,7 +37,7 @@ from replisync.errors import (
     WrongHistory,
 )
 from replisync.primary.tls import usual_trust
-from replisync.primary.transport import Transport
+from replisync.primary.transport import HandshakeTimeout, Transport
 
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
@@ -73,6 +73,8 @@ _NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 # OpenSSL's reasons for an answer in plain text (openssl/sslerr.h).
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "RECORD_LAYER_FAILURE")
+
+_PLAIN = "if the server has no TLS at this port, give --primary-url with http://"
 
 _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
 
@@ -535,6 +537,8 @@ def _date(response: httpx.Response) -> float | None:
 def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
     """Return our error for one of httpx."""
     why = str(err) or type(err).__name__
+    if isinstance(err, HandshakeTimeout):
+        return PrimaryRefused(attempted, "it does not answer a TLS handshake", hint=_PLAIN)
     if isinstance(err, httpx.TimeoutException):
         return PrimaryTimeout(attempted, f"no answer in time ({type(err).__name__})")
     if isinstance(err, httpx.UnsupportedProtocol):
@@ -551,9 +555,7 @@ def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
         if isinstance(cause, socket.gaierror) and cause.errno in _NO_NAME:
             return PrimaryRefused(attempted, "its name is not known", hint="check the name in --primary-url")
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
-            return PrimaryRefused(
-                attempted, "what answers there does not speak TLS", hint="give --primary-url with http://"
-            )
+            return PrimaryRefused(attempted, "its answer to a TLS handshake is not TLS", hint=_PLAIN)
         if isinstance(cause, ssl.SSLError) and (alert := _alert(cause)):
             return PrimaryRefused(
                 attempted,
