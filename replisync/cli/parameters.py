@@ -81,5 +81,6 @@ class Size(_Bytes):
             self.fail(f"{value!r} is not a size, such as 64M or 2G", param, ctx)
         number = int(found[1]) * _BYTES[found[2].upper() or "M"]
         if not self._least <= number <= self._most:
-            self.fail(f"{value!r} is not between {self._least} and {self._most} bytes", param, ctx)
+            least, most = self._least // _BYTES["M"], self._most // _BYTES["M"]
+            self.fail(f"{value!r} is not between {least}M and {most}M", param, ctx)
         return number
