@@ -1,5 +1,6 @@
 """Make a standby startable as primary."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,7 +11,14 @@ from replisync.monitoring import Position, ask_position
 from replisync.primary import Access, Tls
 from replisync.replication import Context, settle
 from replisync.session import ASK_SECONDS
-from replisync.standby import Serverdir, Store, existing_standby, open_database, target_files
+from replisync.standby import (
+    Serverdir,
+    Store,
+    existing_standby,
+    open_database,
+    readable_standby,
+    target_files,
+)
 from replisync.system import chmod, clock, quoted, read_only
 from replisync.verify import (
     DATABASE,
@@ -104,7 +112,9 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
     if done := _promoted(serverdir, choices):
         return done
     access = Access(tls=tls, silence=ASK_SECONDS)
-    with existing_standby(serverdir, promoting=True) as (store, source):
+    # A rehearsal only reads, so that it is possible at any time.
+    opened = readable_standby(serverdir) if choices.dry_run else existing_standby(serverdir, promoting=True)
+    with opened as (store, source):
         serverdir.check_path()
         store.check_server()
         position = ask_position(store.contact(), source, access)
@@ -114,7 +124,7 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
             promotion,
             uuid=source.primary_uuid if choices.keep_identity else source.uuid,
             dry_run=choices.dry_run,
-            warnings=(*promotion.warnings, *_reminders(store, source, position)),
+            warnings=(*promotion.warnings, *_reminders(serverdir, store, source, position)),
         )
         if not choices.accept_loss:
             level = found[0].level if found else str(Level.QUICK)
@@ -255,8 +265,12 @@ def _warnings(serverdir: Serverdir, findings: list[Finding]) -> Iterator[str | H
         yield f"permissions: and {len(wrong) - _NAMED} more"
 
 
-def _reminders(store: Store, source: Source, position: Position) -> Iterator[str | Hint]:
+def _reminders(
+    serverdir: Serverdir, store: Store, source: Source, position: Position
+) -> Iterator[str | Hint]:
     """Yield reminders for the operator, which do not prevent a promotion."""
+    if (writer := serverdir.locked_by()) not in (None, str(os.getpid())):
+        yield f"another replisync (process {writer}) writes to it: stop it before the promotion"
     if position.error is not None and position.error.details.get("answered_by") == source.uuid:
         yield "a devpi-server serves this serverdir: stop it before the new primary starts"
     nameless = sum(fault.kind == UNFETCHABLE for fault in store.faults())

@@ -19,6 +19,7 @@ from replisync.standby.files.takeover import take_over
 from replisync.standby.opening import (
     existing_standby,
     open_database,
+    readable_standby,
     require_ours,
     require_replica,
     require_same,
@@ -56,6 +57,7 @@ __all__ = [
     "odd_rows",
     "open_database",
     "read_dump",
+    "readable_standby",
     "require_ours",
     "require_replica",
     "require_same",

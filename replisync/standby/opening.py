@@ -118,9 +118,7 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
         require_same(serverdir, store)
         store.prepare()
         store.own_serial()
-        source = store.source()
-        if source is None or source.seed_finished is None:
-            raise TargetUnusable(f"cannot open {serverdir}", "its seeding is not complete")
+        source = _complete_source(serverdir, store)
         if source.promoted is not None and not promoting:
             # A copy of the serverdir may share the database, with its role unchanged.
             raise TargetUnusable(
@@ -133,6 +131,26 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
                 ),
             )
         yield store, source
+
+
+@contextmanager
+def readable_standby(serverdir: Serverdir) -> Iterator[tuple[Store, Source]]:
+    """Open a complete standby for reading; another replisync may write to it meanwhile.
+
+    Raises TargetUnusable or LocalFailure.
+    """
+    require_standby(serverdir)
+    with open_database(serverdir) as store:
+        require_same(serverdir, store)
+        store.check_version()
+        yield store, _complete_source(serverdir, store)
+
+
+def _complete_source(serverdir: Serverdir, store: Store) -> Source:
+    source = store.source()
+    if source is None or source.seed_finished is None:
+        raise TargetUnusable(f"cannot open {serverdir}", "its seeding is not complete")
+    return source
 
 
 def require_same(serverdir: Serverdir, store: Store) -> None:

@@ -198,9 +198,13 @@ def test_nobody_promotes_while_replisync_writes(standby: Standby) -> None:
     """A running `follow` holds the lock: exit 6, nothing changed, and the follower goes on."""
     with standby.follow() as follower:
         before = snapshot(standby.serverdir)
-        for options in ((), ("--dry-run",), ("--accept-loss",)):
+        for options in ((), ("--accept-loss",)):
             said = standby.promote(*options, code=6)
             assert f"process {follower.pid}" in said["error"]
+        rehearsed = standby.promote("--dry-run")
+        assert rehearsed["warnings"] == [
+            f"another replisync (process {follower.pid}) writes to it: stop it before the promotion"
+        ]
         assert_untouched(standby.serverdir, before)
         follower.stop()
     standby.promote()
