@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -123,6 +124,7 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access |
             "finished": source.seed_finished,
             "reason": source.seed_reason,
         },
+        "retained": _retained(serverdir),
         "last_run": None if run is None else {k: v for k, v in asdict(run).items() if k in _RUN_FIELDS},
         "last_verify": _last_verify(store),
         "version": __version__,
@@ -131,6 +133,16 @@ def _fields(serverdir: Serverdir, store: Store, source: Source, access: Access |
         "divergence": None if divergence is None else asdict(divergence),
         "lineage": [asdict(one) for one in store.lineage(source)],
     }
+
+
+def _retained(serverdir: Serverdir) -> dict[str, int]:
+    """Count the retained files, and their bytes."""
+    sizes: list[int] = []
+    with suppress(OSError), os.scandir(serverdir.retained) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):  # its time came meanwhile
+                sizes.append(entry.stat(follow_symlinks=False).st_size)
+    return {"files": len(sizes), "bytes": sum(sizes)}
 
 
 def _arrived(serverdir: Serverdir, store: Store) -> int:

@@ -154,6 +154,19 @@ def test_behind(primary: Server, own: Standby) -> None:
     assert own.status("--max-lag-serials", 0)["state"] == "current"
 
 
+def test_retained_files_are_counted(primary: Server, own: Standby) -> None:
+    """They may be what fills a disk."""
+    assert own.status()["retained"] == {"files": 0, "bytes": 0}
+    with Client(primary.url).login() as client:
+        relpath = client.upload_wheel("root/dev", "retained", "1.0")
+        own.catchup()
+        size = (own.serverdir / "+files" / relpath).stat().st_size
+        client.delete_project("root/dev", "retained")
+    own.catchup()
+    assert own.status()["retained"] == {"files": 1, "bytes": size}
+    assert "  retained    1 files that the primary deleted" in run_here("status", *own.own).stdout
+
+
 def test_stale(primary: Server, own: Standby, way: Proxy) -> None:
     """A primary that does not answer, or was not heard of for long, leaves nobody sure of anything."""
     way.refuse()

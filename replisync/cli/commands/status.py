@@ -76,6 +76,7 @@ def _status_lines(fields: dict[str, Any]) -> list[str]:
         ),
         f"  last heard  {_when(fields['last_contact'])}",
         f"  files       {present} of {fields['files_total']} here, {fields['faults']} faults",
+        *([f"  retained    {_retained(fields['retained'])}"] if fields["retained"]["files"] else []),
         f"  seed        {seed['kind']} at serial {_known(seed['serial'])}, "
         f"finished {_when(seed['finished'])}",
         f"  replisync   {'running' if fields['running'] else 'not running'}",
@@ -124,6 +125,10 @@ def _run(run: dict[str, Any]) -> str:
     work = "" if to is None else f", {max(0, to - before)} serials up to {to}, {run['files']} files"
     finished = f", finished {_when(run['finished'])}" if run["finished"] else ""
     return f"{run['command']}: {run['outcome']}{work}{finished}"
+
+
+def _retained(found: dict[str, int]) -> str:
+    return f"{found['files']} files that the primary deleted or replaced, {found['bytes'] / 1e6:.1f} MB"
 
 
 def _known(value: Any) -> str:
