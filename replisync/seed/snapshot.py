@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from replisync.devpi import FILE_KEYNAMES, READ_KEYNAMES, ChangelogEntry, parse_stored
 from replisync.errors import CorruptEntry, LocalFailure, PrimaryDamaged
+from replisync.system import sqlite_error
 
 # Pages that are copied before writers get their turn.
 _PAGES = 2048
@@ -26,6 +27,14 @@ _BUSY_SECONDS = 60
 # A group of rows that is handed on.
 _GROUP_ROWS = 256
 _GROUP_BYTES = 1024 * 1024
+
+_HINTS = {
+    "SQLITE_NOTADB": "",
+    "SQLITE_CORRUPT": "",
+    "SQLITE_FULL": "make room on the disk of the target",
+    "SQLITE_IOERR": "make room on the disk of the target",
+    "": "check its owner and permissions; where its server crashed, start it once",
+}
 
 # In the header of a database file: 2 where its journal is a write-ahead log.
 _JOURNAL_BYTE = 18
@@ -119,16 +128,7 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as err:
-        name = getattr(err, "sqlite_errorname", "")
-        if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            raise PrimaryDamaged(attempted, str(err)) from err
-        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-            raise LocalFailure(attempted, str(err), hint="make room on the disk of the target") from err
-        raise LocalFailure(
-            attempted,
-            str(err),
-            hint="check its owner and permissions; where its server crashed, start it once",
-        ) from err
+        raise sqlite_error(err, attempted, _HINTS, PrimaryDamaged) from err
     except OSError as err:
         raise LocalFailure(attempted, err.strerror or str(err)) from err
 

@@ -10,6 +10,7 @@ from replisync.system.denied import DENIED, read_only
 from replisync.system.durable import emptied, fsync_folder, local_errors, make_folder, trouble, write_file
 from replisync.system.owners import OURS, give_all, hand_back, heir_of, held, new_folder, who
 from replisync.system.prefetch import Prefetch
+from replisync.system.sqlite_errors import sqlite_error
 from replisync.system.stop import Stop
 from replisync.system.tempdb import open_temporary, translated
 
@@ -33,6 +34,7 @@ __all__ = [
     "open_temporary",
     "quoted",
     "read_only",
+    "sqlite_error",
     "translated",
     "trouble",
     "who",

@@ -8,7 +8,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from replisync.errors import LocalFailure
+from replisync.system.sqlite_errors import sqlite_error
+
+_HINTS = {"": "free space in the folder for temporary files, or set TMPDIR to another folder"}
 
 _PRAGMAS = (
     "PRAGMA cache_size = -32768",  # KiB
@@ -37,8 +39,4 @@ def translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as err:
-        raise LocalFailure(
-            "cannot use a temporary database",
-            str(err),
-            hint="free space in the folder for temporary files, or set TMPDIR to another folder",
-        ) from err
+        raise sqlite_error(err, "cannot use a temporary database", _HINTS) from err

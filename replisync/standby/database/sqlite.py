@@ -18,11 +18,12 @@ from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.pool import StaticPool
 
 from replisync.changelog.records import PRESENT, FileRow
-from replisync.errors import ForeignWriter, LocalFailure, NotPermitted, TargetUnusable, UnreadableText
+from replisync.errors import ForeignWriter, NotPermitted, ReplisyncError, TargetUnusable, UnreadableText
 from replisync.standby.database.engine import Guard
 from replisync.standby.database.store import Store
 from replisync.standby.database.tables import metadata, missing_of_ours
 from replisync.system.denied import denial_of
+from replisync.system.sqlite_errors import error_name, sqlite_error
 
 # As devpi-server's own connections.
 _BUSY_SECONDS = 60
@@ -56,6 +57,17 @@ _PRESENT = """
     FROM here CROSS JOIN replisync_files AS known ON known.relpath = here.relpath"""
 
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
+
+_ANEW = "restore it, or clone into an empty serverdir"
+_HINTS = {
+    "SQLITE_NOTADB": _ANEW,
+    "SQLITE_CORRUPT": _ANEW,
+    "SQLITE_FULL": "the disk is full: make room, then run the command again",
+    "SQLITE_BUSY": "another process holds the database: end it, then run the command again",
+    "SQLITE_READONLY": "check the owner and the permissions of the serverdir",
+    "SQLITE_IOERR": "the disk is full or broken: make room, or look at the kernel's log",
+    "SQLITE_CANTOPEN": "check that the serverdir is there, and that its disk has room",
+}
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -127,48 +139,27 @@ class SqliteStore(Store):
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except exc.IntegrityError as err:
-            raise ForeignWriter("cannot commit to the target's database", str(err.orig)) from err
         except exc.DBAPIError as err:
-            raise self._local(err) from err
-        except UnicodeDecodeError as err:
-            # The driver cannot even report an undecodable name in the database's schema.
-            raise TargetUnusable(
-                f"cannot use the target's database {self._path}",
-                "its schema has undecodable text",
-                hint="restore it, or clone into an empty serverdir",
-            ) from err
+            raise self._error(err.orig) from err
+        except (sqlite3.Error, UnicodeDecodeError) as err:
+            raise self._error(err) from err
 
-    @contextmanager
-    def _translated_raw(self) -> Iterator[None]:
-        """Translate the driver's own errors too."""
-        try:
-            yield
-        except sqlite3.Error as err:
-            raise self._local(exc.DBAPIError("VACUUM", None, err)) from err
-
-    def _local(self, err: exc.DBAPIError) -> Exception:
+    def _error(self, err: BaseException | None) -> ReplisyncError:
         attempted = f"cannot use the target's database {self._path}"
-        why = str(err.orig)
-        name = getattr(err.orig, "sqlite_errorname", "")
+        why, name = str(err), error_name(err)
+        if isinstance(err, sqlite3.IntegrityError):
+            return ForeignWriter("cannot commit to the target's database", why)
+        if isinstance(err, UnicodeDecodeError):
+            # The driver cannot even report an undecodable name in the database's schema.
+            return TargetUnusable(attempted, "its schema has undecodable text", hint=_ANEW)
         if why.startswith("Could not decode to UTF-8"):
             # Not the text itself: a terminal might interpret it.
             return UnreadableText(attempted, why.partition(" with text")[0])
-        if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-            return TargetUnusable(attempted, why, hint="restore it, or clone into an empty serverdir")
-        hints = {
-            "SQLITE_FULL": "the disk is full: make room, then run the command again",
-            "SQLITE_BUSY": "another process holds the database: end it, then run the command again",
-            "SQLITE_READONLY": "check the owner and the permissions of the serverdir",
-            "SQLITE_IOERR": "the disk is full or broken: make room, or look at the kernel's log",
-            "SQLITE_CANTOPEN": "check that the serverdir is there, and that its disk has room",
-        }
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
             kept = denial_of(why, *(f"{self._path}{end}" for end in ("", "-wal", "-shm", "-journal")))
             if kept is not None:
                 return NotPermitted(attempted, kept.why, hint=kept.hint)
-        hint = next((text for prefix, text in hints.items() if name.startswith(prefix)), "")
-        return LocalFailure(attempted, why, hint=hint)
+        return sqlite_error(err, attempted, _HINTS, TargetUnusable)
 
     def _make_devpi_tables(self, connection: Connection) -> None:
         rows = connection.exec_driver_sql("SELECT name FROM sqlite_master")
@@ -232,7 +223,7 @@ class SqliteStore(Store):
     def clear(self) -> None:
         """Remove all data of a clone, and release its space."""
         super().clear()
-        with self._translated_raw(), closing(self._engine.raw_connection()) as connection:
+        with self._translated(), closing(self._engine.raw_connection()) as connection:
             connection.cursor().execute("VACUUM")
 
     def back_to_devpi(self) -> None:
@@ -246,8 +237,8 @@ class SqliteStore(Store):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.Error as err:
-            if getattr(err, "sqlite_errorname", "") not in ("SQLITE_BUSY", "SQLITE_LOCKED"):
-                raise self._local(exc.DBAPIError("back to devpi's form", None, err)) from err
+            if not error_name(err).startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                raise self._error(err) from err
         finally:
             connection.close()
 
