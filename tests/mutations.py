@@ -120,6 +120,20 @@ MUTATIONS = [
         "edges/test_store.py edges/test_pipeline.py",
     ),
     Mutation(
+        "a second replisync is not noticed",
+        "replication/pipeline.py",
+        "if self._left_at not in (None, position):",
+        "if False:",
+        "edges/test_pipeline.py",
+    ),
+    Mutation(
+        "another writer is not noticed before a step",
+        "replication/pipeline.py",
+        "position = self._store.own_serial()",
+        "position = self._store.last_serial()",
+        "edges/test_pipeline.py",
+    ),
+    Mutation(
         "what a commit demands on disk is forgotten",
         "standby/database/store.py",
         "            return moves\n",

@@ -77,7 +77,7 @@ class Pipeline:
         self._settle = Settler(lambda: settle(store, files, retain=rules.retain), context.log)
         # After any error another server may answer, even over the same connection to a proxy.
         self._doubtful = True
-        self._left_at: int | None = None  # the serial after our last step, or None if unknown
+        self._left_at: int | None = None  # our serial, as far as known
         self._reached = -1  # the serial after our last commit
         self._counted = -1  # the last serial of the stage that is shown
         self._rewrite = rules.rewrite or (lambda groups: groups)
@@ -92,7 +92,8 @@ class Pipeline:
         Raises WrongHistory if its serial is below ours or its last entries up to ours differ, NotThePrimary
         if another server answers at its URL.
         """
-        source, serial = self._store.source(), self._store.last_serial()
+        # Another program may have written while we waited: its entries are not ours to compare.
+        source, serial = self._store.source(), self._position()
         comparison = Comparison(
             self._store.primary_entry,
             self._entry,
@@ -140,7 +141,7 @@ class Pipeline:
         Raises Stopped between two batches when asked to stop.
         """
         self._settle()
-        position = self._store.last_serial()
+        position = self._position()
         try:
             return self._step(position, poll=poll, last=last, metadata_only=metadata_only)
         except LocalFailure as err:
@@ -148,10 +149,8 @@ class Pipeline:
             raise
 
     def _step(self, position: int, *, poll: bool, last: int | None, metadata_only: bool) -> int:
-        self._check_alone(position, self._left_at)
-        # Both are known again once the step ends well: an error may come before or after a commit.
-        self._left_at, doubtful, self._doubtful = None, self._doubtful, True
-        self._reached = position
+        self._left_at = self._reached = position
+        doubtful, self._doubtful = self._doubtful, True
         if doubtful or self._primary.disconnected:
             # Now, not when a change has arrived and clients wait for it.
             self.check_identity()
@@ -164,8 +163,6 @@ class Pipeline:
                 self.check_identity()  # finds the reason
                 raise
             if changes.new_connection:
-                # Another program may have written while we waited: its entries are not ours to compare.
-                self._check_alone(self._store.last_serial(), position)
                 self.check_identity()
                 self._doubtful = True
             upto = min(changes.hello.serial, changes.hello.serial if last is None else last)
@@ -184,24 +181,24 @@ class Pipeline:
             raise BrokenStream(
                 "cannot read the primary's changelog", "the answer ended before its first entry"
             )
-        self._left_at = self._reached
-        self._check_alone(self._store.last_serial(), self._left_at)
+        self._position()
         if self._reached == position:
             self._store.put_contact(changes.hello.serial, clock.now())
         self._doubtful = False
         return changes.hello.serial
 
-    def _check_alone(self, position: int, left_at: int | None) -> None:
-        """Check that the target is where we left it.
+    def _position(self) -> int:
+        """Return our serial; check that it is where we left it, and that only replisync wrote.
 
-        left_at: where that was; None if unknown.
         Raises ForeignWriter.
         """
-        if left_at is not None and position != left_at:
+        position = self._store.own_serial()
+        if self._left_at not in (None, position):
             raise ForeignWriter(
                 "cannot follow the primary",
-                f"the target is at serial {position}, but we left it at {left_at}",
+                f"the target is at serial {position}, but we left it at {self._left_at}",
             )
+        return position
 
     def _apply_all(
         self,
@@ -230,9 +227,12 @@ class Pipeline:
             if good is not None:
                 self._apply(good, primary_serial, metadata_only=False)
             raise
-        if self._store.apply(commit, primary_serial, clock.now()):
+        # If the commit fails, its outcome is unknown.
+        self._left_at = None
+        moves = self._store.apply(commit, primary_serial, clock.now())
+        self._left_at = self._reached = batch.last
+        if moves:
             self._settle()
-        self._reached = batch.last
         self.tally.entries += len(batch.entries)
         self._progress.advance(len(batch.entries), batch.size)
         self._log.debug("committed", serial=batch.last, entries=len(batch.entries))

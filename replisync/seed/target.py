@@ -220,7 +220,7 @@ def begin(serverdir: Serverdir, store: Store, source: Source) -> Source:
         raise WrongHistory(
             f"cannot clone into {serverdir}", "another clone, of another server, was begun there meanwhile"
         )
-    store.check_own()
+    store.own_serial()
     serverdir.remember_storage(known.uuid)
     known = replace(known, primary_url=source.primary_url, seed_kind=source.seed_kind)
     store.put_source(known)

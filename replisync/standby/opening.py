@@ -117,7 +117,7 @@ def existing_standby(serverdir: Serverdir, *, promoting: bool = False) -> Iterat
         store = stack.enter_context(open_database(serverdir, write=True, alone=True, guard=guard))
         require_same(serverdir, store)
         store.prepare()
-        store.check_own()
+        store.own_serial()
         source = store.source()
         if source is None or source.seed_finished is None:
             raise TargetUnusable(f"cannot open {serverdir}", "its seeding is not complete")

@@ -67,4 +67,4 @@ def test_an_upgrade_that_is_killed_at_any_statement_is_done_by_the_next_run(
             assert store.version() == schema.HEAD
             assert [one.stored_as for one in store.retained_of(["u/dev/a"])] == ["a"]
             assert store.last_serial() == 0
-            store.check_own()
+            store.own_serial()

@@ -1,5 +1,6 @@
 """The loop, on a scripted primary and a real disk: identity first, files before serials, faults and waits."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -616,6 +617,35 @@ class TestIdentity:
         with pytest.raises(ForeignWriter):
             target.pipeline.step(poll=False)
         assert target.store.last_serial() == 1
+
+    def test_a_serial_of_somebody_else_is_noticed_after_an_error_too(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        target.pipeline.step(poll=False)
+        server.down = True
+        with pytest.raises(PrimaryUnreachable):
+            target.pipeline.step(poll=False)
+        server.down = False
+        commit_file(server, A, CONTENT)
+        with closing(Target(target.serverdir.root, server, Trap(), entries=1)) as other:
+            other.catch_up(1)
+        with pytest.raises(ForeignWriter):
+            target.pipeline.step(poll=False)
+
+    def test_a_row_of_a_devpi_server_is_noticed_before_the_primary_is_asked(
+        self, target: Target, server: ScriptedPrimary
+    ) -> None:
+        target.catch_up(0)
+        commit_file(server, A, CONTENT)
+        with closing(sqlite3.connect(target.serverdir.root / ".sqlite")) as database, database:
+            database.execute("INSERT INTO changelog (serial, data) VALUES (1, x'00')")
+        asked = len(server.requests)
+        with (
+            closing(Target(target.serverdir.root, server, Trap(), entries=1)) as fresh,
+            pytest.raises(ForeignWriter, match="our last commit was 0"),
+        ):
+            fresh.pipeline.step(poll=False)
+        assert len(server.requests) == asked
 
 
 def _with_names_in_order(raw: bytes, names: list[str]) -> bytes:

@@ -327,7 +327,7 @@ def test_keys_get_the_serials_that_they_had(
     filled.rewind(undo(filled, serial), serial)
     assert [(row[0], row[2]) for row in database.read(KEYS)] == keys
     assert filled.last_serial() == serial
-    filled.check_own()
+    filled.own_serial()
     assert database.read("SELECT max(serial) FROM changelog") == [(serial,)]
     assert database.read("SELECT max(serial), max(committed_at) FROM replisync_timeline") == [
         (serial, f"time {serial}")

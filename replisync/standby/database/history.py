@@ -25,23 +25,24 @@ class History(Database):
         found = connection.execute(select(func.max(t.changelog.c.serial))).scalar()
         return -1 if found is None else int(found)
 
-    def check_own(self) -> None:
-        """Check that only replisync wrote to the changelog.
+    def own_serial(self) -> int:
+        """Return the last serial; check that only replisync wrote to the changelog.
 
         Raises ForeignWriter.
         """
         with self._reading() as connection:
-            self._check_own(connection, self._last_serial(connection))
+            return self._own_serial(connection)
 
-    @staticmethod
-    def _check_own(connection: Connection, last: int) -> None:
+    def _own_serial(self, connection: Connection) -> int:
         # Each commit of ours ends with a row of the timeline, so the last one is at our last serial.
+        last = self._last_serial(connection)
         own = connection.execute(select(func.max(t.timeline.c.serial))).scalar()
         if last != (-1 if own is None else own):
             raise ForeignWriter(
                 "cannot write to the target",
                 f"its changelog ends at serial {last}, but our last commit was {own}",
             )
+        return last
 
     def entry_data(self, serial: int) -> bytes | None:
         """Return the stored bytes of an entry, or None."""

@@ -36,14 +36,13 @@ class Store(Moves, FileLedger, Provenance):
         """
         batch = commit.batch
         with self._writing() as connection:
-            last = self._last_serial(connection)
+            last = self._own_serial(connection)
             if last != batch.first - 1:
                 raise ForeignWriter(
                     "cannot commit a batch",
                     f"the target is at serial {last}, but we left it at {batch.first - 1}",
                     serial=batch.first,
                 )
-            self._check_own(connection, last)
             self._write_rows(connection, batch.rows)
             self._write_keys(connection, ((key, name, serial) for key, (name, serial) in batch.keys.items()))
             moves = self._update_ledger(connection, commit)
@@ -65,10 +64,9 @@ class Store(Moves, FileLedger, Provenance):
         our history is incomplete.
         """
         with self._writing() as connection:
-            last = self._last_serial(connection)
+            last = self._own_serial(connection)
             if last != commit.batch.last - 1:
                 raise ForeignWriter("cannot rewind the standby", f"the target is at serial {last} meanwhile")
-            self._check_own(connection, last)
             undo.undo_keys(connection, last, serial, self._write_keys)
             undo.cut(connection, serial)
             self._update_ledger(connection, commit)
