@@ -21,6 +21,7 @@ from replisync.devpi.storage import Storage
 from replisync.errors import WrongContent
 from replisync.standby.database.pgconnect import (
     COPY_BYTES,
+    DEVPI_LOCK,
     copy_file,
     copy_in,
     copy_rows,
@@ -28,7 +29,6 @@ from replisync.standby.database.pgconnect import (
     text_array,
     translated,
 )
-from replisync.standby.database.postgres import DEVPI_LOCK
 from replisync.standby.files.disk import DiskFiles, Received, check_content, open_plain
 from replisync.system.durable import fsync_folder, local_errors, write_file
 from replisync.system.owners import heir_of, new_file
