@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Column, Connection, Engine, delete
 
 from replisync.changelog.records import FileRow
 from replisync.errors import TargetUnusable
@@ -31,6 +31,12 @@ def askable(connection: Connection, keys: Iterable[str]) -> list[str]:
     if connection.dialect.name != "postgresql":
         return list(keys)
     return [key for key in keys if "\0" not in key]
+
+
+def delete_rows(connection: Connection, column: Column[Any], values: Iterable[str]) -> None:
+    """Delete the rows of a table with these values in a column, any number of them."""
+    for some in chunks(values):
+        connection.execute(delete(column.table).where(column.in_(some)))
 
 
 class Database:

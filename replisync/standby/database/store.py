@@ -19,7 +19,7 @@ from replisync.errors import ForeignWriter
 from replisync.standby.database import repairs, undo
 from replisync.standby.database import tables as t
 from replisync.standby.database import witnesses as proofs
-from replisync.standby.database.engine import chunks
+from replisync.standby.database.engine import delete_rows
 from replisync.standby.database.fileledger import FileLedger
 from replisync.standby.database.moves import Moves
 from replisync.standby.database.provenance import Provenance
@@ -159,15 +159,12 @@ class Store(Moves, FileLedger, Provenance):
             for path in commit.leaving
         ]
         gone = [*batch.dropped, *filter(self.holds_key, batch.pathless)]
-        for paths in chunks(gone):
-            connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
-        for paths in chunks([*gone, *commit.present, *commit.absent]):
-            connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+        delete_rows(connection, t.files.c.relpath, gone)
+        delete_rows(connection, t.faults.c.relpath, [*gone, *commit.present, *commit.absent])
         self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
         self._put_faults(connection, [*commit.faults, *self._pathless(batch)])
         # Files that are wanted again must not be moved away any more.
-        for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
-            connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+        delete_rows(connection, t.pending.c.relpath, [*batch.wanted, *(move["relpath"] for move in moves)])
         if moves:
             connection.execute(insert(t.pending), moves)
         return bool(moves)
