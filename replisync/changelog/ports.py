@@ -69,7 +69,7 @@ class Received:
 
 
 class Receiving(Protocol):
-    """What brings files to their places."""
+    """Brings files to their places."""
 
     @property
     def group(self) -> int:
@@ -124,7 +124,7 @@ class Receiving(Protocol):
 
 
 class Settling(Protocol):
-    """What makes the moves that commits demand."""
+    """Makes the moves that commits demand."""
 
     def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Retain a file that a serial drops or replaces."""
