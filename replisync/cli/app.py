@@ -6,17 +6,20 @@ import io
 import json
 import os
 import sys
-import tomllib
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import shell_complete
 
 from replisync import __version__
 from replisync.cli.advice import GIVEN, teller
+from replisync.cli.command import LATE, Group
 from replisync.cli.commands.catchup import catchup
 from replisync.cli.commands.clone import clone
+from replisync.cli.commands.completion import COMPLETE, completion
 from replisync.cli.commands.derive_key import derive_key
 from replisync.cli.commands.faults import faults
 from replisync.cli.commands.follow import follow
@@ -24,22 +27,26 @@ from replisync.cli.commands.promote import promote
 from replisync.cli.commands.rewind import rewind
 from replisync.cli.commands.status import status
 from replisync.cli.commands.verify import verify
+from replisync.cli.configuration import name_variables, read_config
 from replisync.cli.logs import FORMATS, LEVELS, make_logger, printable
-from replisync.cli.options import PATH, WANTS_JSON
+from replisync.cli.options import WANTS_JSON
 from replisync.cli.output import print_json
+from replisync.cli.parameters import PATH
 from replisync.errors import Hint, LocalFailure, ReplisyncError, UsageError, telling
 from replisync.system import trouble
 
 LOGGER = "replisync.logger"
 
 
-@click.group(context_settings={"auto_envvar_prefix": "REPLISYNC", "help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group, context_settings={"auto_envvar_prefix": "REPLISYNC", "help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="replisync")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(FORMATS), help="Default: console on a terminal, else json.")
 @click.option("-c", "--configfile", type=PATH, metavar="FILE", help="A TOML file with a table per command.")
 @click.pass_context
-def app(context: click.Context, log_level: str, log_format: str | None, configfile: Path | None) -> None:
+def app(context: click.Context, /, configfile: Path | None, **_own: object) -> None:
     """Keep an always-current, promotable standby of a devpi-server."""
     if sys.getfilesystemencoding() != "utf-8":
         raise UsageError(
@@ -47,78 +54,55 @@ def app(context: click.Context, log_level: str, log_format: str | None, configfi
             f"file names would be encoded as {sys.getfilesystemencoding()}, not as UTF-8",
             hint="set LC_ALL=C.UTF-8 or PYTHONUTF8=1 in the environment",
         )
-    telling.set(teller(app, context.meta.setdefault(GIVEN, {}), configfile))
-    context.default_map = _read_config(configfile) if configfile else {}
-    context.obj = context.meta[LOGGER] = make_logger(log_level, log_format)
+    context.meta[LATE] = _apply
+    _use_config(context, configfile)
 
 
-for command in (clone, follow, catchup, status, verify, promote, rewind, faults, derive_key):
-    app.add_command(command)
+for each in (clone, follow, catchup, status, verify, promote, rewind, faults, derive_key, completion):
+    app.add_command(each)
+name_variables(app)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return the defaults from a TOML file, by command and option.
-
-    Raises UsageError if it cannot be read, or names an unknown command or option.
-    """
-    attempted = f"cannot read the configuration {path}"
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise UsageError(attempted, err.strerror or str(err)) from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise UsageError(attempted, str(err)) from err
-    return _defaults(app, tables, attempted, "")
-
-
-def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within: str) -> dict[str, Any]:
-    """Return click's defaults for the commands of a group; an option in the group's table applies to all."""
-    defaults: dict[str, Any] = {name: {} for name in group.commands}
-    for name, table in tables.items():
-        command = group.commands.get(name)
-        if command is None or not isinstance(table, dict):
-            takers = {known: _option(group.commands[known], name) for known in group.commands if within}
-            if not any(takers.values()):
-                what = (
-                    f"`{within.strip()}` has no command or option" if within else "replisync has no command"
-                )
-                raise UsageError(attempted, f"{what} {name!r}")
-            for known, found in takers.items():
-                if found is not None:
-                    defaults[known].setdefault(found.name, _plain(table, name, attempted, found))
-        elif isinstance(command, click.Group):
-            defaults[name] = _defaults(command, table, attempted, f"{within}{name} ")
-        else:
-            for option, value in table.items():
-                parameter = _option(command, option)
-                if parameter is None:
-                    raise UsageError(attempted, f"`{within}{name}` has no option {option!r}")
-                defaults[name][parameter.name] = _plain(value, option, attempted, parameter)
-    return defaults
+def _use_config(context: click.Context, path: Path | None) -> None:
+    """Take the defaults of a configuration file for the command of a context."""
+    root = context.find_root()
+    telling.set(teller(app, root.meta.setdefault(GIVEN, {}), path))
+    defaults, own = read_config(app, path) if path else ({}, {})
+    root.default_map = defaults
+    words = context.command_path.split()[1:]
+    for word in words:
+        defaults = defaults.get(word, {})
+    context.default_map = defaults
+    for name, value in own.items():
+        key = name.replace("-", "_")
+        if root.get_parameter_source(key) is ParameterSource.DEFAULT:
+            root.params[key] = value
+    _use_logger(context)
 
 
-def _option(command: click.Command, name: str) -> click.Parameter | None:
-    return next((p for p in command.params if f"--{name}" in p.opts), None)
+def _use_logger(context: click.Context) -> None:
+    root = context.find_root()
+    context.obj = root.obj = root.meta[LOGGER] = make_logger(
+        root.params["log_level"], root.params["log_format"]
+    )
 
 
-def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) -> Any:
-    """Return an option's value; a list stands for a comma-separated or repeated option."""
-    several = getattr(parameter, "multiple", False)
-    items = value if isinstance(value, list) else [value]
-    is_path = isinstance(parameter.type, click.Path)
-    if all(isinstance(item, str) and "\0" not in item for item in items):
-        if several:
-            return items
-        if not (is_path and isinstance(value, list)):
-            return ",".join(items)
-    elif isinstance(value, int | float) and not is_path:
-        return value
-    raise UsageError(attempted, f"{option!r} must be a string, a number or a list of strings")
+def _apply(context: click.Context, name: str, value: Any) -> None:
+    """Apply an option of replisync itself that stands behind the command; see command.LATE."""
+    root = context.find_root()
+    if name == "configfile":
+        _use_config(context, value)
+    else:
+        root.params[name] = value
+        root.set_parameter_source(name, ParameterSource.COMMANDLINE)
+        _use_logger(context)
 
 
 def main() -> NoReturn:
     """Run the command line of this process."""
     open_standard_streams()
+    if asked := os.environ.get(COMPLETE):
+        sys.exit(shell_complete(app, {}, "replisync", COMPLETE, asked))
     try:
         code = run(sys.argv[1:])
     except BrokenPipeError:
@@ -147,7 +131,8 @@ def _run(arguments: list[str]) -> int:
         click.echo(err.format_message(), err=True)
         return UsageError.exit_code
     except click.ClickException as err:
-        return _fail(err.format_message(), UsageError.exit_code, UsageError.default_hint, meta)
+        path = getattr(getattr(err, "ctx", None), "command_path", "replisync")
+        return _fail(err.format_message(), UsageError.exit_code, f"see `{path} --help`", meta)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 1, "", meta)
     except ReplisyncError as err:

@@ -11,6 +11,7 @@ import click
 
 from replisync.cli.advice import GIVEN
 from replisync.cli.arguments import hide
+from replisync.cli.parameters import PATH, Duration, Size
 from replisync.cli.progress import shown
 from replisync.devpi import KeyCost, Storage
 from replisync.errors import UsageError
@@ -23,8 +24,6 @@ from replisync.system import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# We check ourselves whether a path is readable: click would report it as a usage error.
-PATH = click.Path(path_type=Path, readable=False)
 _MIB = 1024 * 1024
 
 
@@ -152,11 +151,11 @@ tls_options = _compose(
 
 patience_option = click.option(
     "--patience",
-    type=click.FloatRange(0, min_open=True),
-    default=Settings().patience,
+    type=Duration(positive=True),
+    default=f"{Settings().patience:g}s",
     show_default=True,
-    metavar="SECONDS",
-    help="Retry transient failures for up to SECONDS without progress.",
+    metavar="TIME",
+    help="Retry transient failures for up to TIME without progress, such as 90s or 5m.",
 )
 
 _download_options = _compose(
@@ -179,27 +178,27 @@ _download_options = _compose(
 _limit_options = _compose(
     click.option(
         "--retention",
-        type=click.FloatRange(0),
-        default=Settings().retention_days,
+        type=Duration("d"),
+        default=f"{Settings().retention_days:g}d",
         show_default=True,
-        metavar="DAYS",
-        help="Retain files that the primary deletes or replaces for DAYS; 0 retains none.",
+        metavar="TIME",
+        help="Retain files that the primary deletes or replaces for TIME, such as 30d; 0 retains none.",
     ),
     click.option(
         "--request-timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=Access().silence,
+        type=Duration(positive=True),
+        default=f"{Access().silence:g}s",
         show_default=True,
-        metavar="SECONDS",
-        help="Abort a request after SECONDS without a byte.",
+        metavar="TIME",
+        help="Abort a request after TIME without a byte.",
     ),
     click.option(
         "--max-entry-size",
-        type=click.IntRange(1, 900),
-        default=Access().entry_bytes // _MIB,
+        type=Size(_MIB, 900 * _MIB),
+        default=f"{Access().entry_bytes // _MIB}M",
         show_default=True,
-        metavar="MIB",
-        help="Reject changelog entries larger than this.",
+        metavar="SIZE",
+        help="Reject changelog entries larger than this, such as 64M.",
     ),
 )
 
@@ -286,7 +285,7 @@ def settings(values: dict[str, Any]) -> Settings:
         tls=tls(values),
         threads=values.pop("file_replication_threads", Access().threads),
         silence=values.pop("request_timeout", Access().silence),
-        entry_bytes=values.pop("max_entry_size", Access().entry_bytes // _MIB) * _MIB,
+        entry_bytes=values.pop("max_entry_size", Access().entry_bytes),
     )
     return Settings(
         access,

@@ -135,6 +135,7 @@ def run_follow(
         store = session.store
         url = (store.source() or session.source).primary_url
         context.log.info("following", serial=store.last_serial())
+        context.progress.following(url, store.last_serial())
         reported = store.last_serial()
 
         def report() -> None:

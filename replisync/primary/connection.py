@@ -5,6 +5,7 @@ Translates all of httpx's errors; no module above this one sees one.
 
 import errno
 import re
+import socket
 import ssl
 import threading
 from collections import deque
@@ -36,7 +37,7 @@ from replisync.errors import (
     WrongHistory,
 )
 from replisync.primary.tls import usual_trust
-from replisync.primary.transport import Transport
+from replisync.primary.transport import HandshakeTimeout, Transport
 
 # The primary answers a poll after 30 seconds at the latest; devpi's own replica waits a quarter longer.
 POLL_SECONDS = 37.5
@@ -67,7 +68,18 @@ _SHOWN = 80
 
 _USER_AGENT = f"devpi-replisync/{__version__}"
 
+# Names that do not exist, as long as the name servers say so; not their own troubles.
+_NO_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
+
+# OpenSSL's reasons for an answer in plain text (openssl/sslerr.h).
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "RECORD_LAYER_FAILURE")
+
+_PLAIN = "if the server has no TLS at this port, give --primary-url with http://"
+
 _NO_ROUTE_HINT = "a proxy before the primary may block /+changelog: let it through for this host"
+
+
+_NOT_AN_INDEX = "give the URL of the server, not of an index: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +345,12 @@ class Origin:
         for word, (why, hint) in _REFUSALS.items():
             if word in text:
                 return why, hint
+        if response.status_code == 404 and self._root.path != "/":
+            root = self._root.copy_with(raw_path=b"/")
+            return (
+                "it answered 404: there is no changelog below it",
+                f"{_NOT_AN_INDEX}{root}; or {_NO_ROUTE_HINT}",
+            )
         return f"it answered {response.status_code}", _NO_ROUTE_HINT
 
     def refusal_of(self, response: httpx.Response, attempted: str) -> tuple[bool, str]:
@@ -407,7 +425,11 @@ class Origin:
         try:
             yield
         except httpx.HTTPError as err:
-            raise translated(err, attempted) from err
+            error = translated(err, attempted)
+            if self.expected and isinstance(error, PrimaryRefused):
+                # The server was there before: this is another one, or the moment of a change.
+                error = PrimaryUnreachable(attempted, error.why, hint=error.hint)
+            raise error from err
         except httpx.StreamError as err:
             raise BrokenStream(attempted, str(err)) from err
         except httpx.InvalidURL as err:
@@ -515,6 +537,8 @@ def _date(response: httpx.Response) -> float | None:
 def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
     """Return our error for one of httpx."""
     why = str(err) or type(err).__name__
+    if isinstance(err, HandshakeTimeout):
+        return PrimaryRefused(attempted, "it does not answer a TLS handshake", hint=_PLAIN)
     if isinstance(err, httpx.TimeoutException):
         return PrimaryTimeout(attempted, f"no answer in time ({type(err).__name__})")
     if isinstance(err, httpx.UnsupportedProtocol):
@@ -528,6 +552,10 @@ def translated(err: httpx.HTTPError, attempted: str) -> ReplisyncError:
                 if cause.verify_code in _OF_ITS_OWN
                 else "name a bundle with its CA: --ca-bundle, or SSL_CERT_FILE in the environment",
             )
+        if isinstance(cause, socket.gaierror) and cause.errno in _NO_NAME:
+            return PrimaryRefused(attempted, "its name is not known", hint="check the name in --primary-url")
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return PrimaryRefused(attempted, "its answer to a TLS handshake is not TLS", hint=_PLAIN)
         if isinstance(cause, ssl.SSLError) and (alert := _alert(cause)):
             return PrimaryRefused(
                 attempted,
@@ -572,6 +600,8 @@ def normalized_url(url: str) -> str:
         host = parsed.host
     except (httpx.InvalidURL, ValueError) as err:
         raise UsageError(attempted, str(err)) from err
+    if "://" not in url:
+        raise UsageError(attempted, f"{url!r} has no scheme", hint=f"give it with one: https://{url}")
     if parsed.scheme not in ("http", "https") or not host:
         raise UsageError(attempted, "not an http:// or https:// URL")
     if parsed.port is not None and not 0 < parsed.port < 65536:

@@ -35,6 +35,17 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _MALFORMED = (FirstHeaderLineIsContinuationDefect, InvalidHeaderDefect, MissingHeaderBodySeparatorDefect)
 
 
+class HandshakeTimeout(httpx.ConnectTimeout):
+    """The server accepted the connection, but did not answer the TLS handshake."""
+
+
+def _with_tls(own: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    try:
+        return context.wrap_socket(own, server_hostname=host)
+    except TimeoutError as err:
+        raise HandshakeTimeout(str(err)) from err
+
+
 class Transport(httpx.BaseTransport):
     """Sends requests to one server.
 
@@ -145,7 +156,7 @@ class _Connection:
             own = socket.create_connection((host, url.port or (443 if secure else 80)), seconds)
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if secure:
-                own = (context or ssl.create_default_context()).wrap_socket(own, server_hostname=host)
+                own = _with_tls(own, context or ssl.create_default_context(), host)
         except TimeoutError as err:
             raise httpx.ConnectTimeout(str(err)) from err
         except (OSError, UnicodeError) as err:

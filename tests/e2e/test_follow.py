@@ -363,6 +363,8 @@ def test_faults_are_named_by_paths_patterns_or_all_together(
     assert run_here("faults", "retry", *standby.own, relpaths[1], relpaths[2]).stdout.startswith("2 files")
     run_here("faults", "clear", *standby.own, "--all")
     assert run_here("faults", "list", *standby.own).stdout == "no faults\n"
+    for name in ("loss1", "loss2", "loss3"):
+        client.delete_project("root/dev", name)
 
 
 def test_a_mirror_file_that_upstream_no_longer_has_holds_nothing_back(

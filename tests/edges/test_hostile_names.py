@@ -245,7 +245,7 @@ def test_the_option_for_it() -> None:
     from replisync.cli.commands.clone import clone
 
     values = dict.fromkeys(("argon2_memory_cost", "argon2_parallelism", "argon2_time_cost"), 1)
-    assert settings({**values, "max_entry_size": 3}).access.entry_bytes == 3 * 1024 * 1024
+    assert settings({**values, "max_entry_size": 3 * 1024 * 1024}).access.entry_bytes == 3 * 1024 * 1024
     assert settings(values).access.entry_bytes == Limits().entry_bytes
     said = CliRunner().invoke(clone, ["--max-entry-size", "901"])
-    assert "1<=x<=900" in said.output
+    assert "is not between 1M and 900M" in said.output

@@ -122,6 +122,18 @@ def unverified(code: int, message: str) -> ssl.SSLCertVerificationError:
     return found
 
 
+def plain_text() -> ssl.SSLError:
+    """Return the error of a handshake that is answered in plain text."""
+    incoming = ssl.MemoryBIO()
+    ours = ssl.create_default_context().wrap_bio(incoming, ssl.MemoryBIO(), server_hostname="p")
+    with pytest.raises(ssl.SSLWantReadError):
+        ours.do_handshake()
+    incoming.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+    with pytest.raises(ssl.SSLError) as caught:
+        ours.do_handshake()
+    return caught.value
+
+
 def test_an_exception_without_words_is_named() -> None:
     with (
         Primary("http://p/", None, uuid="r", link=Link(transport=Failing(httpx.ConnectError("")))) as one,
@@ -142,7 +154,9 @@ def test_an_exception_without_words_is_named() -> None:
             PrimaryUnreachable,
             "is reachable",
         ),
-        (socket.gaierror(-2, "Name or service not known"), PrimaryUnreachable, "is reachable"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), PrimaryRefused, "check the name"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), PrimaryUnreachable, "is reachable"),
+        (plain_text(), PrimaryRefused, "with http://"),
     ],
 )
 def test_the_cause_of_a_failed_connection_decides_what_to_do(

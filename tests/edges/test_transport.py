@@ -10,6 +10,9 @@ from typing import Self
 import httpx
 import pytest
 
+from replisync.errors import PrimaryRefused, PrimaryUnreachable
+from replisync.primary.client import Primary
+from replisync.primary.connection import Link
 from replisync.primary.transport import Transport
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -293,3 +296,18 @@ def test_silence_is_a_timeout_before_the_answer_and_within_it() -> None:
 def test_nobody_there_is_a_connect_error() -> None:
     with closing(Transport(None)) as transport, pytest.raises(httpx.ConnectError, match="refused"):
         transport.handle_request(request(free_port()))
+
+
+def test_a_port_that_is_silent_to_a_handshake_is_told_from_one_that_cannot_be_reached() -> None:
+    """As a server without TLS is, which waits for the end of a request."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        for expected, error in (("", PrimaryRefused), ("known", PrimaryUnreachable)):
+            link = Link(silence=0.2)
+            with (
+                Primary(url, None, uuid="r", expected=expected, link=link) as one,
+                pytest.raises(error) as caught,
+            ):
+                one.hello()
+            assert type(caught.value) is error
+            assert "give --primary-url with http://" in str(caught.value.hint)

@@ -8,6 +8,8 @@ import click
 import pytest
 
 from replisync.cli.app import app, run
+from replisync.cli.configuration import leaves
+from replisync.cli.parameters import Duration, Size
 
 
 @pytest.fixture(autouse=True)
@@ -89,9 +91,118 @@ class TestPrecedence:
         assert json.loads(capsys.readouterr().out)["code"] == 6
 
 
+class TestCommonSettings:
+    """What says where and how need not be said for each command."""
+
+    @pytest.mark.parametrize("command", [["status"], ["faults", "list"]])
+    def test_a_setting_at_the_top_of_the_file_holds_for_each_command_that_has_it(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+    ) -> None:
+        file = config(
+            tmp_path, "serverdir = 'top'\nreplica-keyfile = 'k'\nlog-level = 'error'\nretention = '5d'\n"
+        )
+        assert run([*file, *command]) == 6
+        assert " top: " in capsys.readouterr().err
+
+    def test_the_nearer_source_wins(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = config(tmp_path, "serverdir = 'top'\n[status]\nserverdir = 'table'\n")
+        expected = ["table", "common", "own", "flag"]
+        monkeypatch.setenv("REPLISYNC_LOG_LEVEL", "error")
+        for name, variable in zip(expected, ["", "SERVERDIR", "STATUS_SERVERDIR", ""], strict=True):
+            if variable:
+                monkeypatch.setenv(f"REPLISYNC_{variable}", name)
+            flag = ["--serverdir", name] if name == "flag" else []
+            assert run([*file, "status", *flag]) == 6
+            assert f" {name}: " in capsys.readouterr().err
+
+    def test_what_is_to_be_done_is_not_common(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("REPLISYNC_TO_SERIAL", "5")
+        assert run(["rewind", "--serverdir", "x"]) == 2
+        assert "Missing option '--to-serial'" in capsys.readouterr().err
+
+
+class TestBehindTheCommand:
+    """Options of replisync itself are taken behind the command too."""
+
+    def test_the_configuration(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (_, path) = config(tmp_path, "serverdir = 'top'\n[faults.list]\nserverdir = 'listed'\n")
+        assert run(["status", "-c", path]) == 6
+        assert " top: " in capsys.readouterr().err
+        assert run(["faults", "list", "--configfile", path]) == 6
+        assert " listed: " in capsys.readouterr().err
+        assert run(["status", "-c", path, "--serverdir", "flag"]) == 6
+        assert " flag: " in capsys.readouterr().err
+
+    def test_level_and_format_of_the_log(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(["status", "--serverdir", "x", "--log-level", "debug", "--log-format", "json"]) == 6
+        assert run(["status", "--serverdir", "x", "--log-level", "loud"]) == 2
+        assert capsys.readouterr().err.count("loud") == 1
+
+
+class TestValues:
+    """Units, and what is empty."""
+
+    @pytest.mark.parametrize(
+        ("value", "seconds"),
+        [("90", 90.0), ("90s", 90.0), ("5m", 300.0), ("1.5h", 5400.0), ("30d", 2_592_000.0)],
+    )
+    def test_a_length_of_time_may_have_a_unit(self, value: str, seconds: float) -> None:
+        assert Duration().convert(value, None, None) == seconds
+
+    def test_a_bare_number_has_the_units_that_the_option_always_had(self) -> None:
+        assert Duration("d").convert("30", None, None) == 30.0
+        assert Duration("d").convert(0.5, None, None) == 0.5
+        assert Duration("d").convert("12h", None, None) == 0.5
+        assert Size(1, 1 << 40).convert(64, None, None) == 64 * 1024**2
+        assert Size(1, 1 << 40).convert("2g", None, None) == 2 * 1024**3
+
+    @pytest.mark.parametrize("value", ["", "soon", "-5", "5 minutes", "1e3", "nan", "5y"])
+    def test_what_is_no_length_of_time_is_refused(self, value: str) -> None:
+        with pytest.raises(click.BadParameter):
+            Duration().convert(value, None, None)
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["status", "--serverdir", ""],
+            ["clone", "--serverdir", "x", "--primary-url", ""],
+            ["clone", "--serverdir", "x", "--primary-url", "http://x", "--replica-keyfile", ""],
+            ["follow", "--serverdir", "x", "--file-replication-skip-indexes", ""],
+            ["status", "--serverdir", "x", "--storage", ""],
+            ["catchup", "--serverdir", "x", "--replica-file-search-path", ""],
+        ],
+    )
+    def test_an_empty_value_is_refused(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """It is a variable that a script forgot to set, not the current folder."""
+        assert run(command) == 2
+        assert "empty" in capsys.readouterr().err
+
+
+def test_help_begins_with_an_example_and_ends_with_the_documentation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path, command in leaves(app, ""):
+        assert run([*path.split(), "--help"]) == 0
+        text = capsys.readouterr().out
+        assert f"$ replisync {path} " in text
+        assert text.splitlines()[-1].startswith("More: https://")
+        assert command.short_help
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "..." not in text.partition("Commands:")[2], "each command has its whole line"
+    assert text.index("  clone ") < text.index("  follow ") < text.index("  catchup "), (
+        "in the README's order"
+    )
+
+
 WRONG = {
     "an unknown command": "[nosuch]\nserverdir = 'x'\n",
-    "an option outside of a table": "serverdir = 'x'\n",
+    "an option that is not common": "to-serial = 5\n",
+    "a common option with a wrong value": "log-level = 'loud'\n",
     "an unknown option": "[status]\nserver-dir = 'x'\n",
     "an option of another command": "[status]\ntimeout = 5\n",
     "an option by its name in Python": "[clone]\nprimary_url = 'http://x'\n",

@@ -70,7 +70,8 @@ def _rows(text: str) -> list[list[str]]:
 def _options(command: click.Command) -> Iterator[str]:
     """Yield the options of a command, as its help names them."""
     for param in command.params:
-        if isinstance(param, click.Option) and not param.hidden and "--help" not in param.opts:
+        late = isinstance(param, click.Option) and not param.expose_value and command is not app
+        if isinstance(param, click.Option) and not (param.hidden or late or "--help" in param.opts):
             kind = param.type
             values = r"\|".join(kind.choices) if isinstance(kind, click.Choice) else param.metavar
             names = "/".join([", ".join(param.opts), *param.secondary_opts])

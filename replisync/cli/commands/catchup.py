@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from replisync.cli.command import command
 from replisync.cli.options import (
     file_options,
     patience_option,
@@ -19,10 +20,14 @@ from replisync.cli.options import (
     watched,
 )
 from replisync.cli.output import naming_reseed
+from replisync.cli.parameters import Duration
 from replisync.operations import Goal, run_catchup
 
 
-@click.command()
+@command(
+    short="Bring the standby up to date once, then exit",
+    example="catchup --serverdir DIR --replica-keyfile F",
+)
 @serverdir_option
 @storage_option
 @click.option("--primary-url", metavar="URL", help="The primary's new URL, if it moved.")
@@ -31,9 +36,9 @@ from replisync.operations import Goal, run_catchup
 @click.option("--to-serial", type=click.IntRange(0), metavar="N", help="Stop at serial N.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="Stop after SECONDS: exit 9, or 3 if the primary kept failing until then.",
+    type=Duration(positive=True),
+    metavar="TIME",
+    help="Stop after TIME: exit 9, or 3 if the primary kept failing until then.",
 )
 @click.option(
     "--adopt-primary-uuid",

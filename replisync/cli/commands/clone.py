@@ -6,9 +6,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from replisync.cli.command import command
 from replisync.cli.commands.clone_output import show_forecast, show_reseeded, show_result
 from replisync.cli.options import (
-    PATH,
     cover_password,
     file_options,
     json_option,
@@ -22,13 +22,17 @@ from replisync.cli.options import (
     tools,
     watched,
 )
+from replisync.cli.parameters import PATH
 from replisync.operations import forecast_reseed
 from replisync.operations import reseed as run_reseed
 from replisync.seed import Seed, Seeding, Sources, forecast
 from replisync.seed import clone as run_clone
 
 
-@click.command()
+@command(
+    short="Make a standby: a full copy of a primary",
+    example="clone --primary-url https://devpi.example.com/ --replica-keyfile F --serverdir DIR",
+)
 @serverdir_option
 @click.option("--primary-url", metavar="URL", help="The primary's URL.")
 @click.option(

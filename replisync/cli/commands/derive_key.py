@@ -5,13 +5,19 @@ from typing import Any
 
 import click
 
-from replisync.cli.options import PATH, cost_options, key_cost, secretfile_option
+from replisync.cli.command import command
+from replisync.cli.options import cost_options, key_cost, secretfile_option
+from replisync.cli.parameters import PATH
 from replisync.devpi import derive_key as derive
 from replisync.errors import UsageError
 from replisync.primary import check_place, read_secret, write_key
 
 
-@click.command("derive-key")
+@command(
+    "derive-key",
+    short="Derive the replication key from the server's secret",
+    example="derive-key --secretfile F --output F",
+)
 @secretfile_option
 @click.option("--output", type=PATH, required=True, metavar="F", help="The file to write, mode 0600.")
 @cost_options

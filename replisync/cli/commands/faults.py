@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from replisync.changelog import HELD, MIRROR, SKIPPED, UNFETCHABLE
+from replisync.cli.command import Group
 from replisync.cli.logs import printable
 from replisync.cli.options import json_option, serverdir_option, storage_option, target
 from replisync.cli.output import print_json
@@ -27,12 +28,16 @@ _ADVICE = {
 _all_option = click.option("--all", "everything", is_flag=True, help="All of them.")
 
 
-@click.group()
+@click.group(cls=Group, short_help="List, retry or skip files that cannot be fetched")
 def faults() -> None:
     """Files that could not be fetched: list, retry or skip them."""
 
 
-@faults.command("list")
+@faults.command(
+    "list",
+    short_help="List the files that could not be fetched, and why",
+    example="faults list --serverdir DIR",
+)
 @serverdir_option
 @storage_option
 @json_option
@@ -62,7 +67,11 @@ def _chosen(names: tuple[str, ...], *, everything: bool, verb: str) -> tuple[str
     return names
 
 
-@faults.command("retry")
+@faults.command(
+    "retry",
+    short_help="Retry them soon",
+    example="faults retry --serverdir DIR",
+)
 @serverdir_option
 @storage_option
 @_all_option
@@ -73,7 +82,11 @@ def faults_retry(serverdir: Path, storage: str | None, relpath: tuple[str, ...],
     click.echo(f"{retry_faults(target(serverdir, storage), names)} files will be retried")
 
 
-@faults.command("skip")
+@faults.command(
+    "skip",
+    short_help="Continue without files that hold the serial back",
+    example="faults skip --serverdir DIR --all",
+)
 @serverdir_option
 @storage_option
 @_all_option
@@ -86,7 +99,11 @@ def faults_skip(serverdir: Path, storage: str | None, relpath: tuple[str, ...], 
     click.echo(f"{skip_faults(target(serverdir, storage), names)} files no longer hold the serial back")
 
 
-@faults.command("clear")
+@faults.command(
+    "clear",
+    short_help="Clear the list",
+    example="faults clear --serverdir DIR",
+)
 @serverdir_option
 @storage_option
 @_all_option

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from replisync.cli.command import command
 from replisync.cli.options import (
     file_options,
     secret_options,
@@ -16,21 +17,27 @@ from replisync.cli.options import (
     watched,
 )
 from replisync.cli.output import naming_reseed
+from replisync.cli.parameters import Duration
 from replisync.errors import Stopped
 from replisync.operations import run_follow
 
 
-@click.command()
+@command(
+    short="Keep the standby current until stopped",
+    example="follow --serverdir DIR --replica-keyfile F",
+)
 @serverdir_option
 @storage_option
 @click.option("--primary-url", metavar="URL", help="The primary's new URL, if it moved.")
 @secret_options
 @tls_options
 @click.option(
+    "--patience",
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="Retry transient failures for up to SECONDS without progress; default: forever.",
+    "timeout",
+    type=Duration(positive=True),
+    metavar="TIME",
+    help="Retry transient failures for up to TIME without progress; default: forever.",
 )
 @file_options
 @click.pass_obj

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from replisync.cli.command import command
 from replisync.cli.logs import printable
 from replisync.cli.options import (
     dry_run_option,
@@ -24,7 +25,10 @@ from replisync.replication import Context
 from replisync.system import Stop, clock, quoted
 
 
-@click.command()
+@command(
+    short="Turn the standby into a primary",
+    example="promote --serverdir DIR --dry-run",
+)
 @serverdir_option
 @storage_option
 @click.option(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from replisync.cli.command import command
 from replisync.cli.options import (
     dry_run_option,
     json_option,
@@ -23,7 +24,10 @@ from replisync.errors import Advice
 from replisync.rewind import rewind as run_rewind
 
 
-@click.command()
+@command(
+    short="Take the standby back to an earlier serial",
+    example="rewind --serverdir DIR --to-serial 4690 --replica-keyfile F",
+)
 @serverdir_option
 @storage_option
 @click.option(

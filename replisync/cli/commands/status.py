@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from replisync.cli.command import command
 from replisync.cli.logs import printable
 from replisync.cli.options import (
     json_option,
@@ -15,12 +16,16 @@ from replisync.cli.options import (
     tls_options,
 )
 from replisync.cli.output import age, duration, print_json
+from replisync.cli.parameters import Duration
 from replisync.errors import ConditionFailed
 from replisync.monitoring import check_lag
 from replisync.monitoring import status as run_status
 
 
-@click.command()
+@command(
+    short="Show state and lag",
+    example="status --serverdir DIR",
+)
 @serverdir_option
 @storage_option
 @json_option
@@ -29,7 +34,10 @@ from replisync.monitoring import status as run_status
     "--max-lag-serials", type=click.IntRange(0), metavar="N", help="Exit 9 if more than N serials behind."
 )
 @click.option(
-    "--max-lag-seconds", type=click.FloatRange(0), metavar="S", help="Exit 9 if more than S seconds behind."
+    "--max-lag-seconds",
+    type=Duration(),
+    metavar="TIME",
+    help="Exit 9 if it may be behind for longer than TIME, such as 5m.",
 )
 @tls_options
 def status(

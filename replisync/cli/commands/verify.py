@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from replisync.cli.command import command
 from replisync.cli.logs import printable
 from replisync.cli.options import (
     file_options,
@@ -26,7 +27,10 @@ from replisync.verify import repair as run_repair
 from replisync.verify import verify as run_verify
 
 
-@click.command()
+@command(
+    short="Check the standby, or repair it",
+    example="verify --serverdir DIR --level full",
+)
 @serverdir_option
 @storage_option
 @click.option(
