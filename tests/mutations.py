@@ -143,14 +143,14 @@ MUTATIONS = [
     Mutation(
         "a serial goes on without a private file",
         "replication/refusals.py",
-        '        verdict.held.append(fault_of(refusal, "held"))',
-        '        verdict.faults.append(fault_of(refusal, "held"))',
+        "        verdict.held.append(fault_of(refusal, HELD, ",
+        "        verdict.faults.append(fault_of(refusal, HELD, ",
         "edges/test_pipeline.py",
     ),
     Mutation(
         "a skipped file holds its serial all the same",
         "replication/refusals.py",
-        'elif known is not None and known.kind == "skipped":',
+        "elif known is not None and known.kind == SKIPPED:",
         "elif False:",
         "edges/test_pipeline.py crashes/test_replication.py",
     ),

@@ -7,7 +7,6 @@ from replisync.changelog.divergence import Comparison
 from replisync.changelog.plan import Batch, BatchLimits, WantedFile, batches, wanted_file
 from replisync.changelog.ports import (
     Changes,
-    ChunkSource,
     Download,
     FileSource,
     FileStore,
@@ -15,6 +14,7 @@ from replisync.changelog.ports import (
     History,
     Log,
     Progress,
+    RetainedFiles,
 )
 from replisync.changelog.records import (
     ABSENT,
@@ -55,7 +55,6 @@ __all__ = [
     "Batch",
     "BatchLimits",
     "Changes",
-    "ChunkSource",
     "Commit",
     "Comparison",
     "Contact",
@@ -74,6 +73,7 @@ __all__ = [
     "Pending",
     "Progress",
     "Retained",
+    "RetainedFiles",
     "Rewriter",
     "Run",
     "Source",

@@ -10,27 +10,30 @@ from replisync.devpi.entries import ChangelogEntry
 from replisync.devpi.keys import Digest
 
 
-class ChunkSource(Protocol):
-    """An answer to a request for a file; see primary.Download."""
+@dataclass(frozen=True, slots=True)
+class Download:
+    """An answer to a request for a file.
 
-    @property
-    def status(self) -> int: ...
-    @property
-    def own(self) -> bool: ...
-    @property
-    def retry_after(self) -> float | None: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def length(self) -> int | None: ...
-    @property
-    def chunks(self) -> Iterator[bytes]: ...
+    status: the HTTP status.
+    length: the announced number of bytes, or None.
+    chunks: the content.
+    own: for a failure, whether the primary itself answered.
+    reason: for a failure, the cause in one clause.
+    retry_after: the seconds that the server asks to wait before the next request, or None.
+    """
+
+    status: int
+    length: int | None
+    chunks: Iterator[bytes]
+    own: bool = True
+    reason: str = ""
+    retry_after: float | None = None
 
 
 class FileSource(Protocol):
     """A source of files."""
 
-    def download(self, relpath: str, first: int = 0) -> AbstractContextManager[ChunkSource]:
+    def download(self, relpath: str, first: int = 0) -> AbstractContextManager[Download]:
         """Request a file, or its content from byte `first` on: status 206 if that is possible."""
         ...
 
@@ -51,19 +54,22 @@ class LocalSource(Protocol):
         ...
 
 
-class Arrived(Protocol):
-    """A file in the staging folder; see standby.files.disk.Received."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A file that arrived in the staging folder; durable after `hold` or `place`.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
+    name: its name there.
+    size: in bytes.
+    sha256: of its content.
+    """
+
+    name: str
+    size: int
+    sha256: str
 
 
-class FileStore(Protocol):
-    """The target's files; see standby.files.disk.DiskFiles."""
+class Receiving(Protocol):
+    """Brings files to their places."""
 
     @property
     def group(self) -> int:
@@ -72,11 +78,11 @@ class FileStore(Protocol):
 
     def receive(
         self, relpath: str, chunks: Iterable[bytes], digest: Digest | None, length: int | None
-    ) -> Arrived:
+    ) -> Received:
         """Receive and check a file, without a name yet; durable after `hold` or `place`."""
         ...
 
-    def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Arrived | None:
+    def take(self, relpath: str, path: str, digest: Digest | None, *, link: bool) -> Received | None:
         """Take a file of this machine without a name yet, if it has the digest."""
         ...
 
@@ -85,7 +91,7 @@ class FileStore(Protocol):
         ...
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove a received file that cannot be placed."""
+        """Remove received files that cannot be placed."""
         ...
 
     def place(self, moves: Sequence[tuple[str, str]]) -> None:
@@ -116,44 +122,60 @@ class FileStore(Protocol):
         """Return the digest of a file in place."""
         ...
 
+
+class Settling(Protocol):
+    """Makes the moves that commits demand."""
+
     def retain(self, relpath: str, serial: int, *, keep: bool = False) -> str | None:
         """Retain a file that a serial drops or replaces."""
-        ...
-
-    def sync_moves(self) -> None:
-        """Sync retentions and removals."""
-        ...
-
-    def size_retained(self, name: str) -> int | None:
-        """Return the size of a retained file."""
-        ...
-
-    def read_retained(self, name: str) -> Iterator[bytes]:
-        """Yield the retained files."""
-        ...
-
-    def rename_retained(self, names: Mapping[str, str]) -> None:
-        """Rename retained files."""
-        ...
-
-    def correct_size(self, relpath: str) -> None:
-        """Correct the size that is recorded with a file's content."""
         ...
 
     def remove(self, relpath: str) -> None:
         """Remove a file from its place."""
         ...
 
+    def sync_moves(self) -> None:
+        """Sync retentions and removals."""
+        ...
+
     def staged(self, name: str) -> bool:
         """Return whether a received file has no name yet."""
+        ...
+
+    def place(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Give received files their names, durably: pairs of relpath and name in the staging folder."""
         ...
 
     def clean_staging(self, keep: Iterable[str]) -> None:
         """Remove leftovers of interrupted runs."""
         ...
 
+
+class RetainedFiles(Protocol):
+    """The files that commits dropped or replaced."""
+
+    def size_retained(self, name: str) -> int | None:
+        """Return the size of a retained file."""
+        ...
+
+    def read_retained(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a retained file."""
+        ...
+
+    def rename_retained(self, names: Mapping[str, str]) -> None:
+        """Rename retained files."""
+        ...
+
     def drop_retained(self, names: Iterable[str]) -> None:
         """Remove retained files."""
+        ...
+
+
+class FileStore(Receiving, Settling, RetainedFiles, Protocol):
+    """The target's files; see standby.files.disk.DiskFiles."""
+
+    def correct_size(self, relpath: str) -> None:
+        """Correct the size that is recorded with a file's content."""
         ...
 
 
@@ -228,26 +250,6 @@ class Changes:
     hello: Hello
     groups: Iterator[list[ChangelogEntry]]
     new_connection: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """An answer to a request for a file.
-
-    status: the HTTP status.
-    length: the announced number of bytes, or None.
-    chunks: the content.
-    own: for a failure, whether the primary itself answered.
-    reason: for a failure, the cause in one clause.
-    retry_after: the seconds that the server asks to wait before the next request, or None.
-    """
-
-    status: int
-    length: int | None
-    chunks: Iterator[bytes]
-    own: bool = True
-    reason: str = ""
-    retry_after: float | None = None
 
 
 class History(Protocol):

@@ -17,7 +17,6 @@ from replisync.standby import (
     existing_standby,
     open_database,
     readable_standby,
-    target_files,
 )
 from replisync.system import chmod, clock, quoted, read_only
 from replisync.verify import (
@@ -132,7 +131,7 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
             _refuse_twins(promotion, choices)
         if choices.dry_run:
             return promotion
-        held = settle(store, target_files(serverdir, store), retain=True)
+        held = settle(store, store.files(serverdir), retain=True)
         promotion = replace(promotion, deleted_files=len(held), promoted=source.promoted or clock.now())
         serverdir.write_event_serial(_NOTHING_HANDLED if choices.replay_events else promotion.serial)
         # Another process may have this database, through a copy of the serverdir: it must not write any more.

@@ -16,12 +16,13 @@ from typing import Literal
 
 from replisync.changelog.plan import WantedFile
 from replisync.changelog.ports import (
-    Arrived,
-    ChunkSource,
+    Download,
     FileSource,
     FileStore,
     LocalSource,
     Progress,
+    Received,
+    Receiving,
     StopFlag,
 )
 from replisync.devpi.keys import fetch_problem, hold_problem
@@ -170,6 +171,7 @@ class Fetcher:
     ) -> None:
         self._source = source
         self.target = target
+        self._target: Receiving = target
         self._threads = threads
         self._stop = stop
         self._place = place
@@ -209,7 +211,7 @@ class Fetcher:
 
     def discard(self, outcomes: Iterable[Outcome]) -> None:
         """Remove staged files that are no longer wanted."""
-        self.target.discard(one.staged for one in outcomes if isinstance(one, Fetched) and one.staged)
+        self._target.discard(one.staged for one in outcomes if isinstance(one, Fetched) and one.staged)
 
     def finds(self, file: WantedFile) -> bool:
         """Return whether this machine may have a file."""
@@ -222,7 +224,7 @@ class Fetcher:
         room = 0 if work.ended or self._stop.is_set() else 2 * self._group - under_way
         files = list(islice(wanted, room))
         # One query for all: each costs as much as a small file if files are in a database.
-        sizes = self.target.sizes_of([file.relpath for file in files if file.digest]) if files else {}
+        sizes = self._target.sizes_of([file.relpath for file in files if file.digest]) if files else {}
         for file in files:
             work.todo.put((file, sizes.get(file.relpath)))
         while len(workers) < min(self._threads, under_way + len(files)):
@@ -287,11 +289,11 @@ class Fetcher:
         obstacles = self._obstacles(moves)
         if held:
             # A commit will promise this content, so it must survive a crash after the commit.
-            self.target.hold(held)
+            self._target.hold(held)
         free = [(relpath, name) for relpath, name in moves.items() if relpath not in obstacles]
         if free:
-            self.target.place(free)
-        self.target.discard(moves[relpath] for relpath in obstacles)
+            self._target.place(free)
+        self._target.discard(moves[relpath] for relpath in obstacles)
         return [_outcome(one, obstacles) for one in group]
 
     def _obstacles(self, relpaths: Iterable[str]) -> dict[str, str]:
@@ -302,7 +304,7 @@ class Fetcher:
             above = relpath.rpartition("/")[0]
             while above and above not in names:
                 above = above.rpartition("/")[0]
-            obstacle = "another file has the path of its folder" if above else self.target.obstacle(relpath)
+            obstacle = "another file has the path of its folder" if above else self._target.obstacle(relpath)
             if obstacle:
                 found[relpath] = obstacle
         return found
@@ -332,7 +334,7 @@ class Fetcher:
         if self._local is None or hold_problem(file.relpath):
             return None
         for path in self._local.paths(file):
-            arrived = self.target.take(file.relpath, path, file.digest, link=self._local.links(path))
+            arrived = self._target.take(file.relpath, path, file.digest, link=self._local.links(path))
             if arrived is not None:
                 return self._staged(file, arrived, "local")
         return None
@@ -343,24 +345,24 @@ class Fetcher:
                 doubtful = not answer.own or answer.status in _DOUBTFUL
                 status = answer.status if answer.own else _BROKEN
                 return Refused(file, status, answer.reason, doubtful, answer.retry_after)
-            if problem := self.target.size_problem(answer.length or 0):
+            if problem := self._target.size_problem(answer.length or 0):
                 return Refused(file, TOO_BIG, problem)
             try:
                 chunks = self._content(file, answer)
-                arrived = self.target.receive(file.relpath, chunks, file.digest, answer.length)
+                arrived = self._target.receive(file.relpath, chunks, file.digest, answer.length)
             except WrongContent as err:
                 return Refused(file, answer.status, err.why, costly=True)
         self._best.pop(file.relpath, None)
         return self._staged(file, arrived, "primary")
 
-    def _staged(self, file: WantedFile, arrived: Arrived, origin: Origin) -> Refused | _Staged:
-        if problem := self.target.size_problem(arrived.size):
-            self.target.discard([arrived.name])
+    def _staged(self, file: WantedFile, arrived: Received, origin: Origin) -> Refused | _Staged:
+        if problem := self._target.size_problem(arrived.size):
+            self._target.discard([arrived.name])
             return Refused(file, TOO_BIG, problem)
         staged = arrived.name if self._in_use(file, arrived) else None
         return _Staged(Fetched(file, arrived.size, staged, origin), arrived.name)
 
-    def _content(self, file: WantedFile, answer: ChunkSource) -> Iterator[bytes]:
+    def _content(self, file: WantedFile, answer: Download) -> Iterator[bytes]:
         """Yield the content of a file; where a connection breaks off, go on from there if the server can."""
         done, length = 0, answer.length
         with ExitStack() as answers, ExitStack() as stack:
@@ -383,7 +385,7 @@ class Fetcher:
                         raise
                     answer = rest
 
-    def _rest(self, file: WantedFile, first: int, stack: ExitStack) -> ChunkSource | None:
+    def _rest(self, file: WantedFile, first: int, stack: ExitStack) -> Download | None:
         """Return the answer with the rest of a file; None if the server does not deliver it."""
         for seconds in _RESUME_SECONDS:
             if self._stop.wait(seconds):
@@ -412,35 +414,19 @@ class Fetcher:
     def _is_right(self, file: WantedFile) -> bool:
         """Return whether the right file is in its place; then it is durable too."""
         digest = file.digest
-        if digest is None or self.target.digest_of(file.relpath, digest.algorithm) != digest.hexdigest:
+        if digest is None or self._target.digest_of(file.relpath, digest.algorithm) != digest.hexdigest:
             return False
         # It may have been stored by a devpi-server of the hot standby, which does not sync files.
-        self.target.sync(file.relpath)
+        self._target.sync(file.relpath)
         return True
 
-    def _in_use(self, file: WantedFile, arrived: Arrived) -> bool:
+    def _in_use(self, file: WantedFile, arrived: Received) -> bool:
         """Return whether a devpi-server may be serving another content under the file's name."""
         if self._place == "none":
             return True
-        if self._place == "all" or self.target.size_of(file.relpath) is None:
+        if self._place == "all" or self._target.size_of(file.relpath) is None:
             return False
-        return self.target.digest_of(file.relpath, "sha256") != arrived.sha256
-
-
-@dataclass(frozen=True, slots=True)
-class _Nothing:
-    """The answer of a source without files."""
-
-    reason: str
-    status: int = 404
-    length: int | None = None
-    own: bool = True
-    retry_after: float | None = None
-
-    @property
-    def chunks(self) -> Iterator[bytes]:
-        """No content."""
-        return iter(())
+        return self._target.digest_of(file.relpath, "sha256") != arrived.sha256
 
 
 class NoSource:
@@ -452,9 +438,9 @@ class NoSource:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def download(self, relpath: str, first: int = 0) -> AbstractContextManager[_Nothing]:  # noqa: ARG002
+    def download(self, relpath: str, first: int = 0) -> AbstractContextManager[Download]:  # noqa: ARG002
         """Return that the file is missing."""
-        return nullcontext(_Nothing(self._reason))
+        return nullcontext(Download(404, None, iter(()), reason=self._reason))
 
     def check(self) -> None:
         """Do nothing: the absence of a source is known."""

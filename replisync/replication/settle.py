@@ -6,7 +6,7 @@ transaction, the moves that it demands; they are done after it, and again after 
 
 from collections.abc import Callable
 
-from replisync.changelog.ports import FileStore, Log
+from replisync.changelog.ports import FileStore, Log, RetainedFiles, Settling
 from replisync.changelog.records import Pending
 from replisync.devpi.keys import path_problem
 from replisync.errors import Advice, Hint, NotPermitted, TargetUnusable
@@ -20,7 +20,7 @@ _TOGETHER = 1000
 Held = dict[str, NotPermitted]
 
 
-def settle(store: Store, files: FileStore, *, retain: bool) -> Held:
+def settle(store: Store, files: Settling, *, retain: bool) -> Held:
     """Do the moves that committed serials demand, and record that they are done.
 
     retain: whether to retain dropped and replaced files.
@@ -78,7 +78,7 @@ def recover(settle: Settler, store: Store, files: FileStore) -> None:
     files.clean_staging(())
 
 
-def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
+def _move(files: Settling, move: Pending, *, retain: bool) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
     if retain and move.action != "discard":
         name = files.retain(move.relpath, move.serial, keep=move.action == "replace")
@@ -98,7 +98,7 @@ def _move(files: FileStore, move: Pending, *, retain: bool) -> list[dict[str, st
     return rows
 
 
-def rename_orphaned_retained(store: Store, files: FileStore) -> None:
+def rename_orphaned_retained(store: Store, files: RetainedFiles) -> None:
     """Rename retained files of serials that a rewind has reverted.
 
     Their numbers are used again, and files that they retain then must not be mixed up with these.
@@ -111,7 +111,9 @@ def rename_orphaned_retained(store: Store, files: FileStore) -> None:
         store.rename_orphaned_retained(names)
 
 
-def expire_retained(store: Store, files: FileStore, days: float, now: str, *, at_once: bool = False) -> None:
+def expire_retained(
+    store: Store, files: RetainedFiles, days: float, now: str, *, at_once: bool = False
+) -> None:
     """Remove files that are retained for at least `days`, and were found so a day before `now` already.
 
     So a system clock that is set forwards, and back within a day, removes none of them.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from replisync.changelog import ChunkSource, Download, FileSource, FileStore, WantedFile
+from replisync.changelog import Download, FileSource, FileStore, RetainedFiles, WantedFile
 from replisync.errors import PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.primary import Primary
 from replisync.replication import Refused, not_skipped
@@ -36,12 +36,12 @@ class _Retained:
     names: the names to try, by relpath.
     """
 
-    def __init__(self, files: FileStore, names: Mapping[str, str]) -> None:
+    def __init__(self, files: RetainedFiles, names: Mapping[str, str]) -> None:
         self._files = files
         self._names = names
 
     @contextmanager
-    def download(self, relpath: str, first: int = 0) -> Iterator[ChunkSource]:  # noqa: ARG002
+    def download(self, relpath: str, first: int = 0) -> Iterator[Download]:  # noqa: ARG002
         """Open a retained file; a 404 without one to try."""
         name = self._names.get(relpath)
         size = None if name is None else self._files.size_retained(name)

@@ -25,7 +25,7 @@ from replisync.session.runs import Record, recorded
 from replisync.session.settings import Settings
 from replisync.standby.database.store import Store
 from replisync.standby.files.local import LocalFiles
-from replisync.standby.opening import existing_standby, target_files
+from replisync.standby.opening import existing_standby
 from replisync.standby.serverdir import Serverdir
 
 # The number of retries at a time, in addition to the downloads of changes.
@@ -55,7 +55,7 @@ class Session:
     def __post_init__(self, given_files: FileStore | None) -> None:
         """Use the files of the serverdir."""
         threads = self.settings.access.threads
-        self.files = given_files or target_files(self.serverdir, self.store, threads, shared=not self.seeding)
+        self.files = given_files or self.store.files(self.serverdir, threads, shared=not self.seeding)
         retain = self.settings.retention_days > 0
         self.settle = Settler(lambda: settle(self.store, self.files, retain=retain), self.context.log)
 
@@ -117,7 +117,7 @@ class Session:
 
     def retries(self, primary: Primary, work: Pipeline) -> Retries:
         """Return the retries of the files of a loop, for while it runs."""
-        files = target_files(self.serverdir, self.store, _RETRY_THREADS, prefix="retry-")
+        files = self.store.files(self.serverdir, _RETRY_THREADS, prefix="retry-")
         fetcher = Fetcher(primary, files, threads=_RETRY_THREADS, stop=self.context.stop, place="none")
         return Retries(work.wanted, fetcher, self.store, self.context.log)
 

@@ -24,8 +24,6 @@ from replisync.standby.opening import (
     require_replica,
     require_same,
     require_standby,
-    survey_of,
-    target_files,
     warn_of_readers,
 )
 from replisync.standby.serverdir import SQLITE_FILE, Serverdir
@@ -64,8 +62,6 @@ __all__ = [
     "require_standby",
     "schema",
     "size_of",
-    "survey_of",
     "take_over",
-    "target_files",
     "warn_of_readers",
 ]

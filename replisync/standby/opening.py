@@ -4,14 +4,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from replisync.changelog.ports import FileStore, Log
+from replisync.changelog.ports import Log
 from replisync.changelog.records import Source
 from replisync.devpi.storage import POSTGRES
 from replisync.errors import Advice, Hint, TargetUnusable
 from replisync.standby.database.sqlite import SqliteStore
 from replisync.standby.database.store import Store
-from replisync.standby.files.disk import DiskFiles
-from replisync.standby.files.survey import DiskSurvey, Survey
 from replisync.standby.serverdir import SQLITE_FILE, Serverdir
 from replisync.system.advice import chmod
 from replisync.system.durable import local_errors
@@ -34,7 +32,7 @@ def open_database(
     """
     storage = serverdir.storage()
     if storage.name == POSTGRES:
-        # On demand, here and below: importing the driver would slow the start of every other command.
+        # On demand: importing the driver would slow the start of every other command.
         from replisync.standby.database.pgserver import Sessions
         from replisync.standby.database.postgres import PostgresStore
 
@@ -165,39 +163,6 @@ def require_same(serverdir: Serverdir, store: Store) -> None:
             "its database is not the one that it was created with",
             hint="give the right one with --storage",
         )
-
-
-def target_files(
-    serverdir: Serverdir, store: Store, threads: int = 1, *, shared: bool = True, prefix: str = ""
-) -> FileStore:
-    """Return the files of a standby with the database `store`.
-
-    threads: the number of threads that may use them at a time.
-    shared: whether a devpi-server may store files too.
-    prefix: of names in the staging folder; users that work at the same time have different ones.
-    """
-    if serverdir.storage().name == POSTGRES:
-        from replisync.standby.database.postgres import PostgresStore
-        from replisync.standby.files.rows import DatabaseFiles
-
-        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
-        # One more for the caller's thread, and some for retries at the same time.
-        engine = store.engine_of_files(threads + 3)
-        return DatabaseFiles(
-            engine, store.storage, serverdir.tmp, serverdir.retained, shared=shared, prefix=prefix
-        )
-    return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained, prefix=prefix)
-
-
-def survey_of(serverdir: Serverdir, store: Store, cores: int) -> Survey:
-    """Return the survey of a target's files."""
-    if serverdir.storage().name == POSTGRES:
-        from replisync.standby.database.postgres import PostgresStore
-        from replisync.standby.files.rowsurvey import DatabaseSurvey
-
-        assert isinstance(store, PostgresStore)  # noqa: S101 - open_database() made it so
-        return DatabaseSurvey(store.engine_of_files(cores + 1), store.storage)
-    return DiskSurvey(serverdir.files)
 
 
 def warn_of_readers(serverdir: Serverdir, log: Log) -> None:

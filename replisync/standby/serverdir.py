@@ -166,13 +166,11 @@ class Serverdir:
 
         Raises TargetUnusable if the record is damaged.
         """
-        with local_errors(f"cannot read {self._storage}"):
-            try:
-                spec = self._storage.read_text(errors="replace").partition("\n")[0]
-            except (FileNotFoundError, NotADirectoryError):
-                return Storage() if self.has_database() else None
+        written = _text(self._storage)
+        if written is None:
+            return Storage() if self.has_database() else None
         try:
-            return Storage.parse(spec)
+            return Storage.parse(written.partition("\n")[0])
         except UsageError as err:
             raise TargetUnusable(f"cannot read {self._storage}", "not written by replisync") from err
 
@@ -196,11 +194,7 @@ class Serverdir:
 
     def remembered_uuid(self) -> str | None:
         """Return the UUID recorded with the storage, or None."""
-        with local_errors(f"cannot read {self._storage}"):
-            try:
-                return self._storage.read_text(errors="replace").partition("\n")[2].strip() or None
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        return (_text(self._storage) or "").partition("\n")[2].strip() or None
 
     # devpi's own small files.
 
@@ -241,12 +235,8 @@ class Serverdir:
 
     def lower_event_serial(self, serial: int) -> None:
         """Make sure that no events beyond `serial` are recorded as handled."""
-        with local_errors(f"cannot read {self._event_serial}"):
-            try:
-                text = self._event_serial.read_text(errors="replace")
-            except FileNotFoundError:
-                return
-        if not (text.isascii() and text.isdigit() and int(text) <= serial + 1):
+        text = _text(self._event_serial)
+        if text is not None and not (text.isascii() and text.isdigit() and int(text) <= serial + 1):
             self.write_event_serial(serial)
 
     def role(self) -> str | None:
@@ -311,6 +301,15 @@ class Serverdir:
         finally:
             os.close(fd)
         return None
+
+
+def _text(path: Path) -> str | None:
+    """Return the text of a small file, or None."""
+    with local_errors(f"cannot read {path}"):
+        try:
+            return path.read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def names_problem(folder: Path, exists: Callable[[Path], bool] = os.path.lexists) -> str:

@@ -13,7 +13,7 @@ from replisync.devpi import same_entry
 from replisync.errors import Advice, Hint, ReplisyncError, TargetUnusable, UnreadableText, UsageError
 from replisync.replication import Context, Patience
 from replisync.session import Settings
-from replisync.standby import Serverdir, Store, audit, open_database, require_ours, require_replica, survey_of
+from replisync.standby import Serverdir, Store, audit, open_database, require_ours, require_replica
 from replisync.system import Prefetch, clock
 from replisync.verify.checks import history, quick, rows, superfluous
 from replisync.verify.checks import ledger as states
@@ -187,7 +187,7 @@ def subject_of(
     alone: whether we hold its lock.
     """
     cores = len(os.sched_getaffinity(0))
-    survey = survey_of(serverdir, store, cores)
+    survey = store.survey(serverdir, cores)
     findings = Findings(lambda: _pause(context, alone=alone))
 
     def keep(compared: Mapping[int, bytes]) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replisync.changelog import Source
-from replisync.devpi import POSTGRES
 from replisync.replication import Context
 from replisync.standby import Serverdir, Store, Survey
 from replisync.verify.findings import Findings, Note
@@ -45,10 +44,6 @@ class Subject:
         began = time.monotonic()
         yield
         self.stages[name] = round(time.monotonic() - began, 3)
-
-    def storage_is_database(self) -> bool:
-        """Return whether files are rows, with none on disk."""
-        return self.serverdir.storage().name == POSTGRES
 
     def in_use(self) -> bool:
         """Return whether another replisync writes to the target now."""

@@ -21,8 +21,6 @@ from replisync.replication.context import Context
 from replisync.replication.fetch import Fetcher
 from replisync.replication.pipeline import Pipeline, Rules
 from replisync.standby.database.store import Store
-from replisync.standby.files.disk import DiskFiles
-from replisync.standby.files.rows import DatabaseFiles
 from replisync.standby.serverdir import Serverdir
 from tests.fakes import (
     FailingFiles,
@@ -165,7 +163,7 @@ class Target:
 
     def make_files(self) -> FileStore:
         """Return where files go."""
-        return DiskFiles(self.serverdir.files, self.serverdir.tmp, self.serverdir.retained)
+        return self.store.files(self.serverdir, shared=False)
 
     def close(self) -> None:
         """Let go of everything, as a process does that ends."""
@@ -208,13 +206,6 @@ class PostgresParts:
     def make_store(self) -> Store:
         """Return the store, with the trap in it."""
         return FailingPostgresStore(Storage.parse(self.spec), write=True, trap=self.trap)
-
-    def make_files(self) -> FileStore:
-        """Return where files go."""
-        store, own = self.store, self.serverdir
-        assert isinstance(store, FailingPostgresStore)
-        engine = store.engine_of_files(2)
-        return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
 
 
 # Which columns say what the target is, and not when or how often something was tried.

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from replisync.changelog.ports import FileStore
 from replisync.changelog.records import Source
 from replisync.changelog.witness import witnesses
 from replisync.devpi.nodeinfo import standby_nodeinfo
@@ -17,9 +16,7 @@ from replisync.replication.context import Context
 from replisync.replication.loop import Patience
 from replisync.session.session import Session
 from replisync.session.settings import Settings
-from replisync.standby.database.postgres import PostgresStore
 from replisync.standby.database.store import Store
-from replisync.standby.files.rows import DatabaseFiles
 from replisync.standby.serverdir import Serverdir
 from replisync.system import clock
 from replisync.verify.checks.modes import grant, wrong_modes
@@ -76,12 +73,6 @@ class Standby:
             def make_store(self) -> Store:
                 assert isinstance(database, PostgresDatabase)
                 return FailingPostgresStore(database.storage, write=True, trap=self.trap)
-
-            def make_files(self) -> FileStore:
-                store, own = self.store, self.serverdir
-                assert isinstance(store, PostgresStore)
-                engine = store.engine_of_files(2)
-                return DatabaseFiles(engine, store.storage, own.tmp, own.retained, shared=False)
 
         kind = InPostgres if self.in_postgres else Target
         return kind(self.root, self.server, trap, entries=entries)

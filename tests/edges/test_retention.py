@@ -43,7 +43,7 @@ class Machine:
         """Remove what is to go, and die where the trap is set."""
         files = FailingFiles(self._files, trap)
         with pytest.raises(Died):
-            expire_retained(self._store, files, days, clock.stamp(self._now))  # type: ignore[arg-type]
+            expire_retained(self._store, files, days, clock.stamp(self._now))
 
     def look(self, days: float = RETENTION_DAYS, *, at_once: bool = False) -> set[str]:
         """Remove what is to go; return what is left, which is the same on disk and in the table."""

@@ -122,7 +122,7 @@ def test_a_writer_that_leaves_the_role_alone(world: World) -> None:
             before = snapshot(target)
             client.register("alice/dev", "one-more", "1.0")
             said = follower.end(6)
-    assert f"the target is at serial {world.serial + 1}" in said.message
+    assert f"its changelog ends at serial {world.serial + 1}" in said.message
     assert_untouched(target, before)
 
 

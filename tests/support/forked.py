@@ -30,7 +30,7 @@ PRELOADED = (
         "replisync.cli.app",
         "replisync.plugin",
         "replisync.standby.database.postgres",
-        "replisync.standby.files.rows",
+        "replisync.standby.database.pgfiles",
     ),
     *("alembic.command", "sqlalchemy.dialects.sqlite", __name__),
 )

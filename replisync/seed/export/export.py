@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from replisync.changelog import EXPORT, BatchLimits, Source
-from replisync.devpi import SQLITE, ChangelogEntry, hold_problem, index_of, parse_stored, same_entry
+from replisync.devpi import ChangelogEntry, hold_problem, index_of, parse_stored, same_entry
 from replisync.errors import PrimaryDamaged, PrimaryUnreachable, WrongHistory
 from replisync.primary import Primary
 from replisync.replication import Context, NoSource, Patience, Pipeline, catch_up
@@ -233,7 +233,7 @@ class _Copier:
         devpi-import has compared each file with the digest that its entry demands, and all of them were made
         durable before the import counted as done. What is not there is fetched as everywhere.
         """
-        if self._session.serverdir.storage().name != SQLITE or self._settings.linked:
+        if self._store.holds_files or self._settings.linked:
             # The one needs them in the database; the other has them already, and wants no second copy.
             return
         for index in self._store.wanted_indexes():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from replisync.changelog import BatchLimits, Comparison, History, WantedFile, batches
-from replisync.devpi import SQLITE, fetch_problem, index_of, path_problem
+from replisync.devpi import fetch_problem, index_of, path_problem
 from replisync.errors import BrokenStream, PrimaryRefused, PrimaryUnreachable, WrongHistory
 from replisync.primary import Primary
 from replisync.replication import Context, Patience, until
@@ -91,7 +91,7 @@ class Survey:
         self._context = context
         self._live = LiveFiles()
         # What an interrupted run put in place is not always in the ledger yet.
-        in_place = store is not None and serverdir.storage().name == SQLITE
+        in_place = store is not None and not store.holds_files
         self._here = LocalFiles((), own=serverdir.files) if in_place else None
 
     def __enter__(self) -> Self:

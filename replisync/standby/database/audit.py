@@ -5,9 +5,9 @@ grow while a large standby is verified.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, UnaryExpression, and_, func, or_, select, true
 
 from replisync.changelog.records import Pending, Retained
 from replisync.standby.database import filestates as states
@@ -18,6 +18,8 @@ from replisync.standby.database.store import Store
 
 # A page of entries ends with the one that makes it this large, in bytes.
 _PAGE_BYTES = 4 * 1024 * 1024
+
+_KEYS = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
 
 
 class Position(NamedTuple):
@@ -107,21 +109,36 @@ def _serials_from(first: int, limit: int) -> Callable[[Connection], list[int]]:
 
 def entries(store: Store, first: int, last: int, limit: int) -> list[tuple[int, bytes]]:
     """Return a page of the entries from `first` to `last`, limited in number and bytes."""
+    column = t.changelog.c.serial
+    return store.read(_page(column.asc(), and_(column >= first, column <= last), limit))
+
+
+def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
+    """Return up to `limit` of the last entries, the last one first, also limited in bytes."""
+    return store.read(_page(t.changelog.c.serial.desc(), true(), limit))
+
+
+def _page(
+    order: UnaryExpression[int], which: ColumnElement[bool], limit: int
+) -> Callable[[Connection], list[tuple[int, bytes]]]:
     column, data = t.changelog.c.serial, t.changelog.c.data
-    within = and_(column >= first, column <= last)
 
     def read(connection: Connection) -> list[tuple[int, bytes]]:
         # The lengths first: a driver reads all of an answer at once.
-        sizes = select(column, func.length(data)).where(within).order_by(column).limit(limit)
-        total, end = 0, first - 1
+        sizes = select(column, func.length(data)).where(which).order_by(order).limit(limit)
+        total, serials = 0, []
         for serial, size in connection.execute(sizes):
-            total, end = total + size, serial
+            serials.append(serial)
+            total += size
             if total >= _PAGE_BYTES:
                 break
-        query = select(column, data).where(column >= first, column <= end).order_by(column)
+        if not serials:
+            return []
+        within = column.between(min(serials), max(serials))
+        query = select(column, data).where(within).order_by(order)
         return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
 
-    return store.read(read)
+    return read
 
 
 def witnesses(store: Store, first: int, last: int) -> dict[int, bytes]:
@@ -141,29 +158,14 @@ def entry_now(store: Store, serial: int) -> tuple[bytes | None, bytes | None]:
     return store.read(read)
 
 
-def newest(store: Store, limit: int) -> list[tuple[int, bytes]]:
-    """Return up to `limit` of the last entries, the last one first, also limited in bytes."""
-    column, data = t.changelog.c.serial, t.changelog.c.data
-
-    def read(connection: Connection) -> list[tuple[int, bytes]]:
-        sizes = select(column, func.length(data)).order_by(column.desc()).limit(limit)
-        total, lowest = 0, 0
-        for serial, size in connection.execute(sizes):
-            total, lowest = total + size, serial
-            if total >= _PAGE_BYTES:
-                break
-        query = select(column, data).where(column >= lowest).order_by(column.desc())
-        return [(serial, bytes(raw)) for serial, raw in connection.execute(query)]
-
-    return store.read(read)
-
-
 def keys(store: Store, after: str | None, limit: int) -> list[Key]:
     """Return up to `limit` rows of keys after `after`, in the order of the database; None for all."""
-    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
-    query = query if after is None else query.where(t.kv.c.key > after)
-    query = query.order_by(t.kv.c.key).limit(limit)
-    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query).all()])
+    query = _KEYS if after is None else _KEYS.where(t.kv.c.key > after)
+    return _keys(store, query.order_by(t.kv.c.key).limit(limit))
+
+
+def _keys(store: Store, query: Select[Any]) -> list[Key]:
+    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query)])
 
 
 def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
@@ -172,8 +174,8 @@ def keys_of(store: Store, relpaths: Iterable[str]) -> dict[str, Key]:
     def read(connection: Connection) -> dict[str, Key]:
         found: dict[str, Key] = {}
         for paths in chunks(askable(connection, relpaths)):
-            query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(t.kv.c.key.in_(paths))
-            found |= {row[0]: Key(*row) for row in connection.execute(query)}
+            rows = connection.execute(_KEYS.where(t.kv.c.key.in_(paths)))
+            found |= {row[0]: Key(*row) for row in rows}
         return found
 
     return store.read(read)
@@ -184,9 +186,8 @@ def keys_of_kind(store: Store, keyname: str, upto: int) -> list[Key]:
 
     For kinds with few keys only.
     """
-    query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial)
-    query = query.where(t.kv.c.keyname == keyname, t.kv.c.serial <= upto).order_by(t.kv.c.serial, t.kv.c.key)
-    return store.read(lambda connection: [Key._make(row) for row in connection.execute(query)])
+    query = _KEYS.where(t.kv.c.keyname == keyname, t.kv.c.serial <= upto)
+    return _keys(store, query.order_by(t.kv.c.serial, t.kv.c.key))
 
 
 def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
@@ -194,8 +195,7 @@ def key_now(store: Store, key: str, more: Iterable[int] = ()) -> KeyNow:
 
     def read(connection: Connection) -> KeyNow:
         known = t.kv.c.key.in_(askable(connection, [key]))
-        query = select(t.kv.c.key, t.kv.c.keyname, t.kv.c.serial).where(known)
-        row = connection.execute(query).first()
+        row = connection.execute(_KEYS.where(known)).first()
         wanted = {*more, *(() if row is None or row.serial is None else (row.serial,))}
         of_them = select(t.changelog.c.serial, t.changelog.c.data).where(t.changelog.c.serial.in_(wanted))
         data = {serial: bytes(raw) for serial, raw in connection.execute(of_them)}
@@ -260,8 +260,12 @@ _LEDGER = (t.files.c.relpath, t.files.c.serial, t.files.c.digest, t.files.c.stat
 
 def ledger(store: Store, after: str, limit: int) -> list[LedgerFile]:
     """Return up to `limit` files after `after`, in the order of their paths' bytes."""
-    query = select(*_LEDGER).where(t.files.c.relpath > after).order_by(t.files.c.relpath).limit(limit)
-    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
+    return _files(store, limit, t.files.c.relpath > after)
+
+
+def _files(store: Store, limit: int, *which: ColumnElement[bool]) -> list[LedgerFile]:
+    query = select(*_LEDGER).where(*which).order_by(t.files.c.relpath).limit(limit)
+    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query)])
 
 
 def has_files_below(store: Store, relpath: str) -> bool:
@@ -283,16 +287,12 @@ def file_now(store: Store, relpath: str) -> tuple[LedgerFile | None, Pending | N
 
 def unexplained(store: Store, after: str, limit: int) -> list[LedgerFile]:
     """Return up to `limit` files after `after` that are recorded as missing without a reason."""
-    query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath > after)
-    query = query.order_by(t.files.c.relpath).limit(limit)
-    return store.read(lambda connection: [LedgerFile._make(row) for row in connection.execute(query).all()])
+    return _files(store, limit, states.is_unexplained(), t.files.c.relpath > after)
 
 
 def unexplained_now(store: Store, relpath: str) -> LedgerFile | None:
     """Return a file's row in the ledger if it is recorded as missing without a reason."""
-    query = select(*_LEDGER).where(states.is_unexplained(), t.files.c.relpath == relpath)
-    row = store.read(lambda connection: connection.execute(query).first())
-    return None if row is None else LedgerFile._make(row)
+    return next(iter(_files(store, 1, states.is_unexplained(), t.files.c.relpath == relpath)), None)
 
 
 def explained(store: Store) -> dict[str, int]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Self, TypeVar
+from itertools import islice
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Column, Connection, Engine, delete
 
 from replisync.changelog.records import FileRow
 from replisync.errors import TargetUnusable
@@ -19,11 +20,11 @@ Guard = Callable[[], None]
 _T = TypeVar("_T")
 
 
-def chunks(items: Iterable[str]) -> Iterator[list[str]]:
-    """Cut names into lists that fit into one statement."""
-    ordered = list(items)
-    for start in range(0, len(ordered), _CHUNK):
-        yield ordered[start : start + _CHUNK]
+def chunks(items: Iterable[_T], size: int = _CHUNK) -> Iterator[list[_T]]:
+    """Cut items into lists, by default as long as the parameters of one statement may be."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def askable(connection: Connection, keys: Iterable[str]) -> list[str]:
@@ -31,6 +32,12 @@ def askable(connection: Connection, keys: Iterable[str]) -> list[str]:
     if connection.dialect.name != "postgresql":
         return list(keys)
     return [key for key in keys if "\0" not in key]
+
+
+def delete_rows(connection: Connection, column: Column[Any], values: Iterable[Any]) -> None:
+    """Delete the rows of a table with these values in a column, any number of them."""
+    for some in chunks(values):
+        connection.execute(delete(column.table).where(column.in_(some)))
 
 
 class Database:

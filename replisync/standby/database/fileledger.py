@@ -10,7 +10,7 @@ from replisync.changelog.records import ABSENT, PRESENT, SKIPPED, UNASKED, WANTE
 from replisync.devpi.keys import Digest, index_of
 from replisync.standby.database import filestates as ledger
 from replisync.standby.database import tables as t
-from replisync.standby.database.engine import chunks
+from replisync.standby.database.engine import chunks, delete_rows
 from replisync.standby.database.history import History
 
 
@@ -53,40 +53,22 @@ class FileLedger(History):
 
     def wanted_files(self, index: str, after: str, limit: int) -> list[WantedFile]:
         """Return up to `limit` missing files of an index, by relpath, after `after`."""
-        files = t.files.c
-        query = (
-            select(files.relpath, files.serial, files.digest)
-            .where(files.state == WANTED, files.relpath > after, self._inside(index))
-            .order_by(files.relpath)
-            .limit(limit)
-        )
-        with self._reading() as connection:
-            rows = connection.execute(query).all()
-        return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
+        return self._wanted(limit, t.files.c.relpath > after, self._inside(index))
 
     def wanted_file(self, relpath: str) -> WantedFile | None:
         """Return a missing file of the ledger; None if it is present, or no longer demanded."""
-        files = t.files.c
-        query = select(files.serial, files.digest).where(files.relpath == relpath, files.state == WANTED)
-        with self._reading() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else WantedFile(relpath, row.serial, Digest.parse(row.digest))
+        return next(iter(self._wanted(1, t.files.c.relpath == relpath)), None)
 
     def forgotten_files(self, after: str, limit: int) -> list[WantedFile]:
         """Return up to `limit` files after `after` that are neither present nor among the faults."""
+        no_fault = t.files.c.relpath.not_in(select(t.faults.c.relpath))
+        return self._wanted(limit, t.files.c.relpath > after, no_fault)
+
+    def _wanted(self, limit: int, *which: ColumnElement[bool]) -> list[WantedFile]:
         files = t.files.c
-        query = (
-            select(files.relpath, files.serial, files.digest)
-            .where(
-                files.state == WANTED,
-                files.relpath > after,
-                files.relpath.not_in(select(t.faults.c.relpath)),
-            )
-            .order_by(files.relpath)
-            .limit(limit)
-        )
+        query = select(files.relpath, files.serial, files.digest).where(files.state == WANTED, *which)
         with self._reading() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query.order_by(files.relpath).limit(limit)).all()
         return [WantedFile(path, serial, Digest.parse(digest)) for path, serial, digest in rows]
 
     def files_arrived(
@@ -102,8 +84,7 @@ class FileLedger(History):
             for relpath, reason in absent.items():
                 here = update(t.files).where(t.files.c.relpath == relpath)
                 connection.execute(here.values(state=ABSENT, size=None, reason=reason))
-            for paths in chunks([*present, *absent]):
-                connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+            delete_rows(connection, t.faults.c.relpath, [*present, *absent])
             if faults:
                 self._put_faults(connection, faults)
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 
 from replisync.changelog.records import ARRIVE, PRESENT, Pending, Retained
 from replisync.standby.database import tables as t
-from replisync.standby.database.engine import chunks
+from replisync.standby.database.engine import chunks, delete_rows
 from replisync.standby.database.history import History
 
 
@@ -63,8 +63,7 @@ class Moves(History):
         if not new:
             return
         with self._writing() as connection:
-            for paths in chunks(new):
-                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            delete_rows(connection, t.pending.c.relpath, new)
             rows_of_them = [
                 {"relpath": path, "serial": serial, "action": ARRIVE, "staged": None}
                 for path, serial in new.items()
@@ -93,8 +92,7 @@ class Moves(History):
     def settle(self, done: list[Pending], retained: list[dict[str, Any]]) -> None:
         """Delete moves that are done, and record the files that they retained."""
         with self._writing() as connection:
-            for paths in chunks(move.relpath for move in done):
-                connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+            delete_rows(connection, t.pending.c.relpath, (move.relpath for move in done))
             for row in retained:
                 connection.execute(t.retained.delete().where(t.retained.c.stored_as == row["stored_as"]))
                 connection.execute(insert(t.retained).values(**row))
@@ -127,8 +125,7 @@ class Moves(History):
     def forget_retained(self, names: list[str]) -> None:
         """Delete the records of retained files of these names."""
         with self._writing() as connection:
-            for some in chunks(names):
-                connection.execute(t.retained.delete().where(t.retained.c.stored_as.in_(some)))
+            delete_rows(connection, t.retained.c.stored_as, names)
 
     def retained_of(self, relpaths: Iterable[str]) -> list[Retained]:
         """Return the records of retained files of these paths, the earliest serial first."""

@@ -28,6 +28,9 @@ _SILENCE_SECONDS = 300.0
 _IDLE_SECONDS, _PROBE_SECONDS, _PROBES = 60, 10, 3
 _UNCONFIRMED_SECONDS = 60
 
+# devpi_postgresql's own: `Connection._lock`.
+DEVPI_LOCK = "SELECT pg_advisory_xact_lock(1)"
+
 # The size of a COPY message. Small rows are combined into such pieces.
 COPY_BYTES = 256 * 1024
 

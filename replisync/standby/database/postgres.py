@@ -20,6 +20,7 @@ from replisync.errors import LocalFailure, TargetLocked, TargetUnusable
 from replisync.standby.database import tables
 from replisync.standby.database.engine import Guard
 from replisync.standby.database.pgconnect import (
+    DEVPI_LOCK,
     connect,
     copy_in,
     copy_rows,
@@ -29,13 +30,13 @@ from replisync.standby.database.pgconnect import (
     text_array,
     translated,
 )
+from replisync.standby.database.pgfiles import DatabaseFiles
 from replisync.standby.database.pgindexes import rebuild, wrong_indexes
 from replisync.standby.database.pgserver import Sessions, check_own_session, check_server
+from replisync.standby.database.pgsurvey import DatabaseSurvey
 from replisync.standby.database.schema import VERSION_TABLE
 from replisync.standby.database.store import Store
-
-# devpi_postgresql's own: `Connection._lock`.
-DEVPI_LOCK = "SELECT pg_advisory_xact_lock(1)"
+from replisync.standby.serverdir import Serverdir
 
 # "replisyn" as a number.
 _WRITER_LOCK = 0x7265706C6973796E
@@ -92,6 +93,8 @@ _PRESENT = """
 class PostgresStore(Store):
     """The store of a serverdir with PostgreSQL."""
 
+    holds_files = True
+
     def __init__(
         self,
         storage: Storage,
@@ -109,7 +112,7 @@ class PostgresStore(Store):
         self.storage = storage
         self._was_alone = False
         self._sessions = sessions or Sessions(None, None)
-        self._files: Engine | None = None
+        self._engine_of_files: Engine | None = None
         # One connection: the one that writes holds the lock of the run, and loses it with its end.
         prepare = self._lock if alone else None
         super().__init__(make_engine(storage, connections=1, write=write, prepare=prepare), guard)
@@ -117,14 +120,29 @@ class PostgresStore(Store):
     def close(self) -> None:
         """Close all connections."""
         super().close()
-        if self._files is not None:
-            self._files.dispose()
+        if self._engine_of_files is not None:
+            self._engine_of_files.dispose()
 
-    def engine_of_files(self, connections: int, *, write: bool = True) -> Engine:
-        """Return the engine for storing and reading files; it is closed with the store."""
-        if self._files is None:
-            self._files = make_engine(self.storage, connections=connections, write=write, autocommit=True)
-        return self._files
+    def files(
+        self, serverdir: Serverdir, threads: int = 1, *, shared: bool = True, prefix: str = ""
+    ) -> DatabaseFiles:
+        """Return the files of the target; see `Store.files`."""
+        # One more for the caller's thread, and some for retries at the same time.
+        engine = self._for_files(threads + 3)
+        return DatabaseFiles(
+            engine, self.storage, serverdir.tmp, serverdir.retained, shared=shared, prefix=prefix
+        )
+
+    def survey(self, serverdir: Serverdir, cores: int) -> DatabaseSurvey:  # noqa: ARG002
+        """Return the survey of the target's files."""
+        return DatabaseSurvey(self._for_files(cores + 1), self.storage)
+
+    def _for_files(self, connections: int) -> Engine:
+        if self._engine_of_files is None:
+            self._engine_of_files = make_engine(
+                self.storage, connections=connections, write=True, autocommit=True
+            )
+        return self._engine_of_files
 
     def _lock(self, connection: Any) -> None:
         check_own_session(connection, lambda: connect(self.storage, write=True), self.storage)

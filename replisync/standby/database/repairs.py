@@ -1,20 +1,16 @@
 """Repair of rows that differ from the history, in one transaction."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, TypeVar
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from replisync.changelog.records import Fault, FileRow
 from replisync.standby.database import tables as t
 from replisync.standby.database import witnesses
+from replisync.standby.database.engine import chunks, delete_rows
 
-_T = TypeVar("_T")
-
-# The number of rows to hold at a time.
-_ROWS = 500
+# The number of entries to hold at a time.
 _ENTRIES = 50
 
 
@@ -55,21 +51,20 @@ class Writers:
 
 def write(connection: Connection, repairs: Repairs, writers: Writers, now: str) -> int:
     """Write the rows; return the changelog's last serial then."""
-    for entries in _some(repairs.entries, _ENTRIES):
-        _delete(connection, t.changelog.c.serial, [serial for serial, _ in entries])
+    for entries in chunks(repairs.entries, _ENTRIES):
+        delete_rows(connection, t.changelog.c.serial, [serial for serial, _ in entries])
         writers.rows(connection, entries)
-    for gone in _some(repairs.gone_keys, _ROWS):
-        _delete(connection, t.kv.c.key, gone)
-    for keys in _some(repairs.keys, _ROWS):
+    delete_rows(connection, t.kv.c.key, repairs.gone_keys)
+    for keys in chunks(repairs.keys):
         writers.keys(connection, keys)
-    for paths in _some(repairs.gone_files, _ROWS):
+    for paths in chunks(repairs.gone_files):
         for column in (t.files.c.relpath, t.faults.c.relpath):
-            _delete(connection, column, paths)
-    for files in _some(repairs.files, _ROWS):
+            delete_rows(connection, column, paths)
+    for files in chunks(repairs.files):
         paths = [file[0] for file in files]
         # A demanded file must not be moved away any more, and its earlier fault is over.
         for column in (t.pending.c.relpath, t.faults.c.relpath):
-            _delete(connection, column, paths)
+            delete_rows(connection, column, paths)
         writers.files(connection, files)
     if repairs.end is not None:
         connection.execute(delete(t.timeline).where(t.timeline.c.serial > repairs.end))
@@ -81,13 +76,3 @@ def write(connection: Connection, repairs: Repairs, writers: Writers, now: str) 
             connection.execute(insert(t.timeline).values(serial=serial, committed_at=now))
     witnesses.put(connection, repairs.witnesses)
     return -1 if last is None else int(last)
-
-
-def _some(items: Iterable[_T], limit: int) -> Iterator[list[_T]]:
-    rest = iter(items)
-    while some := list(islice(rest, limit)):
-        yield some
-
-
-def _delete(connection: Connection, column: Any, values: list[Any]) -> None:
-    connection.execute(delete(column.table).where(column.in_(values)))

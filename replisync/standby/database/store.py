@@ -12,20 +12,47 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from replisync.changelog.plan import Batch, WantedFile
+from replisync.changelog.ports import FileStore
 from replisync.changelog.records import ABSENT, PRESENT, UNASKED, UNFETCHABLE, WANTED, Commit, Fault, FileRow
 from replisync.changelog.witness import witness, witnesses
 from replisync.errors import ForeignWriter
 from replisync.standby.database import repairs, undo
 from replisync.standby.database import tables as t
 from replisync.standby.database import witnesses as proofs
-from replisync.standby.database.engine import chunks
+from replisync.standby.database.engine import delete_rows
 from replisync.standby.database.fileledger import FileLedger
 from replisync.standby.database.moves import Moves
 from replisync.standby.database.provenance import Provenance
+from replisync.standby.files.disk import DiskFiles
+from replisync.standby.files.survey import DiskSurvey, Survey
+from replisync.standby.serverdir import Serverdir
 
 
 class Store(Moves, FileLedger, Provenance):
     """The store of one target; its arguments are those of `Database`."""
+
+    # Whether the files are rows, with none on disk.
+    holds_files = False
+
+    def files(
+        self,
+        serverdir: Serverdir,
+        threads: int = 1,  # noqa: ARG002
+        *,
+        shared: bool = True,  # noqa: ARG002
+        prefix: str = "",
+    ) -> FileStore:
+        """Return the files of the target.
+
+        threads: the number of threads that may use them at a time.
+        shared: whether a devpi-server may store files too.
+        prefix: of names in the staging folder; users that work at the same time have different ones.
+        """
+        return DiskFiles(serverdir.files, serverdir.tmp, serverdir.retained, prefix=prefix)
+
+    def survey(self, serverdir: Serverdir, cores: int) -> Survey:  # noqa: ARG002
+        """Return the survey of the target's files, for use by as many threads as there are cores."""
+        return DiskSurvey(serverdir.files)
 
     def apply(self, commit: Commit, primary_serial: int, now: str) -> bool:
         """Apply a batch in one transaction; return whether moves on disk are now pending.
@@ -132,15 +159,12 @@ class Store(Moves, FileLedger, Provenance):
             for path in commit.leaving
         ]
         gone = [*batch.dropped, *filter(self.holds_key, batch.pathless)]
-        for paths in chunks(gone):
-            connection.execute(t.files.delete().where(t.files.c.relpath.in_(paths)))
-        for paths in chunks([*gone, *commit.present, *commit.absent]):
-            connection.execute(t.faults.delete().where(t.faults.c.relpath.in_(paths)))
+        delete_rows(connection, t.files.c.relpath, gone)
+        delete_rows(connection, t.faults.c.relpath, [*gone, *commit.present, *commit.absent])
         self._write_files(connection, map(self._ledger_row(commit), batch.wanted.values()))
         self._put_faults(connection, [*commit.faults, *self._pathless(batch)])
         # Files that are wanted again must not be moved away any more.
-        for paths in chunks([*batch.wanted, *(move["relpath"] for move in moves)]):
-            connection.execute(t.pending.delete().where(t.pending.c.relpath.in_(paths)))
+        delete_rows(connection, t.pending.c.relpath, [*batch.wanted, *(move["relpath"] for move in moves)])
         if moves:
             connection.execute(insert(t.pending), moves)
         return bool(moves)

@@ -9,7 +9,7 @@ from replisync.changelog.witness import kept_until
 from replisync.devpi.entries import parse_stored
 from replisync.errors import CorruptEntry, TargetUnusable
 from replisync.standby.database import tables as t
-from replisync.standby.database.engine import askable, chunks
+from replisync.standby.database.engine import askable, delete_rows
 from replisync.standby.database.filestates import forget_faults
 
 # The number of entries to hold at a time.
@@ -55,8 +55,7 @@ def undo_keys(connection: Connection, last: int, serial: int, write_keys: WriteK
         _check_back_serials(connection, keys, serial)
         write_keys(connection, ((path, name, back) for path, (name, back) in keys.items() if back >= 0))
         gone = [path for path, (_, back) in keys.items() if back < 0]
-        for paths in chunks(askable(connection, gone)):
-            connection.execute(delete(t.kv).where(t.kv.c.key.in_(paths)))
+        delete_rows(connection, t.kv.c.key, askable(connection, gone))
     beyond = connection.execute(select(func.min(t.kv.c.serial)).where(t.kv.c.serial > serial)).scalar()
     if beyond is not None:
         raise damaged(beyond, "a key's back serials do not lead to a remaining entry")

@@ -8,13 +8,14 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from replisync.changelog.ports import Received
 from replisync.devpi.keys import Digest
 from replisync.errors import WrongContent
+from replisync.standby.files.folders import PIECE_BYTES, OwnFolders
 from replisync.standby.files.sync import Syncer, sync_file
 from replisync.system.durable import fsync_folder, local_errors
 from replisync.system.owners import heir_of, new_file, new_folder
@@ -22,26 +23,11 @@ from replisync.system.owners import heir_of, new_file, new_folder
 # The number of folders that are remembered as durable.
 _FOLDERS_KNOWN = 10_000
 
-# Bytes to read or copy at a time.
-_PIECE_BYTES = 1024 * 1024
+# Bytes to copy at a time.
 _COPY_BYTES = 1024 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A file that arrived in the staging folder; durable after `hold` or `place`.
-
-    name: its name there.
-    size: in bytes.
-    sha256: of its content.
-    """
-
-    name: str
-    size: int
-    sha256: str
-
-
-class DiskFiles:
+class DiskFiles(OwnFolders):
     """The files of one target.
 
     files: the folder of devpi's files.
@@ -63,8 +49,7 @@ class DiskFiles:
     ) -> None:
         # As text: paths are built for each file, and pathlib costs as much as the system calls.
         self._files = os.fspath(files.absolute())
-        self._staging = os.fspath(staging.absolute())
-        self._retained = os.fspath(retained.absolute())
+        super().__init__(staging, retained)
         self._synced: set[str] = set()
         self._moved_from: set[str] = set()  # folders that files left since the last `sync_moves`
         self._syncer = sync(self._staging)
@@ -159,7 +144,7 @@ class DiskFiles:
                 while os.copy_file_range(source, copy, _COPY_BYTES):
                     pass
             try:
-                while piece := os.read(source, _PIECE_BYTES):
+                while piece := os.read(source, PIECE_BYTES):
                     _write_all(copy, piece, target)
             except OSError:
                 return None
@@ -231,26 +216,6 @@ class DiskFiles:
         with local_errors(f"cannot sync {relpath}"):
             sync_file(f"{self._files}/{relpath}")
             self._sync_folders({os.path.dirname(f"{self._files}/{relpath}")})
-
-    def staged(self, name: str) -> bool:
-        """Return whether a staged file is there."""
-        return os.path.isfile(f"{self._staging}/{name}")
-
-    def discard(self, names: Iterable[str]) -> None:
-        """Remove staged files that cannot be placed."""
-        with local_errors(f"cannot clean {self._staging}"):
-            for name in names:
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{self._staging}/{name}")
-
-    def clean_staging(self, keep: Iterable[str]) -> None:
-        """Remove leftovers of interrupted runs from the staging folder, except for the names in `keep`."""
-        kept = set(keep)
-        with local_errors(f"cannot clean {self._staging}"), os.scandir(self._staging) as found:
-            for entry in found:
-                # We create no folders here: leave it for the operator, whom `verify` tells about it.
-                if entry.name not in kept and not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry)
 
     def size_of(self, relpath: str) -> int | None:
         """Return the size in bytes of a file in place, or None."""
@@ -368,39 +333,6 @@ class DiskFiles:
                 self._syncer.names(self._moved_from)
             self._moved_from.clear()
 
-    def size_retained(self, name: str) -> int | None:
-        """Return the size in bytes of a retained file, or None."""
-        with local_errors(f"cannot look for {self._retained}/{name}"):
-            try:
-                return os.stat(f"{self._retained}/{name}").st_size
-            except FileNotFoundError:
-                return None
-
-    def read_retained(self, name: str) -> Iterator[bytes]:
-        """Yield the content of a retained file.
-
-        Raises LocalFailure.
-        """
-        path = f"{self._retained}/{name}"
-        with local_errors(f"cannot read {path}"), open(path, "rb", buffering=0) as file:
-            while block := file.read(_PIECE_BYTES):
-                yield block
-
-    def rename_retained(self, names: Mapping[str, str]) -> None:
-        """Rename retained files, durably; skip those that have the new name already."""
-        with local_errors(f"cannot rename files in {self._retained}"):
-            for name, new in names.items():
-                with suppress(FileNotFoundError):
-                    os.rename(f"{self._retained}/{name}", f"{self._retained}/{new}")
-            fsync_folder(self._retained)
-
-    def drop_retained(self, names: Iterable[str]) -> None:
-        """Remove retained files."""
-        with local_errors(f"cannot clean {self._retained}"):
-            for name in names:
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{self._retained}/{name}")
-
 
 def open_plain(path: str) -> int | None:
     """Open a regular file for reading; None if it is missing, or something else."""
@@ -434,7 +366,7 @@ def _digests(fd: int, digest: Digest | None) -> tuple[int, str, str] | None:
     other = hashlib.new(digest.algorithm) if digest and digest.algorithm != "sha256" else sha256
     size = 0
     try:
-        while piece := os.read(fd, _PIECE_BYTES):
+        while piece := os.read(fd, PIECE_BYTES):
             size += len(piece)
             sha256.update(piece)
             if other is not sha256:

@@ -69,7 +69,7 @@ def _linked_folder(subject: Subject, relpath: str) -> bool:
     except UnicodeEncodeError:
         return False
     path = subject.serverdir.files / relpath
-    linked = not subject.storage_is_database() and path.is_symlink() and path.is_dir()
+    linked = not subject.store.holds_files and path.is_symlink() and path.is_dir()
     return linked and audit.has_files_below(subject.store, relpath)
 
 

@@ -194,7 +194,7 @@ def clear_way(subject: Subject, relpath: str, *, links: bool = False) -> None:
     Unless files that must stay are in it, or it is such a file itself.
     links: whether to quarantine also a link in a file's place, which may lead anywhere.
     """
-    if subject.storage_is_database():
+    if subject.store.holds_files:
         return
     path = subject.serverdir.files
     *folders, name = relpath.split("/")

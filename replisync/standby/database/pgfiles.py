@@ -16,11 +16,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from replisync.changelog.ports import Received
 from replisync.devpi.keys import Digest
 from replisync.devpi.storage import Storage
 from replisync.errors import WrongContent
 from replisync.standby.database.pgconnect import (
     COPY_BYTES,
+    DEVPI_LOCK,
     copy_file,
     copy_in,
     copy_rows,
@@ -28,8 +30,8 @@ from replisync.standby.database.pgconnect import (
     text_array,
     translated,
 )
-from replisync.standby.database.postgres import DEVPI_LOCK
-from replisync.standby.files.disk import DiskFiles, Received, check_content, open_plain
+from replisync.standby.files.disk import DiskFiles, check_content, open_plain
+from replisync.standby.files.folders import OwnFolders
 from replisync.system.durable import fsync_folder, local_errors, write_file
 from replisync.system.owners import heir_of, new_file
 
@@ -53,7 +55,7 @@ _DELETE_ALL = "DELETE FROM files WHERE path = ANY ({paths})"
 _COPY = "COPY files (path, size, data) FROM STDIN WITH (FORMAT binary)"
 
 
-class DatabaseFiles:
+class DatabaseFiles(OwnFolders):
     """The files of one target.
 
     engine: connected to the database, each statement in its own transaction; a thread holds a connection for
@@ -77,8 +79,7 @@ class DatabaseFiles:
         self._prefix = prefix
         self._engine = engine
         self._storage = storage
-        self._staging = os.fspath(staging.absolute())
-        self._retained = os.fspath(retained.absolute())
+        super().__init__(staging, retained)
         # The folders are only ours: devpi has no file on disk.
         self._disk = DiskFiles(staging, staging, retained, prefix=prefix)
         self._shared = shared
@@ -193,16 +194,12 @@ class DatabaseFiles:
 
     def staged(self, name: str) -> bool:
         """Return whether a received file has no name yet."""
-        return name in self._small or self._disk.staged(name)
+        return name in self._small or super().staged(name)
 
     def discard(self, names: Iterable[str]) -> None:
         """Remove received files that cannot be placed."""
         left = [name for name in names if self._small.pop(name, None) is None]
-        self._disk.discard(left)
-
-    def clean_staging(self, keep: Iterable[str]) -> None:
-        """Remove leftovers of interrupted runs from the staging folder, except for the names in `keep`."""
-        self._disk.clean_staging(keep)
+        super().discard(left)
 
     def size_of(self, relpath: str) -> int | None:
         """Return the size in bytes of a file in place, or None."""
@@ -287,22 +284,6 @@ class DatabaseFiles:
 
     def sync_moves(self) -> None:
         """Do nothing: retentions and removals are durable already."""
-
-    def size_retained(self, name: str) -> int | None:
-        """Return the size in bytes of a retained file, or None."""
-        return self._disk.size_retained(name)
-
-    def read_retained(self, name: str) -> Iterator[bytes]:
-        """Yield the content of a retained file."""
-        return self._disk.read_retained(name)
-
-    def rename_retained(self, names: Mapping[str, str]) -> None:
-        """Rename retained files."""
-        self._disk.rename_retained(names)
-
-    def drop_retained(self, names: Iterable[str]) -> None:
-        """Remove retained files."""
-        self._disk.drop_retained(names)
 
 
 def row_blocks(connection: Connection, relpath: str, size: int) -> Iterator[bytes]:

@@ -8,8 +8,8 @@ from sqlalchemy import Engine
 
 from replisync.devpi.storage import Storage
 from replisync.standby.database.pgconnect import text_array, translated
+from replisync.standby.database.pgfiles import SERVER_DIGESTS, row_blocks
 from replisync.standby.files.hashing import Looked, Seen
-from replisync.standby.files.rows import SERVER_DIGESTS, row_blocks
 
 # The number of names to hold at a time.
 _PAGE = 10_000
