@@ -56,6 +56,7 @@ class Lines:
         if known is None:
             known = self._incoming.setdefault(name, _Incoming(self._clock()))
         known.done, known.length = done, length
+        self._tell()
 
     def received(self, name: str) -> None:
         """Forget an incomplete file: it is counted as a whole, or not at all."""
@@ -63,6 +64,10 @@ class Lines:
 
     def following(self, url: str, serial: int) -> None:
         """Do nothing: the log names changes."""
+
+    def _tell(self) -> None:
+        """Show that more of a file arrived."""
+        self._report()
 
     def _begin(self, name: str, total: int | None, unit: str) -> None:
         self._name, self._total, self._unit = name, total, unit
@@ -176,6 +181,11 @@ class Bars(Lines):
                 self._task = None
 
         self._draw(end)
+
+    def _tell(self) -> None:
+        """Do nothing while the display is redrawn."""
+        if self._display is None:
+            self._report()
 
     def _refresh(self, display: "Display") -> None:
         """Show the bytes that have arrived, and the line below the bars."""

@@ -272,6 +272,7 @@ class Pipeline:
                     refused.append(outcome)
                     continue
                 present[outcome.file.relpath] = outcome.size
+                self._progress.advance(0, outcome.size)
                 if outcome.staged is not None:
                     staged[outcome.file.relpath] = outcome.staged
         except ReplisyncError:

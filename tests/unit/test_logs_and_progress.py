@@ -182,6 +182,21 @@ class TestLines:
         assert log.lines[-1][2]["done"] == 1
         assert log.lines[-1][2]["per_second"] == 0.1
 
+    def test_one_large_file_is_reported_while_it_arrives(self) -> None:
+        """By its bytes; the rest of it is what is left."""
+        log, clock = RecordingLog(), Clock()
+        lines = Lines(log, clock)
+        lines.stage("files", 1, "files")
+        for done in (1_000, 2_000, 3_000):
+            clock.now += 5
+            lines.receiving("large.whl", done, 6_000)
+        assert [values["bytes"] for _, _, values in log.lines] == [1_000, 2_000, 3_000]
+        assert log.lines[-1][2]["seconds_left"] == 15
+        lines.received("large.whl")
+        clock.now += 5
+        lines.advance(1, 6_000)
+        assert (log.lines[-1][2]["bytes"], log.lines[-1][2]["done"]) == (6_000, 1)
+
     def test_where_the_total_is_not_known_the_time_left_is_not_either(self) -> None:
         log, clock = RecordingLog(), Clock()
         lines = Lines(log, clock)
