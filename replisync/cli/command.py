@@ -38,9 +38,10 @@ LATE = "replisync.late"
 
 def _late(context: click.Context, param: click.Parameter, value: Any) -> Any:
     """Apply an option of replisync itself that stands behind the command."""
-    if value is not None and param.name is not None:
+    name = param.name or ""
+    if value is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
         apply: Callable[[click.Context, str, Any], None] = context.meta[LATE]
-        apply(context, param.name, value)
+        apply(context, name, value)
     return value
 
 

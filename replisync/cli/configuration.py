@@ -21,7 +21,7 @@ COMMON = frozenset(
             "ca-bundle",
             "replica-cert",
         ),
-        *("argon2-memory-cost", "argon2-parallelism", "argon2-time-cost", "patience", "request-timeout"),
+        *("argon2-memory-cost", "argon2-parallelism", "argon2-time-cost", "request-timeout"),
         *("retention", "max-entry-size", "file-replication-threads", "file-replication-skip-indexes"),
         *("replica-file-search-path", "hard-links", "json"),
     }
@@ -120,7 +120,10 @@ def _spread(group: click.Group, defaults: dict[str, Any], name: str, value: Any,
 
 
 def _option(command: click.Command, name: str) -> click.Parameter | None:
-    return next((p for p in command.params if f"--{name}" in p.opts), None)
+    # Not those of replisync itself, which may stand behind a command, but not in its table.
+    return next(
+        (p for p in command.params if f"--{name}" in p.opts and getattr(p, "expose_value", True)), None
+    )
 
 
 def _plain(value: Any, option: str, attempted: str, parameter: click.Parameter) -> Any:

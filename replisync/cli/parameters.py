@@ -14,6 +14,7 @@ else:
     _Numbers = _Bytes = click.ParamType
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_MOST_SECONDS = 10 * 366 * 86_400
 _BYTES = {"K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -53,6 +54,8 @@ class Duration(_Numbers):
         number = float(found[1])
         if found[2]:
             number *= _SECONDS[found[2]] / _SECONDS[self.unit]
+        if number * _SECONDS[self.unit] > _MOST_SECONDS:
+            self.fail(f"{value!r} is more than ten years", param, ctx)
         if number < self._least or (self._positive and number == self._least):
             self.fail(
                 f"{value!r} is not {'more than' if self._positive else 'at least'} {self._least:g}",

@@ -139,6 +139,7 @@ class Bars(Lines):
         self._stream = display.console.file
         self._task: TaskID | None = None
         self._switch = threading.Lock()
+        self._turn = threading.RLock()
         self._following: tuple[str, int, float | None] | None = None
 
     def stage(self, name: str, total: int | None, unit: str, /, **facts: object) -> None:
@@ -226,7 +227,9 @@ class Bars(Lines):
         if display is None:
             return False
         try:
-            work(display)
+            # The painter must not draw a task that is being removed.
+            with self._turn:
+                work(display)
         except Exception as err:  # noqa: BLE001 - a display must not end the work
             with self._switch:
                 failed, self._display = self._display, None

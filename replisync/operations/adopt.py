@@ -30,7 +30,11 @@ def adopt(session: Session, url: str, patience: Patience) -> None:
         if hello.uuid == source.primary_uuid:
             return
         primary.expect(hello.uuid)
-        _compare(session, primary, patience)
+        try:
+            _compare(session, primary, patience)
+        except WrongHistory as err:
+            err.details["of_another"] = True  # the primary that we follow has not diverged
+            raise
     # The row comes last: once it is there, `.nodeinfo` is correct.
     info = session.serverdir.nodeinfo() or {}
     names = {"primary-uuid", "master-uuid"} & set(info)

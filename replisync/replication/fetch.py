@@ -284,16 +284,22 @@ class Fetcher:
     def _durable(self, group: list[Outcome | _Staged]) -> list[Outcome]:
         """Return the outcomes once all that arrived is durable."""
         staged = [one for one in group if isinstance(one, _Staged)]
-        held = [one.name for one in staged if one.fetched.staged is not None]
         moves = {one.fetched.file.relpath: one.name for one in staged if one.fetched.staged is None}
-        obstacles = self._obstacles(moves)
+        # Nothing that the caller is to place later may fail there: it would take all others with it.
+        names = {one.fetched.file.relpath: one.name for one in staged} if self._place == "none" else moves
+        obstacles = self._obstacles(names)
+        held = [
+            one.name
+            for one in staged
+            if one.fetched.staged is not None and one.fetched.file.relpath not in obstacles
+        ]
         if held:
             # A commit will promise this content, so it must survive a crash after the commit.
             self._target.hold(held)
         free = [(relpath, name) for relpath, name in moves.items() if relpath not in obstacles]
         if free:
             self._target.place(free)
-        self._target.discard(moves[relpath] for relpath in obstacles)
+        self._target.discard(names[relpath] for relpath in obstacles)
         return [_outcome(one, obstacles) for one in group]
 
     def _obstacles(self, relpaths: Iterable[str]) -> dict[str, str]:

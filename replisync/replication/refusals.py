@@ -96,7 +96,9 @@ def fault_of(refusal: Refused, kind: str, retry_in: float | None = None) -> Faul
     """
     file = refusal.file
     waits = [wait for wait in (retry_in, refusal.retry_after) if wait is not None]
-    next_try = clock.later(min(RETRY_LAST_SECONDS, max(waits))) if waits else None
+    # No header of one file may stop a standby for a day.
+    longest = _COSTLY_LAST_SECONDS if kind == HELD else RETRY_LAST_SECONDS
+    next_try = clock.later(min(longest, max(waits))) if waits else None
     return Fault(file.relpath, file.serial, kind, refusal.reason, 1, next_try)
 
 

@@ -74,7 +74,7 @@ def recorded(store: Store, command: str, tally: Tally) -> Iterator[Record]:
         raise
     except BaseException as err:
         with suppress(ReplisyncError):
-            if isinstance(err, WrongHistory):
+            if isinstance(err, WrongHistory) and "of_another" not in err.details:
                 _record_divergence(store, err)
             end(
                 "diverged" if isinstance(err, WrongHistory) else "failed",

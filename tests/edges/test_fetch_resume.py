@@ -99,3 +99,17 @@ def test_nothing_is_put_together_whose_digest_is_unknown(files: DiskFiles) -> No
     source = Breaking(6000, ranges=True)
     assert isinstance(fetch(source, files, digest=False)[1], Refused)
     assert source.asked == [0]
+
+
+def test_a_file_without_a_place_does_not_keep_others_from_theirs(tmp_path: Path, files: DiskFiles) -> None:
+    """Also where the caller places them later, as retries of `follow` do."""
+    (tmp_path / "files" / RELPATH).mkdir(parents=True)
+    (tmp_path / "files" / RELPATH / "x").touch()
+    known = Digest("sha256", hashlib.sha256(CONTENT).hexdigest())
+    fetcher = Fetcher(
+        Breaking(len(CONTENT), ranges=False), files, threads=1, stop=RecordingStop(), place="none"
+    )
+    [outcome] = fetcher.fetch([WantedFile(RELPATH, 1, known)])
+    assert isinstance(outcome, Refused)
+    assert outcome.status == 0
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -84,3 +84,5 @@ def test_a_primary_behind_us_or_another_server_is_not_adopted(world: World) -> N
         said = run_here("catchup", *world.options(target, ADOPT), code=5)
         assert "is not ours" in said.message
         assert_untouched(target, before)
+    found = json.loads(run_here("status", "--serverdir", target, "--json", "--offline").stdout)
+    assert (found["state"], found["divergence"]) == ("current", None), "its own primary has not diverged"

@@ -160,7 +160,9 @@ class TestValues:
         assert Size(1, 1 << 40).convert(64, None, None) == 64 * 1024**2
         assert Size(1, 1 << 40).convert("2g", None, None) == 2 * 1024**3
 
-    @pytest.mark.parametrize("value", ["", "soon", "-5", "5 minutes", "1e3", "nan", "5y"])
+    @pytest.mark.parametrize(
+        "value", ["", "soon", "-5", "5 minutes", "1e3", "nan", "5y", "99999999999", "4000d"]
+    )
     def test_what_is_no_length_of_time_is_refused(self, value: str) -> None:
         with pytest.raises(click.BadParameter):
             Duration().convert(value, None, None)
@@ -202,6 +204,8 @@ def test_help_begins_with_an_example_and_ends_with_the_documentation(
 WRONG = {
     "an unknown command": "[nosuch]\nserverdir = 'x'\n",
     "an option that is not common": "to-serial = 5\n",
+    "patience, which follow has without end": "patience = '5m'\n",
+    "an option of replisync itself in a table": "[status]\nlog-level = 'error'\n",
     "a common option with a wrong value": "log-level = 'loud'\n",
     "an unknown option": "[status]\nserver-dir = 'x'\n",
     "an option of another command": "[status]\ntimeout = 5\n",

@@ -18,6 +18,9 @@ from replisync.system.durable import write_file
 # devpi_postgresql looks for its tables there, whatever the user's search path is (`_reflect_schema`).
 _SCHEMA = "public"
 
+# The machine's own id (machine-id(5)).
+_MACHINE = Path("/etc/machine-id")
+
 # How long to wait for the end of a session that was told to end.
 _END_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
@@ -113,7 +116,10 @@ class Sessions:
         self._place: list[int | str] = []
         if lock is not None:
             with suppress(OSError):
-                self._place = [socket.gethostname(), lock.stat().st_ino]
+                found = lock.stat()
+                self._place = [socket.gethostname(), str(lock.resolve()), found.st_dev, found.st_ino]
+                # A cloned machine has the others too.
+                self._place.append(_MACHINE.read_text().strip())
         self._last: Session | None = None
 
     def note(self, connection: pg8000.dbapi.Connection) -> None:
