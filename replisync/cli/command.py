@@ -12,27 +12,17 @@ from replisync.errors import UsageError
 
 _DOCS = "https://github.com/devpi-replisync/devpi-replisync/tree/main/docs"
 
-# The sections of `--help`, and their options; all others come first.
+# The sections of `--help`, each with its options; all other options come first.
 _SECTIONS = {
-    "Secret and TLS": (*("secretfile", "replica_keyfile", "ca_bundle", "replica_cert"),),
-    "Files": (
-        *(
-            "replica_file_search_path",
-            "hard_links",
-            "file_replication_threads",
-            "file_replication_skip_indexes",
-        ),
-        *("retention",),
-    ),
-    "Export": (
-        *("include_mirrored_files", "no_root_pypi", "root_passwd", "root_passwd_hash", "skip_import_type"),
-        *("no_events",),
-    ),
-    "Limits": ("patience", "timeout", "request_timeout", "max_entry_size"),
-    "General": ("json", "configfile", "log_level", "log_format", "help"),
+    "Secret and TLS": "secretfile replica_keyfile ca_bundle replica_cert",
+    "Files": "replica_file_search_path hard_links file_replication_threads file_replication_skip_indexes "
+    "retention",
+    "Export": "include_mirrored_files no_root_pypi root_passwd root_passwd_hash skip_import_type no_events",
+    "Limits": "patience timeout request_timeout max_entry_size",
+    "General": "json configfile log_level log_format help",
 }
 
-# Keys in click's meta: the function that applies options which stand behind the command.
+# Key in click's meta: the function that applies options which stand behind the command.
 LATE = "replisync.late"
 
 
@@ -93,23 +83,16 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by sections."""
-        records = {
-            param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))
-        }
-        for title, names in _SECTIONS.items():
-            some = [records.pop(name) for name in names if name in records]
-            if title == next(iter(_SECTIONS)):
-                first = [record for name, record in records.items() if not _in_section(name)]
-                if first:
-                    with formatter.section("Options"):
-                        formatter.write_dl(first)
-            if some:
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Options", *_SECTIONS)}
+        titles = {name: title for title, names in _SECTIONS.items() for name in names.split()}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                name = "help" if "--help" in param.opts else param.name or ""
+                sections[titles.get(name, "Options")].append(record)
+        for title, records in sections.items():
+            if records:
                 with formatter.section(title):
-                    formatter.write_dl(some)
-
-
-def _in_section(name: str | None) -> bool:
-    return any(name in names for names in _SECTIONS.values())
+                    formatter.write_dl(records)
 
 
 class Group(click.Group):

@@ -11,20 +11,26 @@ from replisync.errors import UsageError
 # Settings that say where and how, and so may hold for each command that has the option. Others say what to
 # do, or differ in meaning, such as `patience`, which `follow` has without end.
 COMMON = frozenset(
-    {
-        *(
-            "serverdir",
-            "primary-url",
-            "storage",
-            "secretfile",
-            "replica-keyfile",
-            "ca-bundle",
-            "replica-cert",
-        ),
-        *("argon2-memory-cost", "argon2-parallelism", "argon2-time-cost", "request-timeout"),
-        *("retention", "max-entry-size", "file-replication-threads", "file-replication-skip-indexes"),
-        *("replica-file-search-path", "hard-links", "json"),
-    }
+    [
+        "serverdir",
+        "primary-url",
+        "storage",
+        "secretfile",
+        "replica-keyfile",
+        "ca-bundle",
+        "replica-cert",
+        "json",
+        "argon2-memory-cost",
+        "argon2-parallelism",
+        "argon2-time-cost",
+        "request-timeout",
+        "max-entry-size",
+        "retention",
+        "file-replication-threads",
+        "file-replication-skip-indexes",
+        "replica-file-search-path",
+        "hard-links",
+    ]
 )
 
 # The same for replisync itself.
@@ -95,13 +101,12 @@ def _defaults(group: click.Group, tables: dict[str, Any], attempted: str, within
                     raise UsageError(attempted, f"`{within}{name}` has no option {option!r}")
                 defaults[name][parameter.name] = _plain(value, option, attempted, parameter)
     for name, value in general:
+        if not within and isinstance(value, dict):
+            raise UsageError(attempted, f"replisync has no command {name!r}")
         if not within and name not in COMMON:
-            why = (
-                "is no command"
-                if isinstance(value, dict)
-                else "is no common setting: put it into a command's table"
+            raise UsageError(
+                attempted, f"{name!r} is not a common setting", hint="put it into the table of a command"
             )
-            raise UsageError(attempted, f"{name!r} {why}")
         if not _spread(group, defaults, name, value, attempted):
             raise UsageError(attempted, f"`{within.strip()}` has no command or option {name!r}")
     return defaults

@@ -35,15 +35,13 @@ class Duration(_Numbers):
     """A length of time, as a number of `unit`: "90", "90s", "5m", "1h", "30d".
 
     unit: of a bare number, and of the value.
-    least: the smallest value.
-    positive: whether it must be greater.
+    positive: whether it must be more than 0.
     """
 
     name = "duration"
 
-    def __init__(self, unit: str = "s", *, least: float = 0.0, positive: bool = False) -> None:
+    def __init__(self, unit: str = "s", *, positive: bool = False) -> None:
         self.unit = unit
-        self._least = least
         self._positive = positive
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -56,12 +54,8 @@ class Duration(_Numbers):
             number *= _SECONDS[found[2]] / _SECONDS[self.unit]
         if number * _SECONDS[self.unit] > _MOST_SECONDS:
             self.fail(f"{value!r} is more than ten years", param, ctx)
-        if number < self._least or (self._positive and number == self._least):
-            self.fail(
-                f"{value!r} is not {'more than' if self._positive else 'at least'} {self._least:g}",
-                param,
-                ctx,
-            )
+        if self._positive and not number:
+            self.fail(f"{value!r} is not more than 0", param, ctx)
         return number
 
 

@@ -88,8 +88,8 @@ class Known:
     @property
     def trouble(self) -> str | None:
         """The error that the active run is retrying, or None."""
-        active = self.running and self.run is not None and self.run.outcome == "running"
-        return self.run.error if active and self.run is not None else None
+        run = self.run
+        return run.error if run is not None and self.running and run.outcome == "running" else None
 
     def explained(self) -> tuple[str | None, Advice | None]:
         """Return why the standby is not current, and the command to run, if one helps."""

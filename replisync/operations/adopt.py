@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from replisync.changelog import History
+from replisync.changelog import Hello, History
 from replisync.devpi import same_entry
-from replisync.errors import BrokenStream, CorruptEntry, TargetUnusable, WrongHistory
+from replisync.errors import Advice, BrokenStream, CorruptEntry, Hint, TargetUnusable, WrongHistory
 from replisync.replication import Patience, until
 from replisync.session import Session
 from replisync.system import clock
@@ -25,8 +25,14 @@ def adopt(session: Session, url: str, patience: Patience) -> None:
             "the standby was seeded from an export, so its history does not begin with the primary's",
             hint="clone into another serverdir",
         )
+    stop = session.context.stop
+
+    def ask() -> Hello:
+        with stop.waiting():
+            return primary.hello()
+
     with session.settings.access.primary(url, source.uuid, "") as primary:
-        hello = patience.call(primary.hello)
+        hello = patience.call(ask)
         if hello.uuid == source.primary_uuid:
             return
         primary.expect(hello.uuid)
@@ -67,7 +73,10 @@ def _compare(session: Session, primary: History, patience: Patience) -> None:
                                 _ATTEMPTED,
                                 f"its entry at serial {entry.serial} is not ours",
                                 serial=entry.serial,
-                                hint="it is another server, or the standby is damaged: `verify` tells",
+                                hint=Hint(
+                                    "check --primary-url, and the standby with {}",
+                                    Advice("verify", level="full"),
+                                ),
                             )
                         due = entry.serial + 1
                     context.progress.advance(len(group), sum(len(entry.data) for entry in group))

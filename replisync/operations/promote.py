@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from replisync.changelog import UNFETCHABLE, Source
@@ -38,7 +38,7 @@ from replisync.verify import (
 _NOTHING_HANDLED = -1
 
 # The role of a promoted server, in `.nodeinfo`.
-PRIMARY = "primary"
+_PRIMARY = "primary"
 
 # The number of permission findings that are named one by one.
 _NAMED = 5
@@ -62,26 +62,28 @@ class Promotion:
     last_contact: the last contact with the old primary, or None.
     deleted_files: the number of files that the primary deleted, but that we may not move; 0 in a dry
         run, or without such files.
-    promoted: the time of the promotion, which may be an earlier one; None in a dry run.
+    promoted: the time of the promotion; None in a dry run.
+    already: whether that was an earlier one, after which nothing was changed.
     """
 
     serverdir: str
     storage: str
     serial: int
-    primary_serial: int | None
-    reachable: bool
-    unreachable: str | None
-    lost_serials: int
-    missing_files: int
-    findings: dict[str, int]
-    found: tuple[str, ...]
-    warnings: tuple[str | Hint, ...]
     uuid: str
     dry_run: bool
+    primary_serial: int | None = None
+    reachable: bool = False
+    unreachable: str | None = None
+    lost_serials: int = 0
+    missing_files: int = 0
+    findings: dict[str, int] = field(default_factory=dict)
+    found: tuple[str, ...] = ()
+    warnings: tuple[str | Hint, ...] = ()
     doubt: str | None = None
     last_contact: str | None = None
     deleted_files: int = 0
     promoted: str | None = None
+    already: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def promote(serverdir: Serverdir, context: Context, choices: Choices, tls: Tls) 
         # The role comes last: once it is set, devpi-server starts as primary.
         info = serverdir.nodeinfo() or {}
         info = {key: info[key] for key in info if key not in ("masterurl", "master-uuid")}
-        serverdir.write_nodeinfo({**info, "role": PRIMARY, "uuid": promotion.uuid})
+        serverdir.write_nodeinfo({**info, "role": _PRIMARY, "uuid": promotion.uuid})
         return promotion
 
 
@@ -149,7 +151,7 @@ def _promoted(serverdir: Serverdir, choices: Choices) -> Promotion | None:
 
     Raises TargetUnusable if it gave the server another identity than the one asked for.
     """
-    if not serverdir.is_ours() or serverdir.role() != PRIMARY:
+    if not serverdir.is_ours() or serverdir.role() != _PRIMARY:
         return None
     with open_database(serverdir) as store:
         store.check_version()
@@ -167,17 +169,10 @@ def _promoted(serverdir: Serverdir, choices: Choices) -> Promotion | None:
             serverdir=str(serverdir),
             storage=str(serverdir.storage()),
             serial=store.last_serial(),
-            primary_serial=None,
-            reachable=False,
-            unreachable=None,
-            lost_serials=0,
-            missing_files=0,
-            findings={},
-            found=(),
-            warnings=(),
             uuid=uuid,
             dry_run=choices.dry_run,
             promoted=source.promoted,
+            already=True,
         )
 
 

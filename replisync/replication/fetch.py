@@ -171,7 +171,7 @@ class Fetcher:
     ) -> None:
         self._source = source
         self.target = target
-        self._target: Receiving = target
+        self._target: Receiving = target  # what downloads use of it
         self._threads = threads
         self._stop = stop
         self._place = place

@@ -74,6 +74,7 @@ def test_a_second_promotion_says_that_it_is_done(standby: Standby) -> None:
     first = standby.promote()
     before = tree(standby.serverdir)
     again = standby.promote()
+    assert (first["already"], again["already"]) == (False, True)
     assert [again[name] for name in ("uuid", "serial", "promoted")] == [
         first[name] for name in ("uuid", "serial", "promoted")
     ]
@@ -245,6 +246,7 @@ def test_a_dry_run_changes_nothing_and_says_what_would_be(still: Server, standby
         "warnings": [],
         "uuid": standby.status()["uuid"],
         "dry_run": False,
+        "already": False,
         "deleted_files": 0,
         "storage": "sqlite",
         "doubt": None,

@@ -1,6 +1,7 @@
 """A primary that got a new UUID is followed again where its whole history is proved to be ours."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,3 +87,20 @@ def test_a_primary_behind_us_or_another_server_is_not_adopted(world: World) -> N
         assert_untouched(target, before)
     found = json.loads(run_here("status", "--serverdir", target, "--json", "--offline").stdout)
     assert (found["state"], found["divergence"]) == ("current", None), "its own primary has not diverged"
+
+
+def test_an_adoption_that_died_between_its_two_writes_is_done_by_the_next_one(world: World) -> None:
+    """`.nodeinfo` is written first; without the row the new server is still another one."""
+    target = world.standby()
+    kept = world.folder / "before"
+    shutil.copytree(target, kept, ignore=shutil.ignore_patterns("+files"))
+    with renamed(world) as server:
+        run_here("catchup", *world.options(target, ADOPT, "--to-serial", world.early_serial))
+        for database in target.glob(".sqlite*"):
+            database.unlink()
+        shutil.copy(kept / ".sqlite", target / ".sqlite")
+        assert json.loads((target / ".nodeinfo").read_bytes())["primary-uuid"] == UUID
+        run_here("catchup", *world.options(target), code=5)
+        run_here("catchup", *world.options(target, ADOPT))
+        assert_replicated(server, target, export=False)
+        run_here("verify", *world.options(target, "--level", "full"))

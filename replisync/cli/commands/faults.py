@@ -61,10 +61,9 @@ def faults_list(serverdir: Path, storage: str | None, json: bool) -> None:
         )
 
 
-def _chosen(names: tuple[str, ...], *, everything: bool, verb: str) -> tuple[str, ...]:
+def _check_one(names: tuple[str, ...], *, everything: bool, verb: str) -> None:
     if everything and names:
         raise UsageError(f"cannot {verb} files", "--all and RELPATH exclude each other")
-    return names
 
 
 @faults.command(
@@ -78,8 +77,8 @@ def _chosen(names: tuple[str, ...], *, everything: bool, verb: str) -> tuple[str
 @click.argument("relpath", nargs=-1)
 def faults_retry(serverdir: Path, storage: str | None, relpath: tuple[str, ...], everything: bool) -> None:
     """Make the next `catchup`, or a running `follow`, retry them; without RELPATH all."""
-    names = _chosen(relpath, everything=everything, verb="retry")
-    click.echo(f"{retry_faults(target(serverdir, storage), names)} files will be retried")
+    _check_one(relpath, everything=everything, verb="retry")
+    click.echo(f"{retry_faults(target(serverdir, storage), relpath)} files will be retried")
 
 
 @faults.command(
@@ -93,10 +92,10 @@ def faults_retry(serverdir: Path, storage: str | None, relpath: tuple[str, ...],
 @click.argument("relpath", nargs=-1)
 def faults_skip(serverdir: Path, storage: str | None, relpath: tuple[str, ...], everything: bool) -> None:
     """Continue without files that hold the serial back: RELPATH, or a pattern such as 'root/dev/*'."""
-    names = _chosen(relpath, everything=everything, verb="skip")
-    if not names and not everything:
+    _check_one(relpath, everything=everything, verb="skip")
+    if not relpath and not everything:
         raise UsageError("cannot skip files", "none is named", hint="give RELPATH, or --all")
-    click.echo(f"{skip_faults(target(serverdir, storage), names)} files no longer hold the serial back")
+    click.echo(f"{skip_faults(target(serverdir, storage), relpath)} files no longer hold the serial back")
 
 
 @faults.command(
@@ -110,5 +109,5 @@ def faults_skip(serverdir: Path, storage: str | None, relpath: tuple[str, ...], 
 @click.argument("relpath", nargs=-1)
 def faults_clear(serverdir: Path, storage: str | None, relpath: tuple[str, ...], everything: bool) -> None:
     """Clear the list, or RELPATH of it; files that are still missing return with their next try."""
-    names = _chosen(relpath, everything=everything, verb="clear")
-    click.echo(f"{clear_faults(target(serverdir, storage), names)} faults cleared")
+    _check_one(relpath, everything=everything, verb="clear")
+    click.echo(f"{clear_faults(target(serverdir, storage), relpath)} faults cleared")

@@ -22,7 +22,7 @@ from replisync.cli.progress import Lines
 from replisync.operations import Choices
 from replisync.operations import promote as run_promote
 from replisync.replication import Context
-from replisync.system import Stop, clock, quoted
+from replisync.system import Stop, quoted
 
 
 @command(
@@ -53,14 +53,13 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     """
     # Its stages are short: no display, and signals keep their default action.
     context = Context(Stop(), log, Lines(log))
-    trusted, began = tls(choices), clock.now()
+    trusted = tls(choices)
     done = run_promote(target(serverdir, storage), context, Choices(**choices), trusted)
     if json:
         print_json(asdict(done))
         return
-    earlier = done.promoted and done.promoted < began
-    would = "is" if earlier or not done.dry_run else "would be"
-    since = f" already, since {done.promoted}," if earlier else ""
+    would = "is" if done.already or not done.dry_run else "would be"
+    since = f" already, since {done.promoted}," if done.already else ""
     click.echo(f"{done.serverdir} {would} a primary{since} at serial {done.serial}, with UUID {done.uuid}")
     if done.lost_serials or done.missing_files:
         click.echo(f"lost: {done.lost_serials} serials, {done.missing_files} files")
@@ -79,13 +78,13 @@ def promote(log: Any, /, serverdir: Path, storage: str | None, json: bool, **cho
     if choices["keep_identity"]:
         click.echo("this UUID is the old primary's: its replicas and standbys can follow this server")
         click.echo("never start the old primary again")
-    elif not earlier:
+    elif not done.already:
         click.echo(
             "this UUID is its own: replicas and standbys of the old primary refuse it, and need a new clone"
         )
         if done.dry_run:
             click.echo("with --keep-identity they can follow it, but the old primary must never start again")
-    if earlier or not done.dry_run:
+    if done.already or not done.dry_run:
         words = f"devpi-server --serverdir {quoted(done.serverdir)} --role primary --secretfile F"
         if done.storage != "sqlite":
             words += f" --storage {quoted(f'{done.storage},password=..')}"

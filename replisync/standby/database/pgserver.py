@@ -90,7 +90,7 @@ def check_own_session(
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class _Holder:
     """A session that holds the lock of the run.
 
     place: the serverdir that it serves, so that a copy of the serverdir is not taken for it.
@@ -120,7 +120,7 @@ class Sessions:
                 self._place = [socket.gethostname(), str(lock.resolve()), found.st_dev, found.st_ino]
                 # A cloned machine has the others too.
                 self._place.append(_MACHINE.read_text().strip())
-        self._last: Session | None = None
+        self._last: _Holder | None = None
 
     def note(self, connection: pg8000.dbapi.Connection) -> None:
         """Record the session of a connection, which holds the lock now."""
@@ -128,7 +128,7 @@ class Sessions:
         cursor.execute(_SESSION)
         pid, started = cursor.fetchone()
         connection.commit()
-        self._last = Session(pid, started, self._place)
+        self._last = _Holder(pid, started, self._place)
         if self._path is not None:
             # Without the record, a lost session is only waited for.
             with suppress(OSError):
@@ -153,10 +153,10 @@ class Sessions:
             time.sleep(_LOOK_SECONDS)
         return False
 
-    def _read(self) -> Session | None:
+    def _read(self) -> _Holder | None:
         try:
             found = json.loads(self._path.read_bytes()) if self._path else None
-            return Session(int(found["pid"]), str(found["started"]), list(found["place"])) if found else None
+            return _Holder(int(found["pid"]), str(found["started"]), list(found["place"])) if found else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
