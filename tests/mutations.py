@@ -43,6 +43,13 @@ class Mutation:
 
 MUTATIONS = [
     Mutation(
+        "a retried file counts before it has its place",
+        "replication/retries.py",
+        "        self._round = None\n",
+        "        self._round = None\n        self._wanted.record_again(done.outcomes, done.faults)\n",
+        "crashes/test_retries.py",
+    ),
+    Mutation(
         "a file has its place before its content is durable",
         "standby/files/disk.py",
         'self._syncer.contents([f"{self._staging}/{name}" for _, name in moves])',

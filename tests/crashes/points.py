@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from replisync.errors import ReplisyncError
 from tests.fakes import Died, Trap, failure
 
 # Calls that change nothing: whether one fails before or after its work is all the same, and for a process
@@ -54,6 +55,21 @@ def scratch() -> Iterator[Path]:
     memory = Path("/dev/shm")  # noqa: S108 - below it the folder has a name of its own
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="replisync-") as name:
         yield Path(name)
+
+
+def survived(tries: int, run: Callable[[], object]) -> None:
+    """Run until it neither dies nor fails with what may pass; fail if all tries do."""
+    for _ in range(tries):
+        try:
+            run()
+        except Died:
+            continue
+        except ReplisyncError as err:
+            if not err.transient:
+                raise
+        else:
+            return
+    pytest.fail("one failure was too much")
 
 
 def calls_of(run: Callable[[Path, Trap], object]) -> list[str]:

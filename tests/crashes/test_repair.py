@@ -74,22 +74,24 @@ class Damaged:
     standby: Standby
 
 
+def damaged(folder: Path, damage: Callable[[Standby], object]) -> Damaged:
+    """Return a standby that was damaged."""
+    standby = made(folder / "standby")
+    before = contents(standby)
+    damage(standby)
+    return Damaged(before, standby)
+
+
 @pytest.fixture(scope="session")
 def all_damaged(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     """A standby that is damaged in many ways."""
-    standby = made(tmp_path_factory.mktemp("damaged") / "standby")
-    before = contents(standby)
-    damage_together(standby)
-    return Damaged(before, standby)
+    return damaged(tmp_path_factory.mktemp("damaged"), damage_together)
 
 
 @pytest.fixture(scope="session")
 def file_damaged(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     """A standby with a damaged file."""
-    standby = made(tmp_path_factory.mktemp("damaged") / "standby")
-    before = contents(standby)
-    damage_a_file(standby)
-    return Damaged(before, standby)
+    return damaged(tmp_path_factory.mktemp("damaged"), damage_a_file)
 
 
 @parameters({"all": deaths(CALLS["all"])})

@@ -22,6 +22,7 @@ from tests.crashes.points import (
     is_change,
     parameters,
     scratch,
+    survived,
 )
 from tests.edges.scenario import HISTORY, Op, PostgresParts, Target, state, state_in_postgres
 from tests.fakes import Died, FailingStore, ScriptedPrimary, Trap
@@ -84,20 +85,14 @@ def clone(root: Path, trap: Trap, kind: type[Target]) -> None:
     for stage in HISTORY:
         for op in stage:
             op(server)
-    for _ in range(3):
+
+    def run() -> None:
         with closing(kind(root, server, trap, entries=4, cloning=True)) as target:
-            try:
-                target.begin()
-                target.clone(server.serial)
-                target.pipeline.recover()
-            except Died:
-                continue
-            except ReplisyncError as err:
-                if not err.transient:
-                    raise
-                continue
-            return
-    pytest.fail("one failure was too much")
+            target.begin()
+            target.clone(server.serial)
+            target.pipeline.recover()
+
+    survived(3, run)
 
 
 RUNS: dict[str, Run] = {"begin": begin, "follow": follow, "clone": clone}

@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 
-from replisync.errors import ReplisyncError
-from tests.crashes.points import Point, alternating, calls_of, every_point, is_change, parameters, scratch
+from tests.crashes.points import (
+    Point,
+    alternating,
+    calls_of,
+    every_point,
+    is_change,
+    parameters,
+    scratch,
+    survived,
+)
 from tests.edges.scenario import ChainedPrimary, rows_in_postgres
 from tests.edges.test_rewind import (
     LAST,
@@ -50,18 +58,12 @@ def take_back(
     root: Path, server: ChainedPrimary, serial: int, trap: Trap, kind: type[Standby] = Standby
 ) -> None:
     """Take a target back with a failure in one call, then again."""
-    for _ in range(2):
+
+    def run() -> None:
         with closing(kind(root, server, trap, entries=1)) as target:
-            try:
-                target.take_back(serial)
-            except Died:
-                continue
-            except ReplisyncError as err:
-                if not err.transient:
-                    raise
-                continue
-            return
-    pytest.fail("one failure was too much")
+            target.take_back(serial)
+
+    survived(2, run)
 
 
 def calls(name: str) -> list[str]:

@@ -16,25 +16,11 @@ from tests.support.disk import SmallDisk, small_disk
 from tests.support.history import read_history
 from tests.support.oracle import compare_histories
 from tests.support.pgstandby import PostgresStandby, files, files_on_disk, history, sequence
-from tests.support.postgres import Database, Postgres
+from tests.support.postgres import Postgres, Specified
 from tests.support.runs import Background
 from tests.support.waiting import wait_until
 
 DISK_KIB = 160 * 1024
-
-
-class Specified(Database):
-    """A database that is spelled in another way than by host and port alone."""
-
-    def __init__(self, database: Database, settings: str) -> None:
-        """Add settings to a database's, or put them in the place of its address."""
-        super().__init__(database.server, database.name, database.user, database.password)
-        self.settings = settings
-
-    @property
-    def spec_without_password(self) -> str:
-        """The value of `--storage` as it may be shown."""
-        return f"pg8000:{self.settings},user={self.user},database={self.name}"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from tests.support.devpi import Server
 from tests.support.pgstandby import PostgresStandby
 from tests.support.ports import free_port
-from tests.support.postgres import Database, Postgres, bin_folder
+from tests.support.postgres import Database, Postgres, Specified, bin_folder
 from tests.support.waiting import wait_until
 
 C = "LC_COLLATE 'C' LC_CTYPE 'C' LOCALE_PROVIDER 'libc'"
@@ -82,7 +82,7 @@ def pooler(database: Database, folder: Path, mode: str) -> Iterator[Database]:
     )
     try:
         wait_until(lambda: answers(port), 30, "PgBouncer answers")
-        yield Pooled(database, port)
+        yield Specified(database, f"host=127.0.0.1,port={port}")
     finally:
         process.terminate()
         process.wait(30)
@@ -92,20 +92,6 @@ def answers(port: int) -> bool:
     """Return whether a port accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Pooled(Database):
-    """A database behind a pooler."""
-
-    def __init__(self, database: Database, port: int) -> None:
-        """Describe it."""
-        super().__init__(database.server, database.name, database.user, database.password)
-        self.port = port
-
-    @property
-    def spec_without_password(self) -> str:
-        """The value of `--storage` as it may be shown."""
-        return f"pg8000:host=127.0.0.1,port={self.port},user={self.user},database={self.name}"
 
 
 @pytest.fixture
@@ -182,7 +168,9 @@ def test_a_session_that_a_lost_network_left_is_ended_by_the_next_run(
     relay = Relay(postgres.port)
     database = postgres.database()
     try:
-        lost = PostgresStandby(tmp_path / "new", still.url, secretfile, Pooled(database, relay.port))
+        lost = PostgresStandby(
+            tmp_path / "new", still.url, secretfile, Specified(database, f"host=127.0.0.1,port={relay.port}")
+        )
         lost.clone()
         with lost.follow() as follower:
             follower.wait_for_log("following")

@@ -274,6 +274,20 @@ class Database:
         return Database(self.server, name, self.user, self.password)
 
 
+class Specified(Database):
+    """A database that is spelled in another way than by host and port alone."""
+
+    def __init__(self, database: Database, settings: str) -> None:
+        """Add settings to a database's, or put them in the place of its address."""
+        super().__init__(database.server, database.name, database.user, database.password)
+        self.settings = settings
+
+    @property
+    def spec_without_password(self) -> str:
+        """The value of `--storage` as it may be shown."""
+        return f"pg8000:{self.settings},user={self.user},database={self.name}"
+
+
 @atexit.register
 def _kill_all() -> None:
     for server in list(_servers):
