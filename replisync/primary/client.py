@@ -33,6 +33,9 @@ _STUMBLES = 2
 # The number of entries that a poll fetches one by one; more of them come as a stream.
 _FEW = 8
 
+# The status of a part of a file that was not asked for.
+_OTHER_RANGE = 416
+
 # An entry that ends too early this number of times in a row, in answers that are complete for HTTP, is
 # damaged on the primary; before that, it may have been cut in transit.
 _CUTS = 3
@@ -285,8 +288,9 @@ class Primary:
         attempted = f"cannot fetch {relpath}"
         with self._origin.file(relpath, attempted, first=first) as response:
             own, reason, retry_after, status = True, "", None, response.status_code
-            if status == 206 and not response.headers.get("content-range", "").startswith(f"bytes {first}-"):
-                status = 200
+            ranged = response.headers.get("content-range", "").startswith(f"bytes {first}-")
+            if status == 206 and not (first and ranged):
+                status = _OTHER_RANGE
             if status not in (200, 206):
                 own, reason = self._origin.refusal_of(response, attempted)
                 retry_after = _seconds(response)

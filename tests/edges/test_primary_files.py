@@ -173,6 +173,23 @@ def test_a_primary_is_there_when_it_says_who_it_is() -> None:
             one.check()
 
 
+@pytest.mark.parametrize(
+    ("first", "content_range", "status"),
+    [(4, "bytes 4-9/10", 206), (4, "bytes 0-9/10", 416), (4, None, 416), (0, "bytes 0-9/10", 416)],
+)
+def test_only_the_part_that_was_asked_for_is_one(first: int, content_range: str | None, status: int) -> None:
+    """What else a cache may deliver is a refusal, with what it said."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert request.headers.get("range") == (f"bytes={first}-" if first else None)
+        ranges = {"Content-Range": content_range} if content_range else {}
+        return httpx.Response(206, headers=answers() | ranges, stream=Body(b"x"))
+
+    with primary(handle) as one, one.download("u/i/x.zip", first) as answer:
+        assert answer.status == status
+        assert ("206" in answer.reason) == (status == 416)
+
+
 def test_a_redirect_is_not_followed() -> None:
     asked: list[str] = []
 
